@@ -1,0 +1,1 @@
+//! The way from one form of a model to a cheaper one.

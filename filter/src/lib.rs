@@ -1,0 +1,1 @@
+//! Judges of pairs, embeddings, duplicates, DataComp's baselines, selection.

@@ -1,0 +1,1 @@
+//! Links out of WAT files.

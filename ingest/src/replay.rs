@@ -1,0 +1,1 @@
+//! A WARC archive served on loopback.

@@ -1,0 +1,1 @@
+//! WARC records out of multi-member gzip.

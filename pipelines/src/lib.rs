@@ -1,0 +1,1 @@
+//! Recipes, the runner and the clipmill binary.

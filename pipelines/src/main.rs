@@ -1,0 +1,3 @@
+//! The clipmill binary.
+
+fn main() {}

@@ -1,0 +1,36 @@
+//! The nouns that pass between clipmill's rooms, and what every stage is given.
+//!
+//! A mill: data enters, passes each room once, and leaves changed. Every stage is a verb from one
+//! noun to another:
+//!
+//! ```text
+//!  WAT ─ ingest ─▶ Links ─ ingest ─▶ Pairs ─ filter ─▶ Pairs + scores + reason ─ shard ─▶ shards
+//!  shards ─ train ─▶ Checkpoint ─ compress ─▶ Checkpoint ─ eval, tasks ─▶ Report
+//! ```
+//!
+//! Invariants: this crate does no IO and knows no tensors; a pair is judged, never edited.
+//!
+//! Reading order: [`Links`], [`Pairs`], [`Counts`], [`Checkpoint`], [`Report`], [`Context`],
+//! [`Error`], and the [`registry!`] macro that gathers the stages of one room.
+
+mod checkpoint;
+mod context;
+mod counts;
+mod error;
+mod links;
+mod pairs;
+mod registry;
+mod report;
+
+pub use checkpoint::{Change, Checkpoint, Preprocess};
+pub use context::{Cancel, Context, NoProgress, Progress};
+pub use counts::Counts;
+pub use error::{Error, Kind, Result, ResultExt};
+pub use links::Links;
+pub use pairs::{PairRow, PairSource, Pairs, PairsBuilder, Status};
+pub use report::{Metric, Report};
+
+#[doc(hidden)]
+pub use schemars as __schemars;
+#[doc(hidden)]
+pub use serde as __serde;

@@ -1,0 +1,1 @@
+//! Downstream tasks with the field's own metric.

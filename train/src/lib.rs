@@ -1,0 +1,1 @@
+//! CLIP training: objective, optimiser, schedule, data order, checkpoints.
