@@ -1,0 +1,53 @@
+//! JPEG, through zune-jpeg in strict mode: a truncated file is an error, not a grey rest.
+
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+use super::Raw;
+use crate::probe::jpeg::Details;
+use crate::{Header, Limits, Picture, Refused};
+
+/// Decodes to RGB; grey is spread, CMYK and YCCK become `(255 - C)(255 - K) / 255` under Adobe's
+/// inversion, as PIL reads them.
+pub(super) fn decode(
+    bytes: &[u8],
+    header: &Header,
+    details: &Details,
+    limits: &Limits,
+) -> Result<Raw, Refused> {
+    if !details.ended {
+        return Err(Refused::new("truncated", "no end marker"));
+    }
+    if !details.plausible {
+        return Err(Refused::new("truncated", "less than a bit for each block"));
+    }
+    let options = DecoderOptions::default()
+        .set_strict_mode(true)
+        .set_max_width(limits.max_side as usize)
+        .set_max_height(limits.max_side as usize)
+        .jpeg_set_max_scans(limits.max_scans as usize)
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    let rgb = decoder.decode().map_err(|error| refusal(&error))?;
+    let (width, height) = (header.width, header.height);
+    if decoder.dimensions() != Some((width as usize, height as usize))
+        || rgb.len() != width as usize * height as usize * 3
+    {
+        return Err(Refused::new("broken", "the decoder saw another size"));
+    }
+    Ok(Raw { picture: Picture { width, height, rgb }, alpha: None })
+}
+
+fn refusal(error: &DecodeErrors) -> Refused {
+    let text = error.to_string();
+    let reason = match error {
+        DecodeErrors::ExhaustedData | DecodeErrors::IoErrors(_) => "truncated",
+        _ if text.contains("Premature") => "truncated",
+        _ if text.contains("Too many scans") => "too_many_scans",
+        _ => "broken",
+    };
+    Refused::new(reason, text.trim())
+}

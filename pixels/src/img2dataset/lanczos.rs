@@ -1,0 +1,114 @@
+//! OpenCV's `INTER_LANCZOS4` for 8-bit pictures: 8 taps, weights of 11 bits, edges repeated.
+//!
+//! Source: the algorithm of OpenCV's `resize.cpp` (4.14); the kernel is sinc(x) sinc(x / 4).
+
+use std::f64::consts::PI;
+
+use crate::Picture;
+
+const TAPS: usize = 8;
+/// Fractional bits of a weight; both passes together have twice as many.
+const BITS: u32 = 11;
+
+/// Resizes to `size` (width, height), at least 1 on both axes.
+pub(super) fn enlarge(picture: &Picture, (width, height): (u32, u32)) -> Picture {
+    let columns = taps(picture.width, width);
+    let rows = taps(picture.height, height);
+    let stride = picture.width as usize * 3;
+    let out_stride = width as usize * 3;
+    let mut rgb = Vec::with_capacity(out_stride * height as usize);
+    // The last 8 widened rows, each at its row number modulo 8.
+    let mut wide = vec![0_i32; out_stride * TAPS];
+    let mut next = 0;
+    let mut sums = vec![0_i32; out_stride];
+    for tap in &rows {
+        let last = tap.from[TAPS - 1];
+        next = next.max(tap.from[0]);
+        while next <= last {
+            let row = &picture.rgb[next * stride..(next + 1) * stride];
+            let at = next % TAPS * out_stride;
+            widen_row(row, &columns, &mut wide[at..at + out_stride]);
+            next += 1;
+        }
+        sums.fill(1 << (2 * BITS - 1));
+        for (&from, &weight) in tap.from.iter().zip(&tap.weights) {
+            let row = &wide[from % TAPS * out_stride..][..out_stride];
+            for (sum, &value) in sums.iter_mut().zip(row) {
+                *sum += value * weight;
+            }
+        }
+        rgb.extend(sums.iter().map(|sum| (sum >> (2 * BITS)).clamp(0, 255) as u8));
+    }
+    Picture { width, height, rgb }
+}
+
+/// Where an output position looks, clamped to the picture, and with which weights.
+struct Tap {
+    from: [usize; TAPS],
+    weights: [i32; TAPS],
+}
+
+fn taps(from: u32, to: u32) -> Vec<Tap> {
+    let scale = 1.0 / (f64::from(to) / f64::from(from));
+    (0..to)
+        .map(|to| {
+            // In f32, as OpenCV keeps positions.
+            let position = ((f64::from(to) + 0.5) * scale - 0.5) as f32;
+            let start = position.floor();
+            let weights = weights(f64::from(position - start));
+            let last = i64::from(from) - 1;
+            let at = |tap: usize| (start as i64 - 3 + tap as i64).clamp(0, last) as usize;
+            Tap { from: std::array::from_fn(at), weights }
+        })
+        .collect()
+}
+
+/// Weights of the 8 neighbours of a position `fraction` (0..1) past the fourth.
+fn weights(fraction: f64) -> [i32; TAPS] {
+    let kernel: [f64; TAPS] = std::array::from_fn(|tap| {
+        let x = fraction + 3.0 - tap as f64;
+        sinc(x) * sinc(x / 4.0)
+    });
+    let sum: f64 = kernel.iter().sum();
+    kernel.map(|weight| (weight / sum * f64::from(1 << BITS)).round_ties_even() as i32)
+}
+
+fn sinc(x: f64) -> f64 {
+    if x.abs() < 1e-6 { 1.0 } else { (PI * x).sin() / (PI * x) }
+}
+
+fn widen_row(row: &[u8], columns: &[Tap], wide: &mut [i32]) {
+    for (pixel, tap) in wide.chunks_exact_mut(3).zip(columns) {
+        let mut sums = [0_i32; 3];
+        for (&from, &weight) in tap.from.iter().zip(&tap.weights) {
+            for (sum, &value) in sums.iter_mut().zip(&row[from * 3..from * 3 + 3]) {
+                *sum += i32::from(value) * weight;
+            }
+        }
+        pixel.copy_from_slice(&sums);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_on_a_pixel_is_that_pixel() {
+        assert_eq!(weights(0.0), [0, 0, 0, 2048, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn weights_mirror() {
+        let mut mirrored = weights(0.75);
+        mirrored.reverse();
+        assert_eq!(weights(0.25), mirrored);
+    }
+
+    #[test]
+    fn a_flat_picture_stays_flat_within_the_rounding_of_weights() {
+        let out = enlarge(&Picture::filled(3, 2, [100; 3]), (10, 9));
+        assert_eq!(out.rgb.len(), 10 * 9 * 3);
+        assert!(out.rgb.iter().all(|&value| value.abs_diff(100) <= 1));
+    }
+}
