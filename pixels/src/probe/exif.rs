@@ -17,13 +17,14 @@ pub(crate) fn orientation(bytes: &[u8]) -> u8 {
     find(tiff).filter(|value| (1..=8).contains(value)).unwrap_or(1)
 }
 
+type ReadAt<T> = fn(&[u8], usize) -> Option<T>;
+
 fn find(tiff: &[u8]) -> Option<u8> {
-    let (read16, read32): (fn(&[u8], usize) -> Option<u16>, fn(&[u8], usize) -> Option<u32>) =
-        match tiff.get(..4)? {
-            b"II*\0" => (le16, le32),
-            b"MM\0*" => (be16, be32),
-            _ => return None,
-        };
+    let (read16, read32): (ReadAt<u16>, ReadAt<u32>) = match tiff.get(..4)? {
+        b"II*\0" => (le16, le32),
+        b"MM\0*" => (be16, be32),
+        _ => return None,
+    };
     let directory = usize::try_from(read32(tiff, 4)?).ok()?;
     let entries = usize::from(read16(tiff, directory)?).min(MAX_ENTRIES);
     for entry in 0..entries {

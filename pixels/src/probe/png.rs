@@ -60,7 +60,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Probed, Refused> {
 mod tests {
     use super::*;
 
-    fn chunk(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {
+    fn chunk(kind: [u8; 4], body: &[u8]) -> Vec<u8> {
         let mut bytes = (body.len() as u32).to_be_bytes().to_vec();
         bytes.extend(kind);
         bytes.extend(body);
@@ -73,7 +73,7 @@ mod tests {
         header.extend(height.to_be_bytes());
         header.extend([1, 0, 0, 0, 0]);
         let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
-        bytes.extend(chunk(b"IHDR", &header));
+        bytes.extend(chunk(*b"IHDR", &header));
         bytes.extend(chunks.concat());
         bytes
     }
@@ -81,16 +81,16 @@ mod tests {
     #[test]
     fn orientation_is_found_on_either_side_of_the_data() {
         let exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x03\0\0\0";
-        let after = png(5, 7, &[chunk(b"IDAT", &[0; 9]), chunk(b"eXIf", exif)]);
+        let after = png(5, 7, &[chunk(*b"IDAT", &[0; 9]), chunk(*b"eXIf", exif)]);
         let header = read(&after).unwrap().header;
         assert_eq!((header.width, header.height, header.orientation), (5, 7, 3));
     }
 
     #[test]
     fn a_gigapixel_of_one_bit_in_few_bytes_is_implausible() {
-        let probed = read(&png(30_000, 30_000, &[chunk(b"IDAT", &[0; 109_000])])).unwrap();
+        let probed = read(&png(30_000, 30_000, &[chunk(*b"IDAT", &vec![0; 109_000])])).unwrap();
         assert!(matches!(probed.details, super::super::Details::Png(Details { plausible: false })));
-        let probed = read(&png(30_000, 30_000, &[chunk(b"IDAT", &[0; 110_000])])).unwrap();
+        let probed = read(&png(30_000, 30_000, &[chunk(*b"IDAT", &vec![0; 110_000])])).unwrap();
         assert!(matches!(probed.details, super::super::Details::Png(Details { plausible: true })));
     }
 

@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(size(b"VP8 \x0a\0\0\0\0\0\0\x9d\x01\x2a\x80\x00\x40\x40"), (128, 64, 1));
         assert_eq!(size(b"VP8L\x05\0\0\0\x2f\x07\xc0\x00\x00"), (8, 4, 1));
         let extended = b"VP8X\x0a\0\0\0\x08\0\0\0\xff\x01\0\x07\0\0\
-            EXIF\x16\0\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0";
+            EXIF\x14\0\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0";
         assert_eq!(size(extended), (512, 8, 6));
     }
 
