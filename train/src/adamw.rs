@@ -1,0 +1,265 @@
+//! AdamW with decoupled weight decay, in one pass over each parameter.
+//!
+//! Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101, Algorithm 2,
+//! in the operation order of torch's `optim/adamw.py` (`_single_tensor_adamw`), so that f32 results
+//! agree with it to rounding.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use candle_core::{CpuStorage, Error, InplaceOp2, Layout, Result, Var};
+use rayon::prelude::*;
+
+use crate::gradients::{CHUNK, Gradients};
+use crate::slices::{contiguous, contiguous_mut};
+
+/// The constants of the optimiser; the learning rate comes with each step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Constants {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay of the parameters that decay.
+    pub wd: f64,
+}
+
+/// Moments of every parameter and the number of steps taken.
+#[derive(Debug)]
+pub struct AdamW {
+    constants: Constants,
+    slots: BTreeMap<String, Slot>,
+    steps: u64,
+}
+
+/// The optimiser's memory of one parameter.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) first: Vec<f32>,
+    pub(crate) second: Vec<f32>,
+    decays: bool,
+}
+
+/// open_clip's legacy rule, which made DataComp's models: no decay for fewer than two dimensions or
+/// a name with `bn`, `ln`, `bias` or `logit_scale` in it; position tables do decay
+/// (`open_clip_train/legacy_main.py`; open_clip 2.16.1 `training/main.py`).
+#[must_use]
+pub fn decays(name: &str, dims: usize) -> bool {
+    dims >= 2 && !["bn", "ln", "bias", "logit_scale"].iter().any(|part| name.contains(part))
+}
+
+impl AdamW {
+    /// Zero moments for every parameter; `decays(name, dims)` says which ones decay
+    /// ([`decays`] is open_clip's rule).
+    pub fn new(
+        vars: &BTreeMap<String, Var>,
+        constants: Constants,
+        decays: impl Fn(&str, usize) -> bool,
+    ) -> Self {
+        let slot = |name: &String, var: &Var| Slot {
+            first: vec![0.0; var.elem_count()],
+            second: vec![0.0; var.elem_count()],
+            decays: decays(name, var.rank()),
+        };
+        let slots = vars.iter().map(|(name, var)| (name.clone(), slot(name, var))).collect();
+        Self { constants, slots, steps: 0 }
+    }
+
+    /// One update of every parameter that has a gradient. Gradients are multiplied by `factor`
+    /// first ([`crate::gradients::clip_factor`]).
+    pub fn step(
+        &mut self,
+        vars: &BTreeMap<String, Var>,
+        gradients: &Gradients,
+        lr: f64,
+        factor: f32,
+    ) -> Result<()> {
+        self.steps += 1;
+        let Constants { beta1, beta2, eps, wd } = self.constants;
+        let t = self.steps as f64;
+        let correction2 = (1.0 - beta2.powf(t)).sqrt();
+        for (name, var) in vars {
+            let Some(gradient) = gradients.get(name) else { continue };
+            let slot = self
+                .slots
+                .get_mut(name)
+                .ok_or_else(|| Error::Msg(format!("the optimiser does not know {name}")))?;
+            let update = Update {
+                factor,
+                keep: if slot.decays { (1.0 - lr * wd) as f32 } else { 1.0 },
+                one_minus_beta1: (1.0 - beta1) as f32,
+                beta2: beta2 as f32,
+                one_minus_beta2: (1.0 - beta2) as f32,
+                correction2: correction2 as f32,
+                eps: eps as f32,
+                step_size: (lr / (1.0 - beta1.powf(t))) as f32,
+            };
+            var.inplace_op2(gradient, &Fused { update, slot: RefCell::new(slot) })?;
+        }
+        Ok(())
+    }
+
+    /// Steps taken so far.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    pub(crate) fn slots(&self) -> &BTreeMap<String, Slot> {
+        &self.slots
+    }
+
+    /// Continues from saved moments. The names and lengths were checked by the caller.
+    pub(crate) fn restore(&mut self, steps: u64, mut moments: impl FnMut(&str, &mut Slot)) {
+        self.steps = steps;
+        for (name, slot) in &mut self.slots {
+            moments(name, slot);
+        }
+    }
+}
+
+/// Algorithm 2 with everything that is the same for all numbers of a parameter worked out.
+#[derive(Clone, Copy)]
+struct Update {
+    factor: f32,
+    keep: f32,
+    one_minus_beta1: f32,
+    beta2: f32,
+    one_minus_beta2: f32,
+    correction2: f32,
+    eps: f32,
+    step_size: f32,
+}
+
+impl Update {
+    fn apply(self, value: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
+        let numbers = value.iter_mut().zip(gradient).zip(first.iter_mut().zip(second));
+        for ((p, g), (m, v)) in numbers {
+            let g = g * self.factor;
+            *m += (g - *m) * self.one_minus_beta1; // torch's lerp_
+            *v = *v * self.beta2 + self.one_minus_beta2 * g * g;
+            let denominator = v.sqrt() / self.correction2 + self.eps;
+            *p = *p * self.keep - self.step_size * (*m / denominator);
+        }
+    }
+}
+
+struct Fused<'a> {
+    update: Update,
+    slot: RefCell<&'a mut Slot>,
+}
+
+impl InplaceOp2 for Fused<'_> {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn cpu_fwd(
+        &self,
+        value: &mut CpuStorage,
+        value_layout: &Layout,
+        gradient: &CpuStorage,
+        gradient_layout: &Layout,
+    ) -> Result<()> {
+        let (update, mut slot) = (self.update, self.slot.borrow_mut());
+        let Slot { first, second, .. } = &mut **slot;
+        let gradient = contiguous(gradient, gradient_layout)?;
+        let value = contiguous_mut(value, value_layout)?;
+        if value.len() != gradient.len() {
+            return Err(Error::Msg(format!(
+                "a gradient of {} numbers for a parameter of {}",
+                gradient.len(),
+                value.len()
+            )));
+        }
+        if value.len() <= CHUNK {
+            update.apply(value, gradient, first, second);
+            return Ok(());
+        }
+        value
+            .par_chunks_mut(CHUNK)
+            .zip(gradient.par_chunks(CHUNK))
+            .zip(first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK)))
+            .for_each(|((value, gradient), (first, second))| {
+                update.apply(value, gradient, first, second);
+            });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+
+    const PLAIN: Constants = Constants { beta1: 0.9, beta2: 0.98, eps: 1e-6, wd: 0.0 };
+
+    /// Minimises `½ Σ x²` from (1, −2) for `steps` steps.
+    fn descend(constants: Constants, steps: usize, rule: fn(&str, usize) -> bool) -> Vec<f32> {
+        let var = Var::from_slice(&[1.0_f32, -2.0], (1, 2), &Device::Cpu).unwrap();
+        let vars = BTreeMap::from([("w".to_owned(), var)]);
+        let mut adamw = AdamW::new(&vars, constants, rule);
+        for _ in 0..steps {
+            let loss = (vars["w"].sqr().unwrap().sum_all().unwrap() * 0.5).unwrap();
+            let mut gradients = Gradients::default();
+            gradients.add(&vars, &mut loss.backward().unwrap()).unwrap();
+            adamw.step(&vars, &gradients, 0.1, 1.0).unwrap();
+        }
+        vars["w"].flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn near(a: &[f32], b: &[f32]) -> bool {
+        a.iter().zip(b).all(|(a, b)| (a - b).abs() < 2e-6)
+    }
+
+    #[test]
+    fn the_first_step_moves_by_the_learning_rate_against_the_sign() {
+        let moved = descend(PLAIN, 1, decays);
+        assert!(near(&moved, &[0.9, -1.9]), "{moved:?}");
+    }
+
+    #[test]
+    fn decay_shrinks_before_the_step_and_only_what_decays() {
+        let constants = Constants { wd: 0.2, ..PLAIN };
+        let moved = descend(constants, 1, decays);
+        assert!(near(&moved, &[0.88, -1.86]), "{moved:?}");
+        let moved = descend(constants, 1, |_, _| false);
+        assert!(near(&moved, &[0.9, -1.9]), "{moved:?}");
+    }
+
+    #[test]
+    fn descent_arrives() {
+        let end = descend(PLAIN, 300, decays);
+        assert!(end.iter().all(|x| x.abs() < 0.02), "{end:?}");
+    }
+
+    #[test]
+    fn position_tables_decay_and_norms_biases_and_the_scale_do_not() {
+        assert!(decays("visual.positional_embedding", 2));
+        assert!(decays("visual.conv1.weight", 4));
+        assert!(decays("transformer.resblocks.0.attn.in_proj_weight", 2));
+        assert!(!decays("visual.class_embedding", 1));
+        assert!(!decays("transformer.resblocks.0.attn.in_proj_bias", 1));
+        assert!(!decays("ln_final.weight", 1));
+        assert!(!decays("logit_scale", 0));
+        assert!(!decays("a.bn1.weight", 2), "by name, whatever the shape");
+    }
+
+    #[test]
+    fn long_parameters_are_updated_to_the_last_number() {
+        let n = CHUNK * 2 + 7;
+        let vars = BTreeMap::from([(
+            "w".to_owned(),
+            Var::ones(n, candle_core::DType::F32, &Device::Cpu).unwrap(),
+        )]);
+        let mut adamw = AdamW::new(&vars, PLAIN, decays);
+        let mut gradients = Gradients::default();
+        gradients.add(&vars, &mut vars["w"].sum_all().unwrap().backward().unwrap()).unwrap();
+        adamw.step(&vars, &gradients, 0.5, 1.0).unwrap();
+        let values: Vec<f32> = Tensor::to_vec1(&vars["w"]).unwrap();
+        assert!(values.iter().all(|v| (v - 0.5).abs() < 1e-5));
+    }
+}

@@ -1,0 +1,242 @@
+//! Twenty steps of open_clip's own loop, number for number, and the mistakes that must not pass.
+//!
+//! The numbers were made by open_clip_torch 3.3.0 in f32; see `SOURCE.md` beside them.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use candle_core::{DType, Device, Tensor};
+use models::{Clip, ClipConfig};
+use serde_json::Value;
+use train::adamw::{self, Constants};
+use train::schedule::{Schedule, Shape};
+use train::trainer::{Batch, Step, Trainer};
+
+struct Golden {
+    dir: PathBuf,
+    meta: Value,
+    images: Tensor,
+    texts: Tensor,
+    order: Vec<Vec<u32>>,
+}
+
+/// What a run may get wrong.
+#[derive(Clone, Copy)]
+struct Variant {
+    constants: Constants,
+    warmup: u64,
+    decays: fn(&str, usize) -> bool,
+    accum: usize,
+    clip: Option<f64>,
+    steps: usize,
+    logit_scale: Option<f32>,
+}
+
+const PLAIN: Variant = Variant {
+    constants: Constants { beta1: 0.9, beta2: 0.98, eps: 1e-6, wd: 0.2 },
+    warmup: 5,
+    decays: adamw::decays,
+    accum: 1,
+    clip: None,
+    steps: 20,
+    logit_scale: None,
+};
+
+impl Golden {
+    fn open() -> Option<Self> {
+        let dir = common::shared("data/golden/training")?;
+        let meta = std::fs::read(dir.join("meta.json")).unwrap();
+        let inputs = candle_core::safetensors::load(dir.join("inputs.safetensors"), &Device::Cpu).unwrap();
+        let order = inputs["order"].to_dtype(DType::U32).unwrap().to_vec2().unwrap();
+        Some(Self {
+            meta: serde_json::from_slice(&meta).unwrap(),
+            images: inputs["image_pool"].clone(),
+            texts: inputs["text_pool"].to_dtype(DType::U32).unwrap(),
+            order,
+            dir,
+        })
+    }
+
+    fn weights(&self, name: &str) -> BTreeMap<String, Tensor> {
+        let path = self.dir.join(format!("weights-{name}.safetensors"));
+        candle_core::safetensors::load(path, &Device::Cpu).unwrap().into_iter().collect()
+    }
+
+    fn run(&self, variant: Variant) -> (Vec<Step>, Trainer) {
+        let config = std::fs::read(self.dir.join("config.json")).unwrap();
+        let config = ClipConfig::from_json(&serde_json::from_slice(&config).unwrap()).unwrap();
+        let mut weights = self.weights("start");
+        if let Some(scale) = variant.logit_scale {
+            weights.insert("logit_scale".to_owned(), Tensor::new(scale, &Device::Cpu).unwrap());
+        }
+        let clip = Clip::from_tensors(&config, &[], weights, &Device::Cpu).unwrap();
+        let steps = variant.steps / variant.accum;
+        let schedule =
+            Schedule { shape: Shape::Cosine, lr: 1e-3, warmup: variant.warmup, steps: steps as u64 };
+        let mut trainer =
+            Trainer::new(clip, variant.constants, variant.decays, schedule, variant.clip);
+        let log = self.order[..variant.steps]
+            .chunks(variant.accum)
+            .enumerate()
+            .map(|(step, rows)| {
+                let micro: Vec<Batch> = rows.iter().map(|rows| self.batch(rows)).collect();
+                trainer.step(step as u64, &micro).unwrap()
+            })
+            .collect();
+        (log, trainer)
+    }
+
+    fn batch(&self, rows: &[u32]) -> Batch {
+        let rows = Tensor::new(rows, &Device::Cpu).unwrap();
+        Batch {
+            pixels: self.images.index_select(&rows, 0).unwrap(),
+            tokens: self.texts.index_select(&rows, 0).unwrap(),
+            uids: Vec::new(),
+        }
+    }
+
+    fn numbers(&self, run: &str, name: &str) -> Vec<f64> {
+        let list = self.meta["runs"][run][name].as_array().unwrap();
+        list.iter().map(|number| number.as_f64().unwrap()).collect()
+    }
+}
+
+/// Largest loss difference over the steps; every `stride`-th entry of the golden list counts.
+fn loss_difference(log: &[Step], golden: &[f64], stride: usize) -> f64 {
+    assert_eq!(log.len() * stride, golden.len());
+    let pairs = log.iter().zip(golden.iter().step_by(stride));
+    pairs.map(|(step, loss)| (f64::from(step.loss) - loss).abs()).fold(0.0, f64::max)
+}
+
+/// Weights that differ by more than their tolerance, with the difference.
+fn wrong_weights(trainer: &Trainer, golden: &BTreeMap<String, Tensor>) -> Vec<(String, f32)> {
+    let vars = trainer.clip.params().vars();
+    assert_eq!(vars.len(), golden.len());
+    let mut wrong = Vec::new();
+    for (name, var) in vars {
+        let ours: Vec<f32> = var.flatten_all().unwrap().to_vec1().unwrap();
+        let theirs: Vec<f32> = golden[name].flatten_all().unwrap().to_vec1().unwrap();
+        let gain = name.contains("ln_") && name.ends_with("weight");
+        let tight = gain || name.ends_with("positional_embedding");
+        let tolerance = if tight { 5e-6 } else { 5e-5 };
+        let third = ours.len() / 3;
+        let is_key = |i: usize| name.ends_with("in_proj_bias") && (third..2 * third).contains(&i);
+        let difference = ours
+            .iter()
+            .zip(&theirs)
+            .enumerate()
+            .filter(|(i, _)| !is_key(*i))
+            .map(|(_, (a, b))| (a - b).abs())
+            .fold(0.0, f32::max);
+        if difference > tolerance {
+            wrong.push((name.clone(), difference));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn plain_steps_equal_open_clips() {
+    let Some(golden) = Golden::open() else { return };
+    let (log, trainer) = golden.run(PLAIN);
+    let difference = loss_difference(&log, &golden.numbers("plain", "loss_per_forward"), 1);
+    assert!(difference < 1e-5, "loss differs by {difference}");
+    for (step, lr) in log.iter().zip(golden.numbers("plain", "lr")) {
+        assert!((step.lr - lr).abs() <= 1e-12 * lr, "lr {} instead of {lr}", step.lr);
+    }
+    for (step, norm) in log.iter().zip(golden.numbers("plain", "grad_norm")) {
+        assert!((step.grad_norm - norm).abs() < 1e-5 * norm, "norm {} / {norm}", step.grad_norm);
+    }
+    for (step, scale) in log.iter().zip(golden.numbers("plain", "logit_scale_after")) {
+        assert!((f64::from(step.logit_scale) - scale).abs() < 2e-6);
+    }
+    let wrong = wrong_weights(&trainer, &golden.weights("end-plain"));
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn accumulated_and_clipped_steps_equal_open_clips() {
+    let Some(golden) = Golden::open() else { return };
+    let (log, trainer) = golden.run(Variant { accum: 2, clip: Some(1.0), ..PLAIN });
+    let losses = golden.numbers("accum2-clip1", "loss_per_forward");
+    let difference = loss_difference(&log, &losses, 2);
+    assert!(difference < 1e-5, "loss differs by {difference}");
+    let norms = golden.numbers("accum2-clip1", "grad_norm"); // after clipping
+    for (step, norm) in log.iter().zip(norms) {
+        let ours = step.grad_norm * (1.0 / (step.grad_norm + 1e-6)).min(1.0);
+        assert!((ours - norm).abs() < 1e-5 * norm, "norm {ours} instead of {norm}");
+    }
+    let wrong = wrong_weights(&trainer, &golden.weights("end-accum2-clip1"));
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn the_logit_scale_is_clamped_after_the_step_at_both_ends() {
+    let Some(golden) = Golden::open() else { return };
+    for (run, start, end) in [("clamp-top", 4.62, 4.605_170_2), ("clamp-bottom", -0.5, 0.0)] {
+        let (log, _) = golden.run(Variant { steps: 6, logit_scale: Some(start), ..PLAIN });
+        let difference = loss_difference(&log, &golden.numbers(run, "loss_per_forward"), 1);
+        assert!(difference < 1e-5, "{run}: loss differs by {difference}");
+        assert_eq!(log[0].logit_scale.to_bits(), f32::to_bits(end), "{run}");
+        for (step, scale) in log.iter().zip(golden.numbers(run, "logit_scale_after")) {
+            assert!((f64::from(step.logit_scale) - scale).abs() < 2e-6, "{run}");
+        }
+    }
+}
+
+#[test]
+fn wrong_constants_do_not_pass() {
+    let Some(golden) = Golden::open() else { return };
+    let right = PLAIN.constants;
+    let with = |constants| Variant { constants, ..PLAIN };
+    let mistakes = [
+        ("wd 0", with(Constants { wd: 0.0, ..right }), 3e-3),
+        ("beta2 0.999", with(Constants { beta2: 0.999, ..right }), 3e-3),
+        ("eps 1e-8", with(Constants { eps: 1e-8, ..right }), 8e-5),
+        ("warmup 4", Variant { warmup: 4, ..PLAIN }, 0.1),
+    ];
+    let golden_loss = golden.numbers("plain", "loss_per_forward");
+    for (name, variant, least) in mistakes {
+        let difference = loss_difference(&golden.run(variant).0, &golden_loss, 1);
+        assert!(difference > least, "{name} moves the loss by {difference} only");
+    }
+}
+
+#[test]
+fn wrong_decay_rules_do_not_pass() {
+    let Some(golden) = Golden::open() else { return };
+    let end = golden.weights("end-plain");
+    let named = |wrong: &[(String, f32)], name: &str| {
+        wrong.iter().find(|(n, _)| n == name).map_or(0.0, |(_, difference)| *difference)
+    };
+
+    let everything = golden.run(Variant { decays: |_, _| true, ..PLAIN }).1;
+    let wrong = wrong_weights(&everything, &end);
+    assert!(named(&wrong, "ln_final.weight") > 3e-3, "{wrong:?}");
+
+    // open_clip 4.x: position tables and the class embedding do not decay, nor does one dimension.
+    let newer = |name: &str, dims: usize| dims > 1 && !name.ends_with("positional_embedding");
+    let newer = golden.run(Variant { decays: newer, ..PLAIN }).1;
+    let wrong = wrong_weights(&newer, &end);
+    assert!(named(&wrong, "visual.positional_embedding") > 8e-4, "{wrong:?}");
+}
+
+#[test]
+fn the_decay_lists_equal_open_clips() {
+    let Some(golden) = Golden::open() else { return };
+    let list = |name: &str| -> Vec<String> {
+        let mut names: Vec<String> = serde_json::from_value(golden.meta[name].clone()).unwrap();
+        names.sort();
+        names
+    };
+    let (_, trainer) = golden.run(Variant { steps: 1, ..PLAIN });
+    let vars = trainer.clip.params().vars();
+    let ours = |decays: bool| -> Vec<String> {
+        let chosen = vars.iter().filter(|(name, var)| adamw::decays(name, var.rank()) == decays);
+        chosen.map(|(name, _)| name.clone()).collect()
+    };
+    assert_eq!(ours(true), list("decay"));
+    assert_eq!(ours(false), list("no_decay"));
+}
