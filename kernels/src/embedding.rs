@@ -1,0 +1,69 @@
+//! Rows of a table by index.
+
+use candle_core::{CpuStorage, Result, Shape, Tensor};
+
+use crate::fused::{Fused, apply};
+use crate::rows::add_to;
+use crate::slices::{check, indices, tensor, values, with_float};
+
+/// The rows `ids` of `table`, with a dense gradient for the table.
+///
+/// # Shapes
+/// `table` (V, C), `ids` u32 (..) → (.., C)
+///
+/// # Errors
+/// An id ≥ V, another rank of the table, other dtypes than f32 and f64, or devices than the CPU.
+pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    check("embedding", table)?;
+    let (entries, width) = table.dims2()?;
+    let flat = indices(ids, "embedding")?;
+    if let Some(id) = flat.iter().find(|id| **id as usize >= entries) {
+        candle_core::bail!("embedding: id {id} of a table of {entries} rows");
+    }
+    let mut shape = ids.dims().to_vec();
+    shape.push(width);
+    apply(Embedding { ids: flat, shape }, &[table])
+}
+
+struct Embedding {
+    ids: Vec<u32>,
+    shape: Vec<usize>,
+}
+
+impl Fused for Embedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn forward(&self, inputs: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+        let [table] = inputs else { candle_core::bail!("embedding takes 1 table") };
+        let (_, width) = table.dims2()?;
+        with_float!("embedding", table.dtype(), T => {
+            let rows = values::<T>(table, "embedding")?;
+            let mut y: Vec<T> = Vec::with_capacity(self.ids.len() * width);
+            for id in &self.ids {
+                y.extend_from_slice(&rows[*id as usize * width..][..width]);
+            }
+            let y = <T as candle_core::WithDType>::to_cpu_storage_owned(y);
+            Ok((y, Shape::from(self.shape.clone())))
+        })
+    }
+
+    fn backward(
+        &self,
+        inputs: &[Tensor],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let [table] = inputs else { candle_core::bail!("embedding takes 1 table") };
+        let (entries, width) = table.dims2()?;
+        with_float!("embedding", table.dtype(), T => {
+            let dy = values::<T>(grad, "embedding")?;
+            let mut rows: Vec<T> = vec![<T as crate::elementary::Float>::ZERO; entries * width];
+            for (id, dy) in self.ids.iter().zip(dy.chunks_exact(width.max(1))) {
+                add_to(&mut rows[*id as usize * width..][..width], dy);
+            }
+            Ok(vec![Some(tensor(rows, (entries, width))?)])
+        })
+    }
+}

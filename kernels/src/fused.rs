@@ -1,0 +1,240 @@
+//! Operators whose whole forward and backward pass is ours, with any number of inputs.
+//!
+//! candle's custom operators take at most three inputs. An operator with more hands the rest
+//! through `Pack` nodes: scalars without meaning that depend on up to three tensors. The backward
+//! pass of the operator computes all gradients at once and leaves those of the packed inputs in a
+//! shared place, from which the packs take them: in a backward pass every node comes after all that
+//! depend on it, so they find them there.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Tensor,
+};
+
+/// An operator with its own backward pass.
+pub(crate) trait Fused: Send + Sync + 'static {
+    /// Its name in error messages.
+    fn name(&self) -> &'static str;
+
+    /// The result and its shape.
+    fn forward(&self, inputs: &[Tensor]) -> Result<(CpuStorage, Shape)>;
+
+    /// The gradients of the inputs; None where there is none (indices).
+    fn backward(
+        &self,
+        inputs: &[Tensor],
+        output: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<Vec<Option<Tensor>>>;
+}
+
+/// Applies the operator to 1 or more tensors, all contiguous from here on.
+pub(crate) fn apply(operator: impl Fused, inputs: &[&Tensor]) -> Result<Tensor> {
+    let inputs = inputs.iter().map(|t| t.contiguous()).collect::<Result<Vec<_>>>()?;
+    let values: Vec<Tensor> = inputs.iter().map(Tensor::detach).collect();
+    let result = operator.forward(&values)?;
+    let node = Node {
+        operator: Arc::new(operator),
+        result: Mutex::new(Some(result)),
+        packed: Arc::default(),
+    };
+    match inputs.as_slice() {
+        [a] => a.apply_op1(node),
+        [a, b] => a.apply_op2(b, node),
+        [a, b, c] => a.apply_op3(b, c, node),
+        [a, rest @ ..] => {
+            let pack = pack(rest, &node.packed)?;
+            let all = AllOf { node, rest: values[1..].to_vec() };
+            a.apply_op2(&pack, all)
+        }
+        [] => candle_core::bail!("{} has no input", node.operator.name()),
+    }
+}
+
+type Shared<T> = Arc<Mutex<T>>;
+
+struct Node<F> {
+    operator: Arc<F>,
+    result: Mutex<Option<(CpuStorage, Shape)>>,
+    packed: Shared<Vec<Option<Tensor>>>,
+}
+
+impl<F: Fused> Node<F> {
+    fn take(&self) -> Result<(CpuStorage, Shape)> {
+        let result = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
+        result.ok_or_else(|| candle_core::Error::Msg(format!("{} ran twice", self.operator.name())))
+    }
+
+    fn gradients(
+        &self,
+        inputs: &[&Tensor],
+        output: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let inputs: Vec<Tensor> = inputs.iter().map(|t| t.detach()).collect();
+        self.operator.backward(&inputs, &output.detach(), &gradient.contiguous()?)
+    }
+}
+
+impl<F: Fused> CustomOp1 for Node<F> {
+    fn name(&self) -> &'static str {
+        self.operator.name()
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.take()
+    }
+
+    fn bwd(&self, a: &Tensor, output: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let mut all = self.gradients(&[a], output, gradient)?.into_iter();
+        Ok(all.next().flatten())
+    }
+}
+
+impl<F: Fused> CustomOp2 for Node<F> {
+    fn name(&self) -> &'static str {
+        self.operator.name()
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.take()
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        output: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let mut all = self.gradients(&[a, b], output, gradient)?.into_iter();
+        Ok((all.next().flatten(), all.next().flatten()))
+    }
+}
+
+impl<F: Fused> CustomOp3 for Node<F> {
+    fn name(&self) -> &'static str {
+        self.operator.name()
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.take()
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        c: &Tensor,
+        output: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let mut all = self.gradients(&[a, b, c], output, gradient)?.into_iter();
+        Ok((all.next().flatten(), all.next().flatten(), all.next().flatten()))
+    }
+}
+
+/// An operator whose inputs after the first are packed.
+struct AllOf<F> {
+    node: Node<F>,
+    rest: Vec<Tensor>,
+}
+
+impl<F: Fused> CustomOp2 for AllOf<F> {
+    fn name(&self) -> &'static str {
+        self.node.operator.name()
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.node.take()
+    }
+
+    fn bwd(
+        &self,
+        first: &Tensor,
+        _: &Tensor,
+        output: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let mut inputs = vec![first];
+        inputs.extend(&self.rest);
+        let mut all = self.node.gradients(&inputs, output, gradient)?.into_iter();
+        let first = all.next().flatten();
+        *self.node.packed.lock().unwrap_or_else(PoisonError::into_inner) = all.collect();
+        Ok((first, Some(nothing()?)))
+    }
+}
+
+/// A scalar that depends on `inputs`, whose gradients lie in `place` in the same order.
+fn pack(inputs: &[Tensor], place: &Shared<Vec<Option<Tensor>>>) -> Result<Tensor> {
+    let mut next = nothing()?;
+    for (i, pair) in inputs.chunks(2).enumerate() {
+        let taker = Pack { place: Arc::clone(place), start: 2 * i };
+        next = next.apply_op3(&pair[0], pair.get(1).unwrap_or(&pair[0]), taker)?;
+    }
+    Ok(next)
+}
+
+struct Pack {
+    place: Shared<Vec<Option<Tensor>>>,
+    start: usize,
+}
+
+impl CustomOp3 for Pack {
+    fn name(&self) -> &'static str {
+        "pack"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![0.0]), Shape::from(())))
+    }
+
+    fn bwd(
+        &self,
+        _: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut take = |i: usize| place.get_mut(i).and_then(Option::take);
+        let first = take(self.start);
+        // An odd last input stands in both places and has one gradient.
+        let second = if a.id() == b.id() { None } else { take(self.start + 1) };
+        Ok((Some(nothing()?), first, second))
+    }
+}
+
+fn nothing() -> Result<Tensor> {
+    Tensor::zeros((), DType::F32, &Device::Cpu)
+}

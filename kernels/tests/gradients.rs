@@ -1,0 +1,244 @@
+//! Every gradient against central differences in f64, at odd sizes.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use kernels::{
+    attention, attention_ragged, batch_norm, batch_norm_train, cross_entropy, embedding, gelu,
+    gelu_first, l2_normalize, layer_norm, linear, patches, quick_gelu, softmax,
+    with_class_and_positions,
+};
+
+/// Reproducible numbers in -1..1, without a random generator.
+fn noise(shape: &[usize], seed: u64) -> Tensor {
+    let count: usize = shape.iter().product();
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let data: Vec<f64> = (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+        })
+        .collect();
+    Tensor::from_vec(data, shape, &Device::Cpu).unwrap()
+}
+
+/// Compares the gradient of Σ f(inputs)·cotangent with differences for every element of every input.
+fn check(shapes: &[&[usize]], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
+    let inputs: Vec<Var> = shapes
+        .iter()
+        .enumerate()
+        .map(|(i, s)| Var::from_tensor(&noise(s, 7 + i as u64)).unwrap())
+        .collect();
+    let tensors: Vec<Tensor> = inputs.iter().map(|v| v.as_tensor().clone()).collect();
+    let y = f(&tensors).unwrap();
+    let cotangent = noise(y.dims(), 99);
+    let loss = |y: &Tensor| (y * &cotangent).unwrap().sum_all().unwrap();
+    let grads = loss(&y).backward().unwrap();
+    let step = 1e-5;
+    for (which, input) in inputs.iter().enumerate() {
+        let grad = grads.get(input).unwrap_or_else(|| panic!("input {which} has no gradient"));
+        assert_eq!(grad.dims(), input.dims());
+        let grad = grad.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let values = input.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        for i in 0..values.len() {
+            let at = |shift: f64| {
+                let mut moved = values.clone();
+                moved[i] += shift;
+                let mut all: Vec<Tensor> = tensors.iter().map(Tensor::detach).collect();
+                all[which] = Tensor::from_vec(moved, input.dims(), &Device::Cpu).unwrap();
+                loss(&f(&all).unwrap()).to_scalar::<f64>().unwrap()
+            };
+            let difference = (at(step) - at(-step)) / (2.0 * step);
+            let error = (grad[i] - difference).abs();
+            assert!(
+                error < 1e-8 * difference.abs().max(1.0),
+                "input {which} element {i}: {} by backward, {difference} by differences",
+                grad[i]
+            );
+        }
+    }
+}
+
+/// Largest absolute difference.
+fn distance(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.dims(), b.dims());
+    let (a, b) = (a.to_dtype(DType::F64).unwrap(), b.to_dtype(DType::F64).unwrap());
+    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+}
+
+#[test]
+fn layer_norm_has_the_gradient_of_its_formula() {
+    check(&[&[3, 2, 7], &[7], &[7]], |t| layer_norm(&t[0], &t[1], &t[2], 1e-5));
+    check(&[&[67, 19], &[19], &[19]], |t| layer_norm(&t[0], &t[1], &t[2], 1e-5));
+}
+
+#[test]
+fn gelu_and_quick_gelu_have_the_gradients_of_their_formulas() {
+    check(&[&[5, 17]], |t| gelu(&(&t[0] * 3.0)?));
+    check(&[&[5, 17]], |t| quick_gelu(&(&t[0] * 3.0)?));
+    check(&[&[5, 17]], |t| gelu_first(&t[0], 6, false));
+    check(&[&[5, 17]], |t| gelu_first(&t[0], 17, true));
+    check(&[&[5, 17]], |t| gelu_first(&t[0], 0, false));
+}
+
+#[test]
+fn softmax_has_the_gradient_of_its_formula() {
+    check(&[&[2, 3, 19]], |t| softmax(&t[0]));
+    check(&[&[4, 1]], |t| softmax(&t[0]));
+}
+
+#[test]
+fn attention_has_the_gradient_of_its_formula() {
+    for causal in [false, true] {
+        check(&[&[2, 5, 3 * 2 * 3]], |t| attention(&t[0], 2, causal));
+        check(&[&[1, 17, 3 * 17]], |t| attention(&t[0], 1, causal));
+        check(&[&[1, 1, 12]], |t| attention(&t[0], 2, causal));
+        check(&[&[9, 3 * 2 * 3]], |t| attention_ragged(&t[0], &[2, 0, 6, 1], 2, causal));
+    }
+}
+
+#[test]
+fn cross_entropy_has_the_gradient_of_its_formula() {
+    let targets = Tensor::new(&[0u32, 18, 3], &Device::Cpu).unwrap();
+    check(&[&[3, 19]], |t| cross_entropy(&t[0], &targets));
+}
+
+#[test]
+fn linear_has_the_gradient_of_its_formula() {
+    check(&[&[2, 3, 5], &[7, 5], &[7]], |t| linear(&t[0], &t[1], Some(&t[2])));
+    check(&[&[65, 3], &[2, 3]], |t| linear(&t[0], &t[1], None));
+}
+
+#[test]
+fn batch_norm_has_the_gradient_of_its_formula_through_its_statistics() {
+    check(&[&[3, 5, 7], &[7], &[7]], |t| Ok(batch_norm_train(&t[0], &t[1], &t[2], 1e-5)?.0));
+    check(&[&[65, 3], &[3], &[3]], |t| Ok(batch_norm_train(&t[0], &t[1], &t[2], 1e-5)?.0));
+    let (mean, variance) = (noise(&[7], 1), noise(&[7], 2).sqr().unwrap());
+    check(&[&[3, 5, 7], &[7], &[7]], |t| batch_norm(&t[0], &t[1], &t[2], &mean, &variance, 1e-5));
+}
+
+#[test]
+fn embedding_adds_the_gradients_of_repeated_ids() {
+    let ids = Tensor::new(&[[1u32, 4, 1], [0, 1, 4]], &Device::Cpu).unwrap();
+    check(&[&[5, 3]], |t| embedding(&t[0], &ids));
+}
+
+#[test]
+fn patches_and_tokens_have_the_gradients_of_their_formulas() {
+    check(&[&[2, 3, 6, 9]], |t| patches(&t[0], 3));
+    check(&[&[5], &[3, 4, 5], &[5, 5]], |t| with_class_and_positions(&t[0], &t[1], &t[2]));
+}
+
+#[test]
+fn patches_are_rows_of_channel_y_x() {
+    let x = Tensor::arange(0f32, 32., &Device::Cpu).unwrap().reshape((1, 2, 4, 4)).unwrap();
+    let rows = patches(&x, 2).unwrap().to_vec3::<f32>().unwrap();
+    assert_eq!(rows[0][1], [2., 3., 6., 7., 18., 19., 22., 23.]);
+}
+
+#[test]
+fn l2_normalize_has_the_gradient_of_its_formula() {
+    check(&[&[3, 19]], |t| l2_normalize(&t[0]));
+}
+
+#[test]
+fn gradients_flow_through_permuted_tensors() {
+    check(&[&[5, 3, 2], &[3], &[3]], |t| layer_norm(&t[0].transpose(1, 2)?, &t[1], &t[2], 1e-5));
+    check(&[&[5, 4]], |t| softmax(&gelu(&t[0].t()?)?));
+}
+
+#[test]
+fn one_tensor_in_two_places_gets_both_gradients() {
+    check(&[&[4, 4]], |t| linear(&t[0], &t[0], None));
+}
+
+#[test]
+fn attention_equals_its_composition_of_candle_operators() {
+    let (batch, n, heads, d) = (2, 33, 3, 20);
+    let qkv = noise(&[batch, n, 3 * heads * d], 3);
+    for causal in [false, true] {
+        let parts = qkv.reshape((batch, n, 3, heads, d)).unwrap().permute((2, 0, 3, 1, 4)).unwrap();
+        let part = |i: usize| parts.get(i).unwrap().contiguous().unwrap();
+        let scores = part(0).matmul(&part(1).t().unwrap()).unwrap();
+        let scores = (scores / (d as f64).sqrt()).unwrap();
+        let mask: Vec<f64> = (0..n * n)
+            .map(|i| if causal && i % n > i / n { f64::NEG_INFINITY } else { 0.0 })
+            .collect();
+        let mask = Tensor::from_vec(mask, (n, n), &Device::Cpu).unwrap();
+        let weights =
+            candle_softmax(&scores.broadcast_add(&mask).unwrap()).matmul(&part(2)).unwrap();
+        let expected = weights.transpose(1, 2).unwrap().reshape((batch, n, heads * d)).unwrap();
+        assert!(distance(&attention(&qkv, heads, causal).unwrap(), &expected) < 1e-12);
+        let single = attention(&qkv.to_dtype(DType::F32).unwrap(), heads, causal).unwrap();
+        assert!(distance(&single, &expected) < 1e-6);
+    }
+}
+
+fn candle_softmax(x: &Tensor) -> Tensor {
+    let shifted = x.broadcast_sub(&x.max_keepdim(candle_core::D::Minus1).unwrap()).unwrap();
+    let e = shifted.exp().unwrap();
+    e.broadcast_div(&e.sum_keepdim(candle_core::D::Minus1).unwrap()).unwrap()
+}
+
+#[test]
+fn f32_stays_within_rounding_of_f64() {
+    let x = (noise(&[37, 83], 5) * 4.0).unwrap();
+    let (w, b) = (noise(&[83], 6), noise(&[83], 7));
+    let targets = Tensor::from_vec((0u32..37).collect(), 37, &Device::Cpu).unwrap();
+    let s = |t: &Tensor| t.to_dtype(DType::F32).unwrap();
+    let pairs = [
+        ("layer_norm", layer_norm(&x, &w, &b, 1e-5), layer_norm(&s(&x), &s(&w), &s(&b), 1e-5)),
+        ("gelu", gelu(&x), gelu(&s(&x))),
+        ("quick_gelu", quick_gelu(&x), quick_gelu(&s(&x))),
+        ("softmax", softmax(&x), softmax(&s(&x))),
+        ("cross_entropy", cross_entropy(&x, &targets), cross_entropy(&s(&x), &targets)),
+    ];
+    for (name, double, single) in pairs {
+        let worst = distance(&double.unwrap(), &single.unwrap());
+        assert!(worst < 1.5e-6, "{name}: {worst:e}");
+    }
+}
+
+#[test]
+fn f32_gradients_stay_within_rounding_of_f64() {
+    let x = (noise(&[37, 84], 5) * 2.0).unwrap();
+    let (w, b) = (noise(&[84], 6), noise(&[84], 7));
+    let run = |dtype: DType| -> Vec<Tensor> {
+        let var = |t: &Tensor| Var::from_tensor(&t.to_dtype(dtype).unwrap()).unwrap();
+        let (x, w, b) = (var(&x), var(&w), var(&b));
+        let y = layer_norm(&x, &w, &b, 1e-5).unwrap();
+        let y = gelu(&attention_ragged(&y, &[7, 30], 2, true).unwrap()).unwrap();
+        let (y, _) =
+            batch_norm_train(&y, &w.narrow(0, 0, 28).unwrap(), &b.narrow(0, 0, 28).unwrap(), 1e-5)
+                .unwrap();
+        let grads = softmax(&y).unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        [&x, &w, &b].iter().map(|v| grads.get(v).unwrap().clone()).collect()
+    };
+    for (double, single) in run(DType::F64).iter().zip(&run(DType::F32)) {
+        assert!(distance(double, single) < 1e-5, "{}", distance(double, single));
+    }
+}
+
+#[test]
+fn another_dtype_is_refused_by_name() {
+    let x = Tensor::zeros((2, 3), DType::U32, &Device::Cpu).unwrap();
+    let message = gelu(&x).unwrap_err().to_string();
+    assert!(message.contains("gelu takes f32 or f64, got U32"), "{message}");
+    let half = Tensor::zeros((2, 3), DType::BF16, &Device::Cpu).unwrap();
+    assert!(softmax(&half).unwrap_err().to_string().contains("softmax takes f32 or f64, got BF16"));
+}
+
+#[test]
+fn wrong_shapes_are_refused_with_the_shapes() {
+    let x = noise(&[2, 3], 1);
+    let w = noise(&[4], 1);
+    let message = layer_norm(&x, &w, &w, 1e-5).unwrap_err().to_string();
+    assert!(message.contains("[2, 3]") && message.contains("[4]"), "{message}");
+    assert!(linear(&x, &noise(&[5, 4], 1), None).is_err());
+    assert!(attention(&noise(&[1, 2, 10], 1), 2, false).is_err());
+    assert!(attention_ragged(&noise(&[3, 6], 1), &[1, 1], 1, false).is_err());
+    let ids = Tensor::new(&[5u32], &Device::Cpu).unwrap();
+    assert!(embedding(&noise(&[5, 3], 1), &ids).unwrap_err().to_string().contains("id 5"));
+    assert!(cross_entropy(&noise(&[1, 5], 1), &ids).is_err());
+    assert!(gelu_first(&x, 4, false).is_err());
+}
