@@ -1,0 +1,416 @@
+//! `Attempt`: the files of one try at a unit, real only after one create-only put.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sha2::{Digest, Sha256};
+use stage::{Counts, Error, Result};
+
+use crate::disk::{make_folder, sync_folder};
+use crate::name::{check_file, nonce};
+use crate::trouble::{at_path, disk_error, write_error};
+use crate::{Commit, FileRecord, StageDir, fail};
+
+/// Bytes that gather before they are written.
+const BUFFER: usize = 256 << 10;
+
+/// Files of one attempt at a unit. Dropped without commit: removed (best effort).
+pub struct Attempt {
+    stage: StageDir,
+    unit: String,
+    nonce: String,
+    folder: PathBuf,
+    files: Files,
+    /// Whether dropping removes the files.
+    mine: bool,
+    alive: Option<Alive>,
+}
+
+/// Files by name; `None` while being written.
+type Files = Arc<Mutex<BTreeMap<String, Option<FileRecord>>>>;
+
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Attempt").field(&self.folder).finish()
+    }
+}
+
+impl Attempt {
+    pub(crate) fn begin(stage: &StageDir, unit: &str) -> Result<Self> {
+        let nonce = nonce();
+        let name = format!("{unit}.{nonce}");
+        let folder = match stage.space().local_root() {
+            Some(root) => root.join(stage.attempt_folder(&name)),
+            None => stage.output.near.path().join("spool").join(stage.id()).join(&name),
+        };
+        fail::point("attempt.before_begin")
+            .map_err(|error| disk_error(folder.display(), "cannot begin", error))?;
+        let parent = folder.parent().unwrap_or(&folder);
+        make_folder(parent)?;
+        let alive = Alive::new(&folder)?;
+        fs::create_dir(&folder)
+            .map_err(|error| disk_error(folder.display(), "cannot create the folder", error))?;
+        let (stage, unit, files) = (stage.clone(), unit.to_owned(), Files::default());
+        Ok(Self { stage, unit, nonce, folder, files, mine: true, alive })
+    }
+
+    /// A new file of the unit; hashed while it is written. `name` is its path in the stage's
+    /// folder after the commit. For a remote output it is written here and uploaded at commit.
+    pub fn file(&mut self, name: &str) -> Result<AttemptFile> {
+        check_file(name)?;
+        let path = self.folder.join(name);
+        if let Some(parent) = path.parent() {
+            make_folder(parent)?;
+        }
+        fail::point("file.before_create")
+            .and_then(|()| File::create_new(&path))
+            .map_err(|error| disk_error(path.display(), "cannot create", error))
+            .map(|file| {
+                self.files().insert(name.to_owned(), None);
+                let (name, files) = (name.to_owned(), Arc::clone(&self.files));
+                let buffer = Vec::with_capacity(BUFFER);
+                AttemptFile { file, path, name, files, buffer, hasher: Sha256::new(), bytes: 0 }
+            })
+    }
+
+    /// A small file at once.
+    pub fn put(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let mut file = self.file(name)?;
+        file.write_all(bytes).map_err(write_error)?;
+        file.finish()
+    }
+
+    /// A local folder for programs that need paths; what lies in it at commit becomes files of
+    /// the unit under their relative names.
+    #[must_use]
+    pub fn local_dir(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Makes all files real by one create-only put of the commit record, then gives them their
+    /// final names.
+    ///
+    /// When another attempt won, returns the winner's record and removes this attempt's files.
+    /// After an error a resumed run finds the unit either done or not begun.
+    ///
+    /// # Errors
+    /// [`stage::Kind::Internal`] when `counts` do not add up or a file was not finished,
+    /// [`stage::Kind::Store`] when the store refused.
+    pub fn commit(mut self, key: &str, counts: Counts, info: serde_json::Value) -> Result<Commit> {
+        counts.check().map_err(|error| error.at(self.place()))?;
+        let files = self.collect()?;
+        let commit = Commit {
+            unit: self.unit.clone(),
+            key: key.to_owned(),
+            code: env!("CARGO_PKG_VERSION").to_owned(),
+            nonce: self.nonce.clone(),
+            attempt: self.name(),
+            counts,
+            files,
+            info,
+        };
+        let bytes = commit.to_bytes()?;
+        let record = self.stage.commit_name(&self.unit);
+        let stage = self.stage.clone();
+        if stage.space().local_root().is_none() {
+            let folder = stage.attempt_folder(&commit.attempt);
+            for file in &commit.files {
+                let name = format!("{folder}/{}", file.name);
+                stage.space().upload(&name, &self.folder.join(&file.name))?;
+            }
+        }
+        self.point("commit.before_put")?;
+        // From here a put whose answer is lost may still take effect, and then these files are it.
+        self.mine = false;
+        match stage.space().create(&record, bytes) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.mine = true;
+                drop(self);
+                return stage.commit(&commit.unit)?.ok_or_else(|| {
+                    Error::store("the commit record vanished").at(stage.space().locate(&record))
+                });
+            }
+            Err(error) => {
+                // On a disk what is not there now will not appear later: free the space.
+                let local = stage.space().local_root().is_some();
+                self.mine = local && matches!(stage.space().read(&record), Ok(None));
+                return Err(error);
+            }
+        }
+        self.point("commit.after_put")?;
+        stage.publish(&commit)?;
+        if stage.space().local_root().is_none() {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+        Ok(commit)
+    }
+
+    fn name(&self) -> String {
+        format!("{}.{}", self.unit, self.nonce)
+    }
+
+    fn place(&self) -> String {
+        format!("{} unit {}", self.stage.id(), self.unit)
+    }
+
+    fn point(&self, name: &'static str) -> Result<()> {
+        fail::point(name).map_err(|error| disk_error(self.place(), "cannot commit", error))
+    }
+
+    fn files(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Option<FileRecord>>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every file of the folder with its length and hash; all of them synced.
+    fn collect(&self) -> Result<Vec<FileRecord>> {
+        self.point("commit.before_collect")?;
+        let mut known = self.files().clone();
+        let mut records = Vec::new();
+        collect_folder(&self.folder, "", &mut known, &mut records)?;
+        if let Some((name, record)) = known.into_iter().next() {
+            let what = if record.is_some() { "was removed before" } else { "was not finished at" };
+            return Err(Error::internal(format!("file {name} {what} the commit")).at(self.place()));
+        }
+        if let Some(parent) = self.folder.parent() {
+            sync_folder(parent)?;
+        }
+        records.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(records)
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.mine && fail::point("attempt.before_remove").is_ok() {
+            if let Err(error) = fs::remove_dir_all(&self.folder) {
+                tracing::warn!(folder = %self.folder.display(), %error, "an attempt stays behind");
+            }
+            if self.stage.space().local_root().is_none() {
+                let remote = self.stage.attempt_folder(&self.name());
+                if let Err(error) = self.stage.space().remove_tree(&remote) {
+                    tracing::warn!(folder = remote, %error, "an attempt stays behind");
+                }
+            }
+        }
+        drop(self.alive.take());
+    }
+}
+
+/// Takes the files of `folder` out of `known` into `records`; hashes those that are not known.
+fn collect_folder(
+    folder: &Path,
+    prefix: &str,
+    known: &mut BTreeMap<String, Option<FileRecord>>,
+    records: &mut Vec<FileRecord>,
+) -> Result<()> {
+    let unreadable = |error| disk_error(folder.display(), "cannot list", error);
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let (path, meta) = (entry.path(), entry.metadata().map_err(unreadable)?);
+        let name = entry.file_name().into_string().map_err(|name| {
+            Error::internal(format!("file name {name:?} is not UTF-8")).at(folder.display())
+        })?;
+        let name = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+        check_file(&name)?;
+        if meta.is_dir() {
+            collect_folder(&path, &name, known, records)?;
+        } else if !meta.is_file() {
+            return Err(Error::internal("neither a file nor a folder").at(path.display()));
+        } else if known.get(&name).is_some_and(Option::is_none) {
+            // Stays in `known`, where the caller complains about it.
+        } else if let Some(record) =
+            known.remove(&name).flatten().filter(|record| record.bytes == meta.len())
+        {
+            records.push(record);
+        } else {
+            let hashed = hash_and_sync(&path);
+            let (bytes, sha256) =
+                hashed.map_err(|error| disk_error(path.display(), "cannot read", error))?;
+            records.push(FileRecord { name, bytes, sha256 });
+        }
+    }
+    sync_folder(folder)
+}
+
+fn hash_and_sync(path: &Path) -> io::Result<(u64, String)> {
+    let mut file = File::open(path)?;
+    let (mut hasher, mut buffer, mut bytes) = (Sha256::new(), vec![0; BUFFER], 0);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => {
+                hasher.update(&buffer[..n]);
+                bytes += n as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    file.sync_all()?;
+    Ok((bytes, format!("{:x}", hasher.finalize())))
+}
+
+/// One file of an attempt. Nothing counts before [`AttemptFile::finish`]: an attempt with an
+/// unfinished file cannot be committed.
+///
+/// Its write errors name the path; [`crate::write_error`] turns them into [`stage::Error`].
+pub struct AttemptFile {
+    file: File,
+    path: PathBuf,
+    name: String,
+    files: Files,
+    buffer: Vec<u8>,
+    hasher: Sha256,
+    bytes: u64,
+}
+
+impl fmt::Debug for AttemptFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AttemptFile").field("name", &self.name).field("bytes", &self.bytes).finish()
+    }
+}
+
+impl AttemptFile {
+    /// Writes what is buffered, syncs, and counts the file as part of the unit.
+    pub fn finish(mut self) -> Result<()> {
+        self.write_buffer().map_err(write_error)?;
+        fail::point("file.before_sync")
+            .and_then(|()| self.file.sync_all())
+            .map_err(|error| disk_error(self.path.display(), "cannot sync", error))?;
+        let sha256 = format!("{:x}", std::mem::take(&mut self.hasher).finalize());
+        let record = FileRecord { name: self.name.clone(), bytes: self.bytes, sha256 };
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.insert(self.name, Some(record));
+        Ok(())
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.bytes + self.buffer.len() as u64
+    }
+
+    fn write_buffer(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        fail::point("file.before_write")
+            .and_then(|()| self.file.write_all(&self.buffer))
+            .map_err(|error| at_path(self.path.display().to_string(), error))?;
+        self.hasher.update(&self.buffer);
+        self.bytes += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl Write for AttemptFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.buffer.len() >= BUFFER {
+            self.write_buffer()?;
+        }
+        let n = bytes.len().min(BUFFER - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.write_buffer()
+    }
+}
+
+/// The sign that the process of a local attempt lives: a locked file beside the attempt's folder,
+/// which the kernel unlocks however the process ends.
+pub(crate) struct Alive {
+    _file: File,
+    path: PathBuf,
+}
+
+impl Alive {
+    /// `None` where the file system has no locks.
+    fn new(attempt: &Path) -> Result<Option<Self>> {
+        let path = Self::path(attempt);
+        let trouble = |error| disk_error(path.display(), "cannot lock", error);
+        loop {
+            let file = open_lock(&path).map_err(trouble)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                // A sweep holds it for a moment, to remove it.
+                Err(TryLockError::WouldBlock) => {
+                    std::thread::yield_now();
+                    continue;
+                }
+                Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                    return Ok(None);
+                }
+                Err(TryLockError::Error(error)) => return Err(trouble(error)),
+            }
+            if is_at(&file, &path).map_err(trouble)? {
+                return Ok(Some(Self { _file: file, path }));
+            }
+        }
+    }
+
+    /// For an attempt whose process is gone: `Some`, and nobody else takes it meanwhile.
+    pub(crate) fn take_over(attempt: &Path) -> Result<Option<Option<Self>>> {
+        let path = Self::path(attempt);
+        let trouble = |error| disk_error(path.display(), "cannot lock", error);
+        let file = match OpenOptions::new().write(true).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(None)),
+            Err(error) => return Err(trouble(error)),
+        };
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Some(Self { _file: file, path }))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(trouble(error)),
+        }
+    }
+
+    /// Removes the signs of processes that are gone.
+    pub(crate) fn sweep(attempts: &Path) -> Result<()> {
+        let trouble = |error| disk_error(attempts.display(), "cannot list", error);
+        for entry in fs::read_dir(attempts).map_err(trouble)? {
+            let path = entry.map_err(trouble)?.path();
+            let Some(attempt) = path.to_str().and_then(|path| path.strip_suffix(".lock")) else {
+                continue;
+            };
+            // Dropping what was taken over removes the file.
+            drop(Self::take_over(Path::new(attempt))?);
+        }
+        Ok(())
+    }
+
+    fn path(attempt: &Path) -> PathBuf {
+        let mut path = attempt.as_os_str().to_owned();
+        path.push(".lock");
+        path.into()
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        // Removed while locked, so that whoever waits for it sees that its file is gone.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).open(path)
+}
+
+/// Whether `path` still names this open file.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let here = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((here.dev(), here.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,248 @@
+//! Patterns of input files: folders, brace ranges, lists, and `*` in the last part.
+
+use std::collections::BTreeSet;
+
+use object_store::ObjectStore;
+use object_store::path::Path as Key;
+use stage::{Error, Kind, Result};
+
+use crate::address::{Address, is_url, parse};
+use crate::bucket;
+use crate::runtime::wait;
+use crate::trouble::{bucket_error, read_error};
+
+/// Names that one pattern may stand for.
+const MAX_NAMES: usize = 10_000_000;
+
+/// The files that a pattern stands for.
+///
+/// - `a::b` is both lists, in this order;
+/// - `{00000..00012}` counts, keeping leading zeros; `{0..9..3}` counts in steps; `{a,b}` lists
+///   (webdataset's notation, after bash);
+/// - a folder is all files directly in it, sorted, without those that start with a dot;
+/// - `*` in the last part is any run of characters there, sorted.
+///
+/// Anything else is itself; opening it says whether it exists. `http(s)` addresses are only
+/// expanded by lists and braces.
+///
+/// # Errors
+/// [`Kind::Recipe`] for a pattern that stands for more than ten million names, [`Kind::Input`] for
+/// a `*` or a folder without a file.
+pub fn expand(pattern: &str) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for part in pattern.split("::").filter(|part| !part.is_empty()) {
+        // A file whose name holds braces is meant by its name.
+        let literal = !is_url(part) && std::path::Path::new(part).exists();
+        let expanded = if literal { vec![part.to_owned()] } else { expand_braces(part)? };
+        for name in expanded {
+            match list(&name)? {
+                Some(files) => names.extend(files),
+                None => names.push(name),
+            }
+            if names.len() > MAX_NAMES {
+                return Err(too_many(pattern));
+            }
+        }
+    }
+    if names.is_empty() {
+        return Err(Error::input(format!("the pattern {pattern:?} stands for no file")));
+    }
+    Ok(names)
+}
+
+fn too_many(pattern: &str) -> Error {
+    Error::recipe(format!("stands for more than {MAX_NAMES} names")).at(pattern)
+}
+
+/// Multiplies out the first brace of the pattern, then the rest.
+fn expand_braces(pattern: &str) -> Result<Vec<String>> {
+    let mut done = vec![String::new()];
+    let mut rest = pattern;
+    while let Some((before, inside, after)) = first_brace(rest) {
+        let choices = choices(inside, pattern)?;
+        if done.len().saturating_mul(choices.len()) > MAX_NAMES {
+            return Err(too_many(pattern));
+        }
+        done = done
+            .iter()
+            .flat_map(|head| choices.iter().map(move |choice| format!("{head}{before}{choice}")))
+            .collect();
+        rest = after;
+    }
+    for name in &mut done {
+        name.push_str(rest);
+    }
+    Ok(done)
+}
+
+/// The first brace that is a range or a list: what is before, inside and after it.
+fn first_brace(text: &str) -> Option<(&str, &str, &str)> {
+    let mut from = 0;
+    while let Some(open) = text[from..].find('{').map(|at| at + from) {
+        let mut depth = 0usize;
+        let close = text[open..].char_indices().find_map(|(at, c)| {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            (depth == 0).then_some(open + at)
+        })?;
+        let inside = &text[open + 1..close];
+        if inside.contains(',') || inside.contains("..") || inside.contains('{') {
+            return Some((&text[..open], inside, &text[close + 1..]));
+        }
+        from = open + 1;
+    }
+    None
+}
+
+/// What one brace stands for.
+fn choices(inside: &str, pattern: &str) -> Result<Vec<String>> {
+    let mut parts = vec![];
+    let (mut depth, mut start) = (0usize, 0);
+    for (at, c) in inside.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(&inside[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&inside[start..]);
+    if parts.len() == 1 {
+        return match range(inside, pattern)? {
+            Some(numbers) => Ok(numbers),
+            // Neither a list nor a range: the braces stay.
+            None => Ok(expand_braces(inside)?.into_iter().map(|s| format!("{{{s}}}")).collect()),
+        };
+    }
+    let mut choices = Vec::new();
+    for part in parts {
+        choices.extend(expand_braces(part)?);
+        if choices.len() > MAX_NAMES {
+            return Err(too_many(pattern));
+        }
+    }
+    Ok(choices)
+}
+
+/// `00..12` or `0..12..3`; counts down when the second is smaller.
+fn range(inside: &str, pattern: &str) -> Result<Option<Vec<String>>> {
+    let parts: Vec<&str> = inside.split("..").collect();
+    let (first, last, step) = match parts[..] {
+        [first, last] => (first, last, "1"),
+        [first, last, step] => (first, last, step),
+        _ => return Ok(None),
+    };
+    let number = |text: &str| text.parse::<i64>().ok().filter(|_| !text.starts_with('+'));
+    let (Some(a), Some(b), Some(step)) = (number(first), number(last), number(step)) else {
+        return Ok(None);
+    };
+    let step = step.unsigned_abs().max(1);
+    let count = a.abs_diff(b) / step;
+    if count >= MAX_NAMES as u64 {
+        return Err(too_many(pattern));
+    }
+    let zeros = |text: &str| {
+        let digits = text.trim_start_matches('-');
+        digits.len() > 1 && digits.starts_with('0')
+    };
+    let padded = zeros(first) || zeros(last);
+    let width = if padded { first.len().max(last.len()) } else { 0 };
+    let numbers = (0..=count).map(|i| {
+        let offset = i128::from(i) * i128::from(step);
+        let value = i128::from(a) + if b >= a { offset } else { -offset };
+        format!("{value:0width$}")
+    });
+    Ok(Some(numbers.collect()))
+}
+
+/// The files of a folder or of a `*`; `None` for the name of a file.
+fn list(name: &str) -> Result<Option<Vec<String>>> {
+    if name.starts_with("http://") || name.starts_with("https://") {
+        return Ok(None);
+    }
+    let (folder, star) = match name.rsplit_once('/') {
+        Some((folder, last)) if last.contains('*') => (format!("{folder}/"), Some(last)),
+        None if name.contains('*') => (String::new(), Some(name)),
+        _ => (name.to_owned(), None),
+    };
+    let literal = !is_url(name) && std::path::Path::new(name).is_file();
+    if literal {
+        return Ok(None);
+    }
+    let address = if folder.is_empty() { Address::Local(".".into()) } else { parse(&folder)? };
+    let found = match address {
+        Address::Local(path) => {
+            if star.is_none() && !path.is_dir() {
+                return Ok(None);
+            }
+            local_files(&path).map_err(|error| read_error(&folder, error))?
+        }
+        Address::Remote(url) => {
+            let (store, key) = bucket::open(&url)?;
+            let files = remote_files(store, key, &folder)?;
+            if star.is_none() && files.is_empty() && !folder.ends_with('/') {
+                return Ok(None);
+            }
+            files
+        }
+    };
+    let joint = if folder.is_empty() || folder.ends_with('/') { "" } else { "/" };
+    let files: Vec<String> = found
+        .into_iter()
+        .filter(|file| !file.starts_with('.'))
+        .filter(|file| star.is_none_or(|star| matches(star, file)))
+        .map(|file| format!("{folder}{joint}{file}"))
+        .collect();
+    if files.is_empty() {
+        return Err(Error::input("no file there").at(name).hint("check the path"));
+    }
+    Ok(Some(files))
+}
+
+fn local_files(folder: &std::path::Path) -> std::io::Result<BTreeSet<String>> {
+    let mut files = BTreeSet::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        // Follows links: a folder of links to shards is common.
+        if std::fs::metadata(entry.path()).is_ok_and(|meta| meta.is_file())
+            && let Ok(name) = entry.file_name().into_string()
+        {
+            files.insert(name);
+        }
+    }
+    Ok(files)
+}
+
+fn remote_files(
+    store: std::sync::Arc<dyn ObjectStore>,
+    key: Key,
+    place: &str,
+) -> Result<BTreeSet<String>> {
+    let found = wait(async move { store.list_with_delimiter(Some(&key)).await })?
+        .map_err(|error| bucket_error(Kind::Input, place, "cannot list", error))?;
+    Ok(found
+        .objects
+        .iter()
+        .filter_map(|meta| meta.location.filename().map(str::to_owned))
+        .collect())
+}
+
+/// Whether `name` fits `star`, whose `*` stand for any run of characters.
+fn matches(star: &str, name: &str) -> bool {
+    let mut parts = star.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let mut parts: Vec<&str> = parts.collect();
+    let Some(last) = parts.pop() else { return rest.is_empty() };
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.len() >= last.len() && rest.ends_with(last)
+}

@@ -1,0 +1,351 @@
+//! `Lease`: one run holds an output; a second is told who does.
+//!
+//! Locally a file lock on `.clipmill/lock`, which the kernel releases however the process ends. A
+//! share of a run takes that lock shared, and its own `.clipmill/lock-<share>-of-<of>` alone.
+//!
+//! In an object store, `.clipmill/lease/<scope>/<epoch>.json`: a new epoch is taken by a
+//! create-only put, and a thread rewrites its object every 20 s. A lease that was not rewritten
+//! for 60 s by the store's own clock (the clock of this machine is never compared with it) has
+//! lapsed, and the next epoch may be taken. A holder that was paused sees the higher epoch and
+//! stops rewriting; what it still commits is safe, because commits are create-only.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use stage::{Error, Result};
+
+use crate::disk::make_folder;
+use crate::fail;
+use crate::name::{HOUSE, nonce};
+use crate::space::Space;
+use crate::trouble::disk_error;
+
+/// A remote lease that was not renewed for this long has lapsed.
+const LAPSE: Duration = Duration::from_mins(1);
+const RENEW: Duration = Duration::from_secs(20);
+
+/// The right to write an output, until dropped.
+pub struct Lease {
+    held: Held,
+}
+
+enum Held {
+    /// Closing the files releases the locks.
+    Local(Vec<File>),
+    Remote(Renewal),
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("lost", &self.check().is_err()).finish()
+    }
+}
+
+impl Lease {
+    /// Whether the lease still holds. A local one always does; a remote one is lost when this
+    /// process was paused or cut off for longer than a minute and another run took the output.
+    ///
+    /// # Errors
+    /// [`stage::Kind::Conflict`] when it is lost.
+    pub fn check(&self) -> Result<()> {
+        match &self.held {
+            Held::Remote(renewal) if renewal.lost.load(Ordering::SeqCst) => {
+                Err(Error::conflict("another run took this output over while this one was cut off")
+                    .at(renewal.space.url())
+                    .hint("let the other run end; what this one committed stays"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Held::Local(files) = &mut self.held {
+            for file in files {
+                // An empty file says that nobody holds it; the lock goes with the file.
+                let _ = file.set_len(0);
+            }
+        }
+    }
+}
+
+/// Who holds an output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Holder {
+    run: String,
+    host: String,
+    pid: u32,
+    /// Seconds since 1970, by the holder's clock; for people.
+    since: u64,
+    nonce: String,
+    /// A remote lease that was given back.
+    #[serde(default)]
+    released: bool,
+}
+
+impl Holder {
+    fn this(run: &str) -> Self {
+        let host = fs::read_to_string("/proc/sys/kernel/hostname")
+            .ok()
+            .or_else(|| std::env::var("HOSTNAME").ok())
+            .map_or_else(|| "unknown host".to_owned(), |name| name.trim().to_owned());
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (run, pid, nonce) = (run.to_owned(), std::process::id(), nonce());
+        Self { run, host, pid, since, nonce, released: false }
+    }
+
+    fn to_bytes(&self) -> Result<Bytes> {
+        let text = serde_json::to_vec(self)
+            .map_err(|error| Error::internal("cannot write the lease").because(error))?;
+        Ok(text.into())
+    }
+
+    fn conflict(&self, place: &str) -> Error {
+        Error::conflict(format!(
+            "another run holds this output: run {} on {}, process {}, since {}",
+            self.run,
+            self.host,
+            self.pid,
+            utc(self.since)
+        ))
+        .at(place)
+    }
+}
+
+/// Seconds since 1970 as `2026-11-22T14:21:15Z`; days to civil date after Howard Hinnant,
+/// "chrono-Compatible Low-Level Date Algorithms".
+fn utc(seconds: u64) -> String {
+    let (days, rest) = ((seconds / 86_400).min(2_932_896) as i64, seconds % 86_400);
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let date = of_year - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + carry;
+    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Takes the output for a whole run, or for one share of it.
+pub(crate) fn take(space: &Arc<dyn Space>, run: &str, share: Option<(u32, u32)>) -> Result<Lease> {
+    fail::point("lock.before_take")
+        .map_err(|error| disk_error(space.url(), "cannot lock", error))?;
+    let held = match space.local_root() {
+        Some(root) => Held::Local(take_files(&root.join(HOUSE), space.url(), run, share)?),
+        None => Held::Remote(Renewal::take(space, run, share)?),
+    };
+    Ok(Lease { held })
+}
+
+fn take_files(
+    folder: &Path,
+    place: &str,
+    run: &str,
+    share: Option<(u32, u32)>,
+) -> Result<Vec<File>> {
+    make_folder(folder)?;
+    let whole = take_file(&folder.join("lock"), place, run, share.is_some())?;
+    let mut files = vec![whole];
+    if let Some((share, of)) = share {
+        let path = folder.join(format!("lock-{share}-of-{of}"));
+        files.push(take_file(&path, place, run, false)?);
+    }
+    Ok(files)
+}
+
+fn take_file(path: &Path, place: &str, run: &str, shared: bool) -> Result<File> {
+    let trouble = |error| disk_error(path.display(), "cannot lock", error);
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.create(true).truncate(false).read(true).write(true).open(path).map_err(trouble)?;
+    match if shared { file.try_lock_shared() } else { file.try_lock() } {
+        Ok(()) => {}
+        Err(TryLockError::Error(error)) => return Err(trouble(error)),
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            // The holder may be about to write its name: then nobody is named.
+            let _ = file.take(64 << 10).read_to_string(&mut text);
+            return Err(match serde_json::from_str::<Holder>(&text) {
+                Ok(holder) => holder.conflict(place).hint(format!(
+                    "wait until it ends, or stop it (`kill {}` on {}); its lock ends with it",
+                    holder.pid, holder.host
+                )),
+                Err(_) => Error::conflict("another run holds this output")
+                    .at(place)
+                    .hint(format!("wait until it ends; `fuser {}` names it", path.display())),
+            });
+        }
+    }
+    if !shared {
+        let bytes = Holder::this(run).to_bytes()?;
+        file.set_len(0).and_then(|()| file.write_all(&bytes)).map_err(trouble)?;
+    }
+    Ok(file)
+}
+
+/// A remote lease and the thread that renews it.
+struct Renewal {
+    space: Arc<dyn Space>,
+    lost: Arc<AtomicBool>,
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// One epoch of one scope's leases.
+struct Epoch {
+    number: u64,
+    renewed: SystemTime,
+}
+
+impl Renewal {
+    fn take(space: &Arc<dyn Space>, run: &str, share: Option<(u32, u32)>) -> Result<Self> {
+        let scope = match share {
+            None => "whole".to_owned(),
+            Some((share, of)) => format!("{share}-of-{of}"),
+        };
+        let folder = format!("{HOUSE}/lease/{scope}");
+        let now = store_clock(&**space)?;
+        let last = last_epoch(&**space, &folder)?;
+        if let Some(last) = &last {
+            check_lapsed(&**space, &folder, last, now)?;
+        }
+        let number = last.as_ref().map_or(1, |last| last.number + 1);
+        let name = epoch_name(&folder, number);
+        let holder = Holder::this(run);
+        if !space.create(&name, holder.to_bytes()?)? {
+            let winner = read_holder(&**space, &name)?;
+            return Err(remote_conflict(&**space, winner.as_ref()));
+        }
+        let mine = Self::start(Arc::clone(space), folder.clone(), number, holder);
+        // Looks at the scopes that exclude this one only now that its own lease is seen: of two
+        // that start at once, at least one sees the other.
+        for other in space.folders(&format!("{HOUSE}/lease"))? {
+            let excludes = other != scope && (share.is_none() || other == "whole");
+            let folder = format!("{HOUSE}/lease/{other}");
+            if let (true, Some(last)) = (excludes, last_epoch(&**space, &folder)?) {
+                check_lapsed(&**space, &folder, &last, now)?;
+            }
+        }
+        for old in epochs(&**space, &folder)?.into_iter().filter(|epoch| epoch.number < number) {
+            space.remove(&epoch_name(&folder, old.number))?;
+        }
+        Ok(mine)
+    }
+
+    fn start(space: Arc<dyn Space>, folder: String, number: u64, mut holder: Holder) -> Self {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let lost = Arc::new(AtomicBool::new(false));
+        let (there, gone) = (Arc::clone(&space), Arc::clone(&lost));
+        let thread = std::thread::spawn(move || {
+            let name = epoch_name(&folder, number);
+            let mut write = |released| -> Result<bool> {
+                holder.released = released;
+                if last_epoch(&*there, &folder)?.is_none_or(|last| last.number != number) {
+                    return Ok(false);
+                }
+                there.replace(&name, holder.to_bytes()?).map(|()| true)
+            };
+            while stopped.recv_timeout(RENEW) == Err(mpsc::RecvTimeoutError::Timeout) {
+                match write(false) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        gone.store(true, Ordering::SeqCst);
+                        return;
+                    }
+                    // The next round tries again; the lease lapses if none succeeds in a minute.
+                    Err(error) => tracing::warn!(%error, "cannot renew the lease of the output"),
+                }
+            }
+            if let Err(error) = write(true) {
+                tracing::warn!(%error, "cannot give the lease back; it lapses in a minute");
+            }
+        });
+        Self { space, lost, stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn check_lapsed(space: &dyn Space, folder: &str, last: &Epoch, now: SystemTime) -> Result<()> {
+    let holder = read_holder(space, &epoch_name(folder, last.number))?;
+    let released = holder.as_ref().is_some_and(|holder| holder.released);
+    if released || now.duration_since(last.renewed).unwrap_or_default() > LAPSE {
+        return Ok(());
+    }
+    Err(remote_conflict(space, holder.as_ref()))
+}
+
+fn remote_conflict(space: &dyn Space, holder: Option<&Holder>) -> Error {
+    let error = match holder {
+        Some(holder) => holder.conflict(space.url()),
+        None => Error::conflict("another run holds this output").at(space.url()),
+    };
+    error.hint(format!(
+        "wait until it ends or stop it; the lease of a killed run lapses after {} s",
+        LAPSE.as_secs()
+    ))
+}
+
+/// The store's own clock: when it says that an object written now was written.
+fn store_clock(space: &dyn Space) -> Result<SystemTime> {
+    let folder = format!("{HOUSE}/clock/{}", nonce());
+    let name = format!("{folder}/now");
+    space.replace(&name, Bytes::from_static(b"now"))?;
+    let now = space.newest(&folder)?;
+    space.remove(&name)?;
+    now.ok_or_else(|| {
+        Error::store("an object vanished just after it was written").at(space.locate(&name))
+    })
+}
+
+fn epoch_name(folder: &str, number: u64) -> String {
+    format!("{folder}/{number:020}.json")
+}
+
+fn epochs(space: &dyn Space, folder: &str) -> Result<Vec<Epoch>> {
+    let files = space.files(folder)?.into_iter();
+    Ok(files
+        .filter_map(|file| {
+            let number = file.name.strip_suffix(".json")?.parse().ok()?;
+            Some(Epoch { number, renewed: file.modified })
+        })
+        .collect())
+}
+
+fn last_epoch(space: &dyn Space, folder: &str) -> Result<Option<Epoch>> {
+    Ok(epochs(space, folder)?.into_iter().max_by_key(|epoch| epoch.number))
+}
+
+fn read_holder(space: &dyn Space, name: &str) -> Result<Option<Holder>> {
+    Ok(space.read(name)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_become_a_date() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(utc(1_795_357_275), "2026-11-22T14:21:15Z");
+    }
+}

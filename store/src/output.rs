@@ -1,0 +1,216 @@
+//! `Output`: the folder or bucket prefix that a run writes.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use object_store::path::Path as Key;
+use stage::{Error, Result};
+use tempfile::TempDir;
+
+use crate::address::{Address, parse};
+use crate::bucket::{self, Bucket};
+use crate::disk::{Disk, make_folder};
+use crate::lease::{self, Lease};
+use crate::name::{ATTEMPTS, HOUSE, check_path, nonce};
+use crate::space::Space;
+use crate::{StageDir, cache};
+
+/// Where a run writes: a local folder or a prefix of an object store. Clone is cheap.
+///
+/// Calls block; from async code use `spawn_blocking`.
+#[derive(Clone)]
+pub struct Output {
+    pub(crate) space: Arc<dyn Space>,
+    /// Spools and work folders of a remote output.
+    pub(crate) near: Near,
+    /// Keeps an in-memory store alive.
+    _store: Option<Arc<dyn ObjectStore>>,
+}
+
+/// A folder on this machine for what a remote output needs here.
+#[derive(Clone)]
+pub(crate) enum Near {
+    Cache(PathBuf),
+    Temporary(Arc<TempDir>),
+}
+
+impl Near {
+    pub(crate) fn path(&self) -> PathBuf {
+        match self {
+            Self::Cache(path) => path.clone(),
+            Self::Temporary(folder) => folder.path().to_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Output").field(&self.url()).finish()
+    }
+}
+
+impl Output {
+    /// Opens a path, `file://` or `s3://`; creates a local folder; checks that the store honours
+    /// create-only puts, on which "nothing lost, nothing twice" rests.
+    ///
+    /// # Errors
+    /// [`stage::Kind::Store`] when the folder cannot be made or the store ignores create-only
+    /// puts, [`stage::Kind::Recipe`] for an address of another kind.
+    pub fn open(url: &str) -> Result<Self> {
+        let output = Self::open_existing(url)?;
+        if let Some(root) = output.space.local_root() {
+            make_folder(root)?;
+        }
+        output.probe()?;
+        Ok(output)
+    }
+
+    /// Opens an output to read: creates nothing, writes nothing, checks nothing.
+    pub fn open_existing(url: &str) -> Result<Self> {
+        match parse(url)? {
+            Address::Local(root) => {
+                let near = Near::Cache(root.clone());
+                Ok(Self { space: Arc::new(Disk::new(root, url)), near, _store: None })
+            }
+            Address::Remote(parsed) => {
+                let (store, prefix) = bucket::open(&parsed)?;
+                let place = format!("{:016x}", short_hash(url.trim_end_matches('/')));
+                let near = Near::Cache(cache::folder().join("outputs").join(place));
+                Ok(Self { space: Arc::new(Bucket::new(store, prefix, url)), near, _store: None })
+            }
+        }
+    }
+
+    /// An output in memory, which ends with its last clone. For tests.
+    ///
+    /// # Panics
+    /// When no temporary folder can be made for spools.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::with_store(Arc::new(InMemory::new())).expect("a temporary folder for spools")
+    }
+
+    /// An output on any object store, for tests that wrap one. Its URL starts with `memory://`.
+    ///
+    /// # Errors
+    /// As [`Output::open`].
+    pub fn with_store(store: Arc<dyn ObjectStore>) -> Result<Self> {
+        let url = bucket::name_store(&store);
+        let folder = tempfile::tempdir()
+            .map_err(|error| Error::store("cannot make a temporary folder").because(error))?;
+        let space = Bucket::new(Arc::clone(&store), Key::default(), &url);
+        let near = Near::Temporary(Arc::new(folder));
+        let output = Self { space: Arc::new(space), near, _store: Some(store) };
+        output.probe()?;
+        Ok(output)
+    }
+
+    /// Takes the whole output for one run; released on drop, and by the kernel when the process
+    /// dies (local) or 60 s after its last sign of life (remote).
+    ///
+    /// # Errors
+    /// [`stage::Kind::Conflict`] that says who holds it, when another run does.
+    pub fn lock(&self, run: &str) -> Result<Lease> {
+        lease::take(&self.space, run, None)
+    }
+
+    /// Takes share `share` of `of` (counted from 0): other shares may run beside it, the same
+    /// share and a whole run may not.
+    ///
+    /// # Errors
+    /// As [`Output::lock`].
+    pub fn lock_share(&self, run: &str, share: u32, of: u32) -> Result<Lease> {
+        lease::take(&self.space, run, Some((share, of)))
+    }
+
+    /// The folder of one stage.
+    #[must_use]
+    pub fn stage(&self, id: &str) -> StageDir {
+        StageDir::new(self.clone(), id)
+    }
+
+    /// The address it was opened with.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.space.url()
+    }
+
+    /// The path or URL of a file, for messages and other programs.
+    #[must_use]
+    pub fn locate(&self, name: &str) -> String {
+        self.space.locate(name)
+    }
+
+    /// Writes a small file outside of units (resolved recipe, report): whole or not at all, over
+    /// whatever is there.
+    pub fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
+        check_path("file", name)?;
+        self.space.replace(name, bytes)
+    }
+
+    /// Reads a small file; `None` if there is none.
+    pub fn get(&self, name: &str) -> Result<Option<Bytes>> {
+        check_path("file", name)?;
+        self.space.read(name)
+    }
+
+    /// Repairs what a kill left between commit and publication, then removes attempts that no
+    /// commit record names and whose process is gone. Returns how many.
+    ///
+    /// A local attempt whose process lives, here or on another host of a shared file system, is
+    /// held by a file lock and stays. Remote attempts carry no such lock: those younger than a day
+    /// stay. See [`Output::gc_older_than`].
+    pub fn gc(&self) -> Result<u64> {
+        let local = self.space.local_root().is_some();
+        self.gc_older_than(Duration::from_secs(if local { 0 } else { 24 * 60 * 60 }))
+    }
+
+    /// As [`Output::gc`], with another least age; zero removes every orphan and is safe when the
+    /// caller knows that no other process writes to this output.
+    pub fn gc_older_than(&self, grace: Duration) -> Result<u64> {
+        let mut removed = 0;
+        for folder in self.space.folders("")? {
+            if folder != HOUSE && self.space.has_folder(&format!("{folder}/{ATTEMPTS}"))? {
+                removed += self.stage(&folder).gc(grace)?;
+            }
+        }
+        self.space.remove_tree(&format!("{HOUSE}/trash"))?;
+        self.space.remove_tree(&format!("{HOUSE}/probe"))?;
+        Ok(removed)
+    }
+
+    /// Two create-only puts of one name must give one winner.
+    fn probe(&self) -> Result<()> {
+        let name = format!("{HOUSE}/probe/{}", nonce());
+        let first = self.space.create(&name, Bytes::from_static(b"first"));
+        let first = first.map_err(|error| match self.space.local_root() {
+            Some(_) if error.hint_text().is_none() => {
+                error.hint("choose an output on a file system with hard links (ext4, xfs, NFS)")
+            }
+            _ => error,
+        })?;
+        let second = self.space.create(&name, Bytes::from_static(b"second"))?;
+        let kept = self.space.read(&name)?;
+        self.space.remove(&name)?;
+        if first && !second && kept.as_deref() == Some(b"first") {
+            return Ok(());
+        }
+        Err(Error::store(
+            "this store ignores create-only puts, so two runs could overwrite each other",
+        )
+        .at(self.url())
+        .hint("use a store that honours `If-None-Match: *`, or a local folder"))
+    }
+}
+
+/// FNV-1a, to give each remote output its own folder in the cache.
+fn short_hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
