@@ -7,7 +7,7 @@ use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 use super::Raw;
-use crate::probe::jpeg::Details;
+use crate::probe::jpeg::{Colours, Details};
 use crate::{Header, Limits, Picture, Refused};
 
 /// Decodes to RGB; grey is spread, CMYK and YCCK become `(255 - C)(255 - K) / 255` under Adobe's
@@ -30,7 +30,8 @@ pub(super) fn decode(
         .set_max_height(limits.max_side as usize)
         .jpeg_set_max_scans(limits.max_scans as usize)
         .jpeg_set_out_colorspace(ColorSpace::RGB);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    let clean = clean(bytes, details);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(&clean), options);
     let rgb = decoder.decode().map_err(|error| refusal(&error))?;
     let (width, height) = (header.width, header.height);
     if decoder.dimensions() != Some((width as usize, height as usize))
@@ -39,6 +40,28 @@ pub(super) fn decode(
         return Err(Refused::new("broken", "the decoder saw another size"));
     }
     Ok(Raw { picture: Picture { width, height, rgb }, alpha: None })
+}
+
+/// The file without metadata and stray bytes, which a strict decoder would stumble over or store:
+/// tables, headers and coded data, and the one Adobe segment that says what the components mean.
+fn clean(bytes: &[u8], details: &Details) -> Vec<u8> {
+    let length: usize = details.parts.iter().map(std::ops::Range::len).sum();
+    let mut clean = Vec::with_capacity(length + 20);
+    clean.extend(b"\xff\xd8");
+    let transform = match details.colours {
+        Colours::Gray | Colours::YCbCr => None,
+        Colours::Rgb | Colours::Cmyk => Some(0),
+        Colours::Ycck => Some(2),
+    };
+    if let Some(transform) = transform {
+        clean.extend(b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0");
+        clean.push(transform);
+    }
+    for part in &details.parts {
+        clean.extend(&bytes[part.clone()]);
+    }
+    clean.extend(b"\xff\xd9");
+    clean
 }
 
 fn refusal(error: &DecodeErrors) -> Refused {

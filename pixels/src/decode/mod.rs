@@ -18,17 +18,18 @@ use crate::{Header, Limits, Picture, Refused};
 /// # Errors
 /// Every reason of [`Refused`] but `output_too_large`.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, Refused> {
-    let (header, raw) = decode_raw(bytes, limits)?;
+    let (header, raw) = decode_raw(bytes, limits, Gray16::Upper8)?;
     Ok(raw.on_white().upright(header.orientation))
 }
 
 /// Decodes as PIL's `convert("RGB")` does: transparency dropped (colours hidden under it stay),
-/// orientation ignored. This is what open_clip sees of a shard.
+/// orientation ignored, 16-bit grey clipped at 255 (that is PIL's way from `I;16`). This is what
+/// open_clip sees of a shard.
 ///
 /// # Errors
 /// As [`decode`].
 pub fn decode_rgb_first(bytes: &[u8], limits: &Limits) -> Result<Picture, Refused> {
-    Ok(decode_raw(bytes, limits)?.1.picture)
+    Ok(decode_raw(bytes, limits, Gray16::Clipped)?.1.picture)
 }
 
 /// A decoded picture before its transparency is settled.
@@ -63,13 +64,20 @@ impl Raw {
     }
 }
 
-fn decode_raw(bytes: &[u8], limits: &Limits) -> Result<(Header, Raw), Refused> {
+/// How a grey sample of 16 bits becomes 8.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gray16 {
+    Upper8,
+    Clipped,
+}
+
+fn decode_raw(bytes: &[u8], limits: &Limits, gray16: Gray16) -> Result<(Header, Raw), Refused> {
     let Probed { header, details } = Probed::read(bytes, limits)?;
     let raw = guarded(|| match details {
         Details::Jpeg(details) => jpeg::decode(bytes, &header, &details, limits),
-        Details::Png(details) => png::decode(bytes, &header, &details),
+        Details::Png(details) => png::decode(bytes, &header, &details, gray16),
         Details::WebP => webp::decode(bytes, &header),
-        Details::Gif => gif::decode(bytes, &header),
+        Details::Gif(details) => gif::decode(bytes, &header, &details),
     })?;
     Ok((header, raw))
 }

@@ -4,7 +4,7 @@ use std::io::{Cursor, ErrorKind};
 
 use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Transformations};
 
-use super::Raw;
+use super::{Gray16, Raw};
 use crate::probe::png::Details;
 use crate::{Header, Picture, Refused};
 
@@ -12,7 +12,12 @@ use crate::{Header, Picture, Refused};
 const DECODER_BYTES: usize = 64 << 20;
 
 /// Decodes the default picture; palettes, key colours and depths below 8 are expanded.
-pub(super) fn decode(bytes: &[u8], header: &Header, details: &Details) -> Result<Raw, Refused> {
+pub(super) fn decode(
+    bytes: &[u8],
+    header: &Header,
+    details: &Details,
+    gray16: Gray16,
+) -> Result<Raw, Refused> {
     if !details.plausible {
         return Err(Refused::new("truncated", "the data cannot hold this many rows"));
     }
@@ -26,7 +31,13 @@ pub(super) fn decode(bytes: &[u8], header: &Header, details: &Details) -> Result
     let info = reader.next_frame(&mut samples).map_err(|error| refusal(&error))?;
     samples.truncate(info.buffer_size());
     if info.bit_depth == BitDepth::Sixteen {
-        samples = samples.chunks_exact(2).map(|sample| sample[0]).collect();
+        let clip = details.gray && gray16 == Gray16::Clipped;
+        let narrowed = |sample: &[u8]| match (clip, sample[0]) {
+            (true, 0) => sample[1],
+            (true, _) => 255,
+            (false, upper) => upper,
+        };
+        samples = samples.chunks_exact(2).map(narrowed).collect();
     }
     let (width, height) = (header.width, header.height);
     if (info.width, info.height) != (width, height) {

@@ -55,7 +55,7 @@ fn taps(from: u32, to: u32) -> Vec<Tap> {
             // In f32, as OpenCV keeps positions.
             let position = ((f64::from(to) + 0.5) * scale - 0.5) as f32;
             let start = position.floor();
-            let weights = weights(f64::from(position - start));
+            let weights = weights(position - start);
             let last = i64::from(from) - 1;
             let at = |tap: usize| (start as i64 - 3 + tap as i64).clamp(0, last) as usize;
             Tap { from: std::array::from_fn(at), weights }
@@ -64,17 +64,24 @@ fn taps(from: u32, to: u32) -> Vec<Tap> {
 }
 
 /// Weights of the 8 neighbours of a position `fraction` (0..1) past the fourth.
-fn weights(fraction: f64) -> [i32; TAPS] {
-    let kernel: [f64; TAPS] = std::array::from_fn(|tap| {
-        let x = fraction + 3.0 - tap as f64;
-        sinc(x) * sinc(x / 4.0)
+///
+/// Of sinc(x) sinc(x / 4) the factor sin(pi x) is the same for all taps but for its sign, and is
+/// left out; sums and shares are f32, so that weights round as OpenCV's do.
+fn weights(fraction: f32) -> [i32; TAPS] {
+    let mut kernel: [f32; TAPS] = std::array::from_fn(|tap| {
+        let x = fraction + 3.0 - tap as f32;
+        if x.abs() < 1e-6 {
+            return 1e30;
+        }
+        let angle = -f64::from(x) * PI / 4.0;
+        let sign = if tap % 2 == 0 { 1.0 } else { -1.0 };
+        (sign * angle.sin() / (angle * angle)) as f32
     });
-    let sum: f64 = kernel.iter().sum();
-    kernel.map(|weight| (weight / sum * f64::from(1 << BITS)).round_ties_even() as i32)
-}
-
-fn sinc(x: f64) -> f64 {
-    if x.abs() < 1e-6 { 1.0 } else { (PI * x).sin() / (PI * x) }
+    let share = 1.0 / kernel.iter().sum::<f32>();
+    for weight in &mut kernel {
+        *weight *= share;
+    }
+    kernel.map(|weight| (weight * (1 << BITS) as f32).round_ties_even() as i32)
 }
 
 fn widen_row(row: &[u8], columns: &[Tap], wide: &mut [i32]) {

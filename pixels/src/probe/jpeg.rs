@@ -1,5 +1,7 @@
 //! JPEG headers: a walk over the markers (ITU-T T.81, annex B).
 
+use std::ops::Range;
+
 use memchr::memchr;
 
 use super::{Format, Header, Probed, be16, exif};
@@ -15,13 +17,28 @@ pub(crate) struct Details {
     pub(crate) ended: bool,
     /// Whether the coded data can hold every block at one bit a block.
     pub(crate) plausible: bool,
+    /// What the components mean.
+    pub(crate) colours: Colours,
+    /// The parts of the file that make the picture, in order: tables, frame and scan headers,
+    /// coded data. Everything else (metadata, stray bytes) is no decoder's business.
+    pub(crate) parts: Vec<Range<usize>>,
+}
+
+/// What the components of a JPEG mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Colours {
+    Gray,
+    YCbCr,
+    Rgb,
+    Cmyk,
+    Ycck,
 }
 
 /// Walks over all markers up to the end of the picture.
 pub(crate) fn read(bytes: &[u8], limits: &Limits) -> Result<Probed, Refused> {
     let mut walk = Walk { orientation: 1, ..Walk::default() };
     walk.run(bytes, limits)?;
-    let Some(frame) = walk.frame else {
+    let Some(frame) = walk.frame.take() else {
         let reason = if walk.ended { "broken" } else { "truncated" };
         return Err(Refused::new(reason, "no frame header"));
     };
@@ -42,7 +59,8 @@ pub(crate) fn read(bytes: &[u8], limits: &Limits) -> Result<Probed, Refused> {
         orientation: walk.orientation,
     };
     let plausible = walk.coded_bytes.saturating_mul(8) >= frame.blocks;
-    let details = Details { ended: walk.ended, plausible };
+    let colours = walk.colours(&frame);
+    let details = Details { ended: walk.ended, plausible, colours, parts: walk.parts };
     Ok(Probed { header, details: super::Details::Jpeg(details) })
 }
 
@@ -54,6 +72,10 @@ struct Walk {
     coded_bytes: u64,
     height_follows: bool,
     ended: bool,
+    jfif: bool,
+    /// The colour transform of an Adobe segment.
+    adobe: Option<u8>,
+    parts: Vec<Range<usize>>,
 }
 
 struct Frame {
@@ -61,17 +83,22 @@ struct Frame {
     height: u32,
     /// 8x8 blocks of all components.
     blocks: u64,
+    ids: Vec<u8>,
 }
 
 impl Walk {
     fn run(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), Refused> {
         let mut at = 2;
         let mut exif_seen = false;
+        // Coded data follow a scan header, with restarts and stuffed bytes between.
+        let mut in_scan = false;
         while let Some(skipped) = bytes.get(at..).and_then(|rest| memchr(0xff, rest)) {
-            if self.scans > 0 {
+            if in_scan {
                 self.coded_bytes += skipped as u64 + 1;
+                self.keep(at..at + skipped);
             }
-            at += skipped + 1;
+            let start = at + skipped;
+            at = start + 1;
             let Some(&marker) = bytes.get(at) else { break };
             match marker {
                 // A fill byte: the marker itself is yet to come.
@@ -79,29 +106,35 @@ impl Walk {
                 // Stuffed 0xff, restarts, TEM, SOI: no length follows.
                 0x00 | 0x01 | 0xd0..=0xd8 => {
                     at += 1;
+                    if in_scan && marker != 0x01 && marker != 0xd8 {
+                        self.keep(start..at);
+                    }
                     continue;
                 }
                 0xd9 => {
                     self.ended = true;
                     break;
                 }
-                _ => {}
+                _ => in_scan = false,
             }
             let Some(length) = be16(bytes, at + 1).map(usize::from) else { break };
-            if length < 2 {
-                return Err(Refused::new(
-                    "broken",
-                    format!("segment ff{marker:02x} of {length} bytes"),
-                ));
+            let metadata = matches!(marker, 0xe0..=0xef | 0xfe);
+            if length < 2 && !metadata {
+                let detail = format!("segment ff{marker:02x} of {length} bytes");
+                return Err(Refused::new("broken", detail));
             }
-            let Some(segment) = bytes.get(at + 3..at + 1 + length) else { break };
+            let end = at + 1 + length.max(2);
+            let Some(segment) = bytes.get(at + 3..end) else { break };
+            at = end;
             match marker {
-                0xc4 | 0xc8 | 0xcc => {}
-                0xc0..=0xcf => {
+                // Tables: quantisation, Huffman, restart interval.
+                0xc4 | 0xdb | 0xdd => self.keep(start..end),
+                0xc0..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => {
                     if self.frame.is_some() {
                         return Err(Refused::new("broken", "two frame headers"));
                     }
                     self.frame = Some(Frame::read(marker, segment)?);
+                    self.keep(start..end);
                 }
                 0xda => {
                     self.scans += 1;
@@ -109,20 +142,46 @@ impl Walk {
                         let detail = format!("more than {}", limits.max_scans);
                         return Err(Refused::new("too_many_scans", detail));
                     }
+                    self.keep(start..end);
+                    in_scan = true;
                 }
                 0xdc => self.height_follows = true,
+                0xe0 => self.jfif |= segment.starts_with(b"JFIF\0"),
                 0xe1 if !exif_seen && segment.starts_with(b"Exif\0\0") => {
                     exif_seen = true;
                     self.orientation = exif::orientation(segment);
                 }
+                0xee if segment.starts_with(b"Adobe") => {
+                    self.adobe = segment.get(11).copied().or(self.adobe);
+                }
                 _ => {}
             }
-            at += 1 + length;
         }
-        if self.scans > 0 && !self.ended {
-            self.coded_bytes += bytes.len().saturating_sub(at) as u64;
+        if in_scan && !self.ended {
+            let rest = at.min(bytes.len())..bytes.len();
+            self.coded_bytes += rest.len() as u64;
+            self.keep(rest);
         }
         Ok(())
+    }
+
+    fn keep(&mut self, part: Range<usize>) {
+        match self.parts.last_mut() {
+            Some(last) if last.end == part.start => last.end = part.end,
+            _ => self.parts.push(part),
+        }
+    }
+
+    /// libjpeg's rules: JFIF means YCbCr, then Adobe's word, then the components' names.
+    fn colours(&self, frame: &Frame) -> Colours {
+        match (frame.ids.len(), self.adobe) {
+            (1, _) => Colours::Gray,
+            (3, Some(0)) if !self.jfif => Colours::Rgb,
+            (3, None) if !self.jfif && frame.ids == *b"RGB" => Colours::Rgb,
+            (3, _) => Colours::YCbCr,
+            (_, None | Some(0)) => Colours::Cmyk,
+            _ => Colours::Ycck,
+        }
     }
 }
 
@@ -166,7 +225,8 @@ impl Frame {
                 u64::from(across) * u64::from(down)
             })
             .sum();
-        Ok(Self { width, height, blocks })
+        let ids = components.chunks_exact(3).map(|component| component[0]).collect();
+        Ok(Self { width, height, blocks, ids })
     }
 }
 
@@ -221,7 +281,7 @@ mod tests {
         let probed = read(&bytes, &Limits::default()).unwrap();
         assert!(matches!(
             probed.details,
-            super::super::Details::Jpeg(Details { ended: true, plausible: false })
+            super::super::Details::Jpeg(Details { ended: true, plausible: false, .. })
         ));
     }
 }

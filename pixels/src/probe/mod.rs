@@ -90,7 +90,7 @@ pub(crate) enum Details {
     Jpeg(jpeg::Details),
     Png(png::Details),
     WebP,
-    Gif,
+    Gif(gif::Details),
 }
 
 impl Probed {

@@ -10,6 +10,8 @@ const MAX_EXPANSION: u64 = 1032;
 pub(crate) struct Details {
     /// Whether the data chunks can hold every row at deflate's best.
     pub(crate) plausible: bool,
+    /// Whether the picture is grey without an alpha channel.
+    pub(crate) gray: bool,
 }
 
 /// Reads IHDR and walks over the chunks for the data's length and an `eXIf`.
@@ -53,7 +55,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Probed, Refused> {
     let plausible = u128::from(row_bits.div_ceil(8)) * u128::from(height)
         <= u128::from(data_bytes) * u128::from(MAX_EXPANSION);
     let header = Header { format: Format::Png, width, height, orientation };
-    Ok(Probed { header, details: super::Details::Png(Details { plausible }) })
+    Ok(Probed { header, details: super::Details::Png(Details { plausible, gray: color == 0 }) })
 }
 
 #[cfg(test)]
@@ -89,9 +91,15 @@ mod tests {
     #[test]
     fn a_gigapixel_of_one_bit_in_few_bytes_is_implausible() {
         let probed = read(&png(30_000, 30_000, &[chunk(*b"IDAT", &vec![0; 109_000])])).unwrap();
-        assert!(matches!(probed.details, super::super::Details::Png(Details { plausible: false })));
+        assert!(matches!(
+            probed.details,
+            super::super::Details::Png(Details { plausible: false, .. })
+        ));
         let probed = read(&png(30_000, 30_000, &[chunk(*b"IDAT", &vec![0; 110_000])])).unwrap();
-        assert!(matches!(probed.details, super::super::Details::Png(Details { plausible: true })));
+        assert!(matches!(
+            probed.details,
+            super::super::Details::Png(Details { plausible: true, .. })
+        ));
     }
 
     #[test]
