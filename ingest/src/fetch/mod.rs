@@ -1,1 +1,87 @@
-//! The fetcher.
+//! The polite and safe fetcher: links to pictures.
+//!
+//! ```no_run
+//! use ingest::DialMap;
+//! use ingest::fetch::{FetchPlan, Fetcher};
+//! use stage::{Context, Links};
+//!
+//! # fn main() -> stage::Result<()> {
+//! # let links: Vec<Links> = Vec::new();
+//! let plan = FetchPlan { image_size: 512, ..FetchPlan::default() };
+//! let fetcher = Fetcher::new(&plan, &DialMap::default(), &Context::default())?;
+//! let counts = fetcher.run_unit(&links, 0, &mut |pairs| {
+//!     println!("{} pairs", pairs.len());
+//!     Ok(())
+//! })?;
+//! assert_eq!(counts.entered, counts.kept + counts.dropped_total() + counts.failed_total());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Of each URL, in this order and anew for every redirect: the URL's own rules (`policy`), the
+//! site's robots.txt (`robots`), the vetted address (`address`, `dns`), the request (`get`,
+//! `client`), X-Robots-Tag (`robots_tag`), the body with its caps (`body`); then the header, the
+//! size rules, decoding, resizing and encoding (`picture`). `queue` says whose turn it is, `unit`
+//! runs it all and `rows` puts it in order.
+//!
+//! # Reasons
+//!
+//! A link without a picture has one word in `error_message` and in the counts: under `dropped`
+//! where a rule turned it away, under `failed` where something broke.
+//!
+//! | word | counted as | status | meaning |
+//! | --- | --- | --- | --- |
+//! | `bad_url` | failed | download | not a URL, longer than 2083 bytes, or with control characters |
+//! | `scheme` | dropped | download | neither http nor https |
+//! | `userinfo` | dropped | download | a name or password before the host |
+//! | `port` | dropped | download | a port that `ports` does not list |
+//! | `private_address` | dropped | download | only private, local or reserved addresses |
+//! | `robots` | dropped | download | robots.txt forbids it |
+//! | `robots_unreachable` | failed | download | the site answers, but gives no robots.txt (5xx, 429, too slow) |
+//! | `noai` | dropped | download | X-Robots-Tag forbids it |
+//! | `dns` | failed | download | no address, or none in time |
+//! | `connect` | failed | download | connection refused or impossible |
+//! | `tls` | failed | download | no TLS handshake |
+//! | `timeout_connect` | failed | download | no connection within `connect_timeout` |
+//! | `timeout_first_byte` | failed | download | no head within `first_byte_timeout` |
+//! | `timeout_read` | failed | download | silence in a body for `timeout` |
+//! | `timeout_total` | failed | download | not done within `total_timeout` |
+//! | `too_slow` | failed | download | slower than `min_rate` |
+//! | `too_large` | failed | download | larger than `max_bytes` |
+//! | `short_body` | failed | download | ended before its announced length, or within a chunk |
+//! | `reset` | failed | download | the connection was lost |
+//! | `bad_response` | failed | download | not HTTP |
+//! | `content_encoding` | failed | download | packed, which nobody asked for |
+//! | `http_404` and the like | failed | download | a status other than 200 |
+//! | `bad_redirect` | failed | download | a redirect without a place to go to |
+//! | `redirect_loop` | failed | download | a redirect to where the chain has been |
+//! | `too_many_redirects` | failed | download | more than `max_redirects` |
+//! | `open_files` | failed | download | no file descriptor left on this machine |
+//! | `image_too_small` | dropped | resize | a side under `min_image_size` |
+//! | `image_too_large` | dropped | resize | an area over `max_image_area` |
+//! | `aspect_ratio` | dropped | resize | a shape over `max_aspect_ratio` |
+//! | `not_an_image` | failed | resize | a web page or the like, whatever its name and type say |
+//! | `decoder_panic` | failed | resize | a bug in a decoder, held back |
+//! | the words of [`pixels::Refused`] | failed | resize | `truncated`, `too_many_pixels`, `unsupported_format`, ... |
+
+mod address;
+mod body;
+mod budget;
+mod client;
+mod dns;
+mod get;
+mod key;
+mod picture;
+mod plan;
+mod policy;
+mod queue;
+mod reason;
+mod robots;
+mod robots_tag;
+mod rows;
+mod unit;
+
+pub use dns::{Answer, Lookup, SystemDns};
+pub use plan::{Digest, EncodeFormat, FetchPlan, ResizeMode};
+pub use reason::{Class, Reason};
+pub use unit::Fetcher;

@@ -1,0 +1,392 @@
+//! What a recipe can say about `fetch`: img2dataset's names and defaults where it has one.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use stage::{Error, Result};
+
+use crate::DialMap;
+
+/// How links become pictures.
+///
+/// Names and defaults are img2dataset's (1.47, `main.py`) down to
+/// `disallowed_header_directives`; what follows has no counterpart there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FetchPlan {
+    /// Side that `resize_mode` speaks of, pixels, 1 to 8192. Default 256.
+    pub image_size: u32,
+    /// What happens to a picture of another size. Default `border`.
+    pub resize_mode: ResizeMode,
+    /// Leaves pictures alone that are not larger than `image_size`. Default false.
+    pub resize_only_if_bigger: bool,
+    /// Container of the pictures that are written. Default `jpg`.
+    pub encode_format: EncodeFormat,
+    /// `jpg`: quality, 1 to 100. `png`: compression, 0 to 9. `webp`: 101, which means lossless;
+    /// lossy webp cannot be written. Default 95.
+    pub encode_quality: u8,
+    /// Keeps the downloaded bytes, metadata included, where the picture needed no change and has
+    /// the right container already. Default false.
+    pub skip_reencode: bool,
+    /// Longest silence in the middle of a body, seconds, above 0. Default 10.
+    pub timeout: f64,
+    /// How often a URL is tried again after a broken connection, 408, 429 or 5xx, 0 to 10.
+    /// Default 0.
+    pub retries: u32,
+    /// Requests in flight, 1 to 10000. Default 256.
+    pub thread_count: u32,
+    /// Links a unit, and so rows a shard, 1 to 1000000. Default 10000.
+    pub number_sample_per_shard: u32,
+    /// Digits of a shard's number, 1 to 9. Default 5; DataComp has 8.
+    pub oom_shard_count: u32,
+    /// Smallest side that is kept, pixels. Default 0.
+    pub min_image_size: u32,
+    /// Largest area that is kept, pixels; null for any. Default null.
+    pub max_image_area: Option<u64>,
+    /// Largest long side over short side that is kept, at least 1; null for any that the decoder's
+    /// guard (20) lets pass. Default null.
+    pub max_aspect_ratio: Option<f64>,
+    /// Digest of the downloaded bytes; null for none. Default `sha256`.
+    pub compute_hash: Option<Digest>,
+    /// Link columns that are carried to the output beside `uid`. Default none.
+    pub save_additional_columns: Vec<String>,
+    /// Name under which sites address this crawl in robots.txt and X-Robots-Tag; letters, digits,
+    /// `-` and `_`. Default null: `clipmill`.
+    pub user_agent_token: Option<String>,
+    /// X-Robots-Tag directives that forbid the use of a picture. Default `noai, noimageai,
+    /// noindex, noimageindex`.
+    pub disallowed_header_directives: Vec<String>,
+
+    /// Longest wait for a connection: the name, the socket and TLS, seconds, above 0. Default 5.
+    pub connect_timeout: f64,
+    /// Longest wait for the head of an answer, connecting included, seconds, at least
+    /// `connect_timeout`. Default 10.
+    pub first_byte_timeout: f64,
+    /// Longest time for one URL with its redirects and retries, seconds, at least
+    /// `first_byte_timeout`. Default 30.
+    pub total_timeout: f64,
+    /// Largest body, bytes, 1 to 1073741824. Default 20971520 (20 MiB).
+    pub max_bytes: u64,
+    /// Slowest body, bytes a second, measured over `min_rate_window`; 0 for none. Default 1024.
+    pub min_rate: u64,
+    /// Time over which `min_rate` is measured, seconds, above 0. Default 5.
+    pub min_rate_window: f64,
+    /// Redirects followed for one URL, 0 to 20. Default 5.
+    pub max_redirects: u32,
+    /// Longest wait before a retry, whatever `Retry-After` says, seconds. Default 10.
+    pub max_retry_wait: f64,
+    /// Asks each site's robots.txt and obeys it. Default true.
+    pub robots: bool,
+    /// Requests in flight to one registrable domain, 1 to 1000. Default 8.
+    pub max_per_host: u32,
+    /// Ports that may be dialled. Default 80, 443, 8080, 8443.
+    pub ports: Vec<u16>,
+    /// Hosts, by name or literal address, that may lie on this machine's loopback. Default none.
+    pub allow_loopback: Vec<String>,
+    /// Hosts (`*` for all) that are asked, in plain http, at this address instead of where the DNS
+    /// says: for replays and demos. Default none.
+    pub dial: DialMap,
+}
+
+/// What happens to a picture of another size than `image_size`; img2dataset's five modes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ResizeMode {
+    /// Largest side to `image_size`, then white borders to a square.
+    Border,
+    /// Smallest side to `image_size`.
+    KeepRatio,
+    /// Largest side to `image_size`.
+    KeepRatioLargest,
+    /// Smallest side to `image_size`, then the square in the centre.
+    CenterCrop,
+    /// As it is.
+    No,
+}
+
+/// Container of the pictures that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EncodeFormat {
+    /// JPEG.
+    Jpg,
+    /// PNG.
+    Png,
+    /// Lossless WebP.
+    Webp,
+}
+
+/// Digest of the downloaded bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Digest {
+    /// SHA-256, hex.
+    Sha256,
+}
+
+impl Default for FetchPlan {
+    fn default() -> Self {
+        Self {
+            image_size: 256,
+            resize_mode: ResizeMode::Border,
+            resize_only_if_bigger: false,
+            encode_format: EncodeFormat::Jpg,
+            encode_quality: 95,
+            skip_reencode: false,
+            timeout: 10.0,
+            retries: 0,
+            thread_count: 256,
+            number_sample_per_shard: 10_000,
+            oom_shard_count: 5,
+            min_image_size: 0,
+            max_image_area: None,
+            max_aspect_ratio: None,
+            compute_hash: Some(Digest::Sha256),
+            save_additional_columns: Vec::new(),
+            user_agent_token: None,
+            disallowed_header_directives: ["noai", "noimageai", "noindex", "noimageindex"]
+                .map(str::to_owned)
+                .to_vec(),
+            connect_timeout: 5.0,
+            first_byte_timeout: 10.0,
+            total_timeout: 30.0,
+            max_bytes: 20 << 20,
+            min_rate: 1024,
+            min_rate_window: 5.0,
+            max_redirects: 5,
+            max_retry_wait: 10.0,
+            robots: true,
+            max_per_host: 8,
+            ports: vec![80, 443, 8080, 8443],
+            allow_loopback: Vec::new(),
+            dial: DialMap::default(),
+        }
+    }
+}
+
+/// Columns that img2dataset and `Pairs` write themselves.
+const TAKEN: [&str; 14] = [
+    "key",
+    "caption",
+    "url",
+    "width",
+    "height",
+    "original_width",
+    "original_height",
+    "status",
+    "error_message",
+    "exif",
+    "md5",
+    "sha256",
+    "sha512",
+    "image",
+];
+
+impl FetchPlan {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// Names the field, its range and what was given.
+    pub fn validate(&self) -> Result<()> {
+        whole("image_size", self.image_size, 1, 8192)?;
+        whole("retries", self.retries, 0, 10)?;
+        whole("thread_count", self.thread_count, 1, 10_000)?;
+        whole("number_sample_per_shard", self.number_sample_per_shard, 1, 1_000_000)?;
+        whole("oom_shard_count", self.oom_shard_count, 1, 9)?;
+        whole("max_redirects", self.max_redirects, 0, 20)?;
+        whole("max_per_host", self.max_per_host, 1, 1000)?;
+        whole("max_bytes", self.max_bytes, 1, 1 << 30)?;
+        self.validate_encoding()?;
+        let times = [
+            ("timeout", self.timeout),
+            ("connect_timeout", self.connect_timeout),
+            ("first_byte_timeout", self.first_byte_timeout),
+            ("total_timeout", self.total_timeout),
+            ("min_rate_window", self.min_rate_window),
+            ("max_retry_wait", self.max_retry_wait),
+        ];
+        for (field, seconds) in times {
+            // A day is longer than any answer and short enough for every clock.
+            if !(seconds > 0.0 && seconds <= 86_400.0) {
+                return refuse(format!(
+                    "{field} must lie above 0 and at most at 86400 seconds, got {seconds}"
+                ));
+            }
+        }
+        at_least(
+            "first_byte_timeout",
+            self.first_byte_timeout,
+            "connect_timeout",
+            self.connect_timeout,
+        )?;
+        at_least(
+            "total_timeout",
+            self.total_timeout,
+            "first_byte_timeout",
+            self.first_byte_timeout,
+        )?;
+        if let Some(ratio) = self.max_aspect_ratio
+            && (ratio.is_nan() || ratio < 1.0)
+        {
+            return refuse(format!("max_aspect_ratio must be at least 1, got {ratio}"));
+        }
+        if self.ports.is_empty() || self.ports.contains(&0) {
+            return refuse("ports must name at least one port, each from 1 to 65535".to_owned());
+        }
+        if let Some(token) = &self.user_agent_token
+            && (token.is_empty()
+                || token.len() > 64
+                || !token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'))
+        {
+            return refuse(format!(
+                "user_agent_token must be 1 to 64 letters, digits, `-` or `_`, got `{token}`"
+            ));
+        }
+        for column in &self.save_additional_columns {
+            if TAKEN.contains(&column.as_str()) {
+                return refuse(format!(
+                    "save_additional_columns: `{column}` is a column of the output already"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_encoding(&self) -> Result<()> {
+        let quality = self.encode_quality;
+        match self.encode_format {
+            EncodeFormat::Jpg => whole("encode_quality of jpg", u32::from(quality), 1, 100),
+            EncodeFormat::Png => whole("encode_quality of png", u32::from(quality), 0, 9),
+            EncodeFormat::Webp if quality > 100 => Ok(()),
+            EncodeFormat::Webp => Err(Error::recipe(format!(
+                "encode_format webp with encode_quality {quality} is lossy webp, which clipmill \
+                 cannot write"
+            ))
+            .hint("set encode_quality: 101 for lossless webp, or encode_format: jpg")),
+        }
+    }
+
+    /// The name under which sites address this crawl.
+    #[must_use]
+    pub fn agent(&self) -> &str {
+        self.user_agent_token.as_deref().unwrap_or(AGENT)
+    }
+
+    /// What the `User-Agent` header says.
+    #[must_use]
+    pub fn user_agent(&self) -> String {
+        let version = env!("CARGO_PKG_VERSION");
+        match &self.user_agent_token {
+            Some(token) => format!("{AGENT}/{version} (compatible; {token})"),
+            None => format!("{AGENT}/{version}"),
+        }
+    }
+}
+
+/// The name of this crawler where a plan gives none.
+pub(super) const AGENT: &str = "clipmill";
+
+/// A checked number of seconds of the plan.
+pub(super) fn seconds(value: f64) -> Duration {
+    Duration::try_from_secs_f64(value).unwrap_or(Duration::from_hours(24))
+}
+
+fn whole<N: PartialOrd + Copy + std::fmt::Display>(
+    field: &str,
+    got: N,
+    min: N,
+    max: N,
+) -> Result<()> {
+    if got < min || got > max {
+        return refuse(format!("{field} must lie in {min}..={max}, got {got}"));
+    }
+    Ok(())
+}
+
+fn at_least(field: &str, value: f64, floor_field: &str, floor: f64) -> Result<()> {
+    if value < floor {
+        return refuse(format!("{field} must be at least {floor_field} ({floor}), got {value}"));
+    }
+    Ok(())
+}
+
+fn refuse(message: String) -> Result<()> {
+    Err(Error::recipe(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(change: impl FnOnce(&mut FetchPlan)) -> String {
+        let mut plan = FetchPlan::default();
+        change(&mut plan);
+        plan.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_img2datasets_and_valid() {
+        let plan: FetchPlan = serde_json::from_str("{}").unwrap();
+        plan.validate().unwrap();
+        assert_eq!(plan.image_size, 256);
+        assert_eq!(plan.resize_mode, ResizeMode::Border);
+        assert_eq!((plan.encode_format, plan.encode_quality), (EncodeFormat::Jpg, 95));
+        assert_eq!((plan.thread_count, plan.number_sample_per_shard), (256, 10_000));
+        assert!((plan.timeout - 10.0).abs() < f64::EPSILON && plan.retries == 0);
+    }
+
+    #[test]
+    fn datacomps_call_is_a_valid_plan() {
+        let plan: FetchPlan = serde_json::from_str(
+            r#"{"image_size": 512, "resize_mode": "keep_ratio_largest", "retries": 2,
+                "resize_only_if_bigger": true, "thread_count": 128, "oom_shard_count": 8}"#,
+        )
+        .unwrap();
+        plan.validate().unwrap();
+    }
+
+    #[test]
+    fn a_wrong_number_names_its_field_and_range() {
+        assert_eq!(refusal(|p| p.image_size = 0), "image_size must lie in 1..=8192, got 0");
+        assert_eq!(
+            refusal(|p| p.encode_quality = 101),
+            "encode_quality of jpg must lie in 1..=100, got 101"
+        );
+        assert_eq!(
+            refusal(|p| p.max_aspect_ratio = Some(0.5)),
+            "max_aspect_ratio must be at least 1, got 0.5"
+        );
+        assert_eq!(
+            refusal(|p| p.total_timeout = 3.0),
+            "total_timeout must be at least first_byte_timeout (10), got 3"
+        );
+        assert!(refusal(|p| p.timeout = f64::NAN).starts_with("timeout must lie above 0"));
+        assert!(refusal(|p| p.ports.clear()).starts_with("ports must name"));
+        assert!(refusal(|p| p.user_agent_token = Some("a b".into())).ends_with("got `a b`"));
+    }
+
+    #[test]
+    fn lossy_webp_is_refused_by_name_and_lossless_accepted() {
+        let message = refusal(|p| p.encode_format = EncodeFormat::Webp);
+        assert!(message.contains("lossy webp"), "{message}");
+        let plan = FetchPlan {
+            encode_format: EncodeFormat::Webp,
+            encode_quality: 101,
+            ..FetchPlan::default()
+        };
+        plan.validate().unwrap();
+    }
+
+    #[test]
+    fn a_column_of_the_output_cannot_be_carried_along() {
+        let message = refusal(|p| p.save_additional_columns = vec!["sha256".into()]);
+        assert!(message.contains("`sha256` is a column of the output already"), "{message}");
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_by_name() {
+        let message = serde_json::from_str::<FetchPlan>(r#"{"image_sise": 1}"#).unwrap_err();
+        assert!(message.to_string().contains("unknown field `image_sise`"));
+    }
+}

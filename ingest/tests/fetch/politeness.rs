@@ -1,0 +1,160 @@
+//! What sites ask for: robots.txt, X-Robots-Tag, and not to be overrun.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ingest::fetch::FetchPlan;
+
+use crate::server::{Server, head, ok, redirect, respond};
+use crate::{fetch, impatient, jpeg, word};
+
+#[test]
+fn robots_txt_is_asked_once_an_origin_and_obeyed() {
+    let server = Server::with_robots(|request, stream| match request.path.as_str() {
+        "/robots.txt" => ok(stream, b"User-agent: *\nDisallow: /private/\n"),
+        _ => ok(stream, &jpeg(1)),
+    });
+    let urls: Vec<String> = (0..20)
+        .map(|i| {
+            format!("http://a.example/{}/{i}.jpg", if i % 2 == 0 { "open" } else { "private" })
+        })
+        .collect();
+    let fetched = fetch(&impatient(), &server, &urls);
+    assert_eq!((fetched.counts.kept, fetched.counts.dropped["robots"]), (10, 10));
+    assert_eq!(server.hits("a.example/robots.txt"), 1);
+    assert_eq!(server.log().len(), 10);
+
+    let without = FetchPlan { robots: false, ..impatient() };
+    assert_eq!(word(&without, &server, "http://b.example/private/1.jpg"), "success");
+    assert_eq!(server.hits("b.example/robots.txt"), 0);
+}
+
+#[test]
+fn a_missing_robots_txt_allows_and_an_unreachable_one_forbids() {
+    let server = Server::with_robots(|request, stream| {
+        if request.path != "/robots.txt" {
+            return ok(stream, &jpeg(1));
+        }
+        match request.host.as_str() {
+            "missing.example" => respond(stream, "404 Not Found", "", b"Disallow: /"),
+            "forbidden.example" => respond(stream, "403 Forbidden", "", b""),
+            "page.example" => ok(stream, b"<html>User-agent? Disallow? Not here.</html>"),
+            "broken.example" => respond(stream, "500 Internal Server Error", "", b""),
+            "busy.example" => respond(stream, "429 Too Many Requests", "", b""),
+            "silent.example" => {
+                std::thread::sleep(Duration::from_millis(900));
+                Ok(())
+            }
+            "moved.example" => redirect(stream, "http://rules.example/robots.txt"),
+            "rules.example" => ok(stream, b"User-agent: *\nDisallow: /1.jpg\n"),
+            "circle.example" => redirect(stream, "/robots.txt"),
+            "inside.example" => redirect(stream, "http://10.0.0.1/robots.txt"),
+            "huge.example" => {
+                let rules = "Disallow: /*a*b*c*d*e*f*g*h*i*j*k\n".repeat(180_000);
+                let text = format!("User-agent: *\n{rules}");
+                ok(stream, text.as_bytes())
+            }
+            "endless.example" => {
+                head(stream, "")?;
+                loop {
+                    std::io::Write::write_all(stream, &[b'#'; 4096])?;
+                }
+            }
+            other => panic!("{other}"),
+        }
+    });
+    let table = [
+        ("missing", "success"),
+        ("forbidden", "success"),
+        ("page", "success"),
+        ("broken", "robots_unreachable"),
+        ("busy", "robots_unreachable"),
+        ("silent", "robots_unreachable"),
+        ("moved", "robots"),
+        ("circle", "success"),
+        ("inside", "private_address"),
+        ("huge", "success"),
+        ("endless", "success"),
+    ];
+    let urls = table.map(|(host, _)| format!("http://{host}.example/1.jpg"));
+    let fetched = fetch(&impatient(), &server, &urls);
+    for ((host, expected), word) in table.iter().zip(fetched.words()) {
+        assert_eq!(word, *expected, "{host}");
+    }
+}
+
+#[test]
+fn a_group_for_our_token_is_found_whatever_its_case() {
+    let server = Server::with_robots(|request, stream| match request.path.as_str() {
+        "/robots.txt" => {
+            ok(stream, b"User-agent: *\nDisallow:\n\nUser-agent: MillBot\nDisallow: /\n")
+        }
+        _ => ok(stream, &jpeg(1)),
+    });
+    let token = FetchPlan { user_agent_token: Some("millbot".into()), ..impatient() };
+    assert_eq!(word(&token, &server, "http://a.example/1.jpg"), "robots");
+    assert_eq!(word(&impatient(), &server, "http://a.example/1.jpg"), "success");
+}
+
+#[test]
+fn any_of_three_x_robots_tag_headers_opts_out() {
+    let server = Server::start(|request, stream| {
+        let headers = match request.path.as_str() {
+            "/three.jpg" => {
+                "X-Robots-Tag: nofollow\r\nx-robots-tag: otherbot: noindex\r\nX-ROBOTS-TAG: NoAI\r\n"
+            }
+            "/token.jpg" => "X-Robots-Tag: MILLBOT: noimageai\r\n",
+            _ => "X-Robots-Tag: otherbot: noai\r\nX-Robots-Tag: nofollow, nosnippet\r\n",
+        };
+        respond(stream, "200 OK", headers, &jpeg(1))
+    });
+    let plan = FetchPlan { user_agent_token: Some("millbot".into()), ..impatient() };
+    let urls = ["/three.jpg", "/token.jpg", "/other.jpg"].map(|p| format!("http://a.example{p}"));
+    let fetched = fetch(&plan, &server, &urls);
+    assert_eq!(fetched.words(), ["noai", "noai", "success"]);
+    assert_eq!(fetched.counts.dropped["noai"], 2);
+    let deaf = FetchPlan { disallowed_header_directives: Vec::new(), ..plan };
+    assert_eq!(word(&deaf, &server, "http://a.example/three.jpg"), "success");
+}
+
+#[test]
+fn two_hundred_urls_of_a_slow_host_do_not_starve_the_others() {
+    let server = Server::start(|request, stream| {
+        if request.host.ends_with("slow.example") {
+            std::thread::sleep(Duration::from_millis(25));
+        }
+        ok(stream, &jpeg(1))
+    });
+    let mut urls: Vec<String> =
+        (0..200).map(|i| format!("http://cdn{}.slow.example/{i}.jpg", i % 3)).collect();
+    urls.extend((0..50).map(|i| format!("http://h{i}.example/1.jpg")));
+    let plan = FetchPlan { thread_count: 16, ..FetchPlan::default() };
+    let fetched = fetch(&plan, &server, &urls);
+    assert_eq!(fetched.counts.kept, 250);
+    let log = server.log();
+    let last_other = log.iter().rposition(|r| !r.host.ends_with("slow.example")).unwrap();
+    let slow_before = log[..last_other].iter().filter(|r| r.host.ends_with("slow.example")).count();
+    assert!(
+        slow_before < 100,
+        "{slow_before} of 200 slow requests came before the last other host"
+    );
+}
+
+#[test]
+fn a_domain_never_has_more_requests_than_its_limit() {
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let server = {
+        let (now, most) = (Arc::clone(&now), Arc::clone(&most));
+        Server::start(move |_, stream| {
+            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(5));
+            now.fetch_sub(1, Ordering::SeqCst);
+            ok(stream, &jpeg(1))
+        })
+    };
+    let urls: Vec<String> = (0..60).map(|i| format!("http://h{i}.one.example/1.jpg")).collect();
+    let plan = FetchPlan { max_per_host: 3, ..FetchPlan::default() };
+    assert_eq!(fetch(&plan, &server, &urls).counts.kept, 60);
+    assert!(most.load(Ordering::SeqCst) <= 3, "{most:?}");
+}
