@@ -199,6 +199,9 @@ impl<T: Float> Work for Forward<'_, T> {
         let Form { heads, head, causal } = self.form;
         let width = heads * head;
         let n = self.qkv.len() / (3 * width);
+        if n == 0 {
+            return;
+        }
         let s = self.scratch;
         let wide = padded(head);
         for h in 0..heads {
@@ -231,6 +234,9 @@ impl<T: Float> Work for Backward<'_, T> {
         let Form { heads, head, causal } = self.form;
         let width = heads * head;
         let n = self.qkv.len() / (3 * width);
+        if n == 0 {
+            return;
+        }
         let s = self.scratch;
         let (wide, long) = (padded(head), padded(n));
         for h in 0..heads {

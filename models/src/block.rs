@@ -1,0 +1,250 @@
+//! The residual attention block of both towers, in every form of its FFN.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Result, Tensor, Var};
+
+use crate::repavit::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, BatchNorm, FoldedFfn, IdleFfn};
+use crate::shapes::Ffn;
+
+/// LayerNorm's eps (`torch.nn.LayerNorm`), everywhere in CLIP.
+pub(crate) const LAYER_NORM_EPS: f64 = 1e-5;
+
+/// Tensors by name, to build a tower from.
+pub(crate) struct Source<'a> {
+    pub(crate) tensors: &'a BTreeMap<String, Tensor>,
+    pub(crate) buffers: &'a BTreeMap<String, Var>,
+}
+
+impl Source<'_> {
+    pub(crate) fn get(&self, name: &str) -> Result<Tensor> {
+        match self.tensors.get(name) {
+            Some(tensor) => Ok(tensor.clone()),
+            None => candle_core::bail!("no tensor `{name}`"),
+        }
+    }
+
+    fn buffer(&self, name: &str) -> Result<Var> {
+        match self.buffers.get(name) {
+            Some(var) => Ok(var.clone()),
+            None => candle_core::bail!("no buffer `{name}`"),
+        }
+    }
+
+    pub(crate) fn norm(&self, at: &str) -> Result<Norm> {
+        Ok(Norm {
+            weight: self.get(&format!("{at}.weight"))?,
+            bias: self.get(&format!("{at}.bias"))?,
+        })
+    }
+
+    fn batch_norm(&self, at: &str) -> Result<BatchNormLayer> {
+        Ok(BatchNormLayer {
+            weight: self.get(&format!("{at}.weight"))?,
+            bias: self.get(&format!("{at}.bias"))?,
+            mean: self.buffer(&format!("{at}.running_mean"))?,
+            variance: self.buffer(&format!("{at}.running_var"))?,
+        })
+    }
+}
+
+/// LayerNorm.
+#[derive(Debug, Clone)]
+pub(crate) struct Norm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Norm {
+    /// (.., C) → (.., C)
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::layer_norm(x, &self.weight, &self.bias, LAYER_NORM_EPS)
+    }
+}
+
+/// What a forward pass must know beside its input.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pass<'a> {
+    /// Whether BatchNorm takes the batch's statistics and updates the running ones.
+    pub(crate) train: bool,
+    /// x·σ(1.702 x) instead of the exact GELU.
+    pub(crate) quick: bool,
+    pub(crate) heads: usize,
+    pub(crate) causal: bool,
+    /// For (ΣN, C) inputs the length of each sequence; for (B, N, C) inputs nothing.
+    pub(crate) lengths: Option<&'a [usize]>,
+}
+
+/// `x + attention(ln_1 x)`, then the FFN with its residual.
+#[derive(Debug, Clone)]
+pub(crate) struct Block {
+    ln_1: Norm,
+    in_proj: (Tensor, Tensor),
+    out_proj: (Tensor, Tensor),
+    ffn: FfnLayer,
+}
+
+#[derive(Debug, Clone)]
+enum FfnLayer {
+    Plain { ln_2: Norm, fc: (Tensor, Tensor), proj: (Tensor, Tensor) },
+    Idle(Box<IdleLayer>),
+    Folded(FoldedFfn),
+}
+
+#[derive(Debug, Clone)]
+struct IdleLayer {
+    bn_1: BatchNormLayer,
+    fc: (Tensor, Tensor),
+    bn_2: BatchNormLayer,
+    proj: (Tensor, Tensor),
+    active: usize,
+}
+
+#[derive(Debug, Clone)]
+struct BatchNormLayer {
+    weight: Tensor,
+    bias: Tensor,
+    mean: Var,
+    variance: Var,
+}
+
+impl Block {
+    pub(crate) fn new(source: &Source, at: &str, ffn: Option<Ffn>) -> Result<Self> {
+        let pair = |name: &str| -> Result<(Tensor, Tensor)> {
+            Ok((
+                source.get(&format!("{at}.{name}.weight"))?,
+                source.get(&format!("{at}.{name}.bias"))?,
+            ))
+        };
+        let layer = match ffn {
+            None => FfnLayer::Plain {
+                ln_2: source.norm(&format!("{at}.ln_2"))?,
+                fc: pair("mlp.c_fc")?,
+                proj: pair("mlp.c_proj")?,
+            },
+            Some(Ffn::Idle { active }) => FfnLayer::Idle(Box::new(IdleLayer {
+                bn_1: source.batch_norm(&format!("{at}.mlp.bn_1"))?,
+                fc: pair("mlp.c_fc")?,
+                bn_2: source.batch_norm(&format!("{at}.mlp.bn_2"))?,
+                proj: pair("mlp.c_proj")?,
+                active,
+            })),
+            Some(Ffn::Folded { active }) => {
+                let (idle_weight, idle_bias) = pair("mlp.c_idle")?;
+                let active = if active == 0 {
+                    None
+                } else {
+                    let (u, shift) = pair("mlp.c_fc")?;
+                    Some((u, shift, source.get(&format!("{at}.mlp.c_proj.weight"))?))
+                };
+                FfnLayer::Folded(FoldedFfn { idle_weight, idle_bias, active })
+            }
+        };
+        Ok(Self {
+            ln_1: source.norm(&format!("{at}.ln_1"))?,
+            in_proj: (
+                source.get(&format!("{at}.attn.in_proj_weight"))?,
+                source.get(&format!("{at}.attn.in_proj_bias"))?,
+            ),
+            out_proj: pair("attn.out_proj")?,
+            ffn: layer,
+        })
+    }
+
+    /// (B, N, C) → (B, N, C), or (ΣN, C) → (ΣN, C) with `pass.lengths`
+    pub(crate) fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        let x = self.attend(x, pass)?;
+        self.feed(&x, pass)
+    }
+
+    /// The attention half, with its residual.
+    fn attend(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        let (w, b) = &self.in_proj;
+        let qkv = kernels::linear(&self.ln_1.forward(x)?, w, Some(b))?;
+        let y = match pass.lengths {
+            Some(lengths) => kernels::attention_ragged(&qkv, lengths, pass.heads, pass.causal)?,
+            None => kernels::attention(&qkv, pass.heads, pass.causal)?,
+        };
+        let (w, b) = &self.out_proj;
+        x + kernels::linear(&y, w, Some(b))?
+    }
+
+    /// The FFN half, with its residual.
+    fn feed(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        let gelu = if pass.quick { kernels::quick_gelu } else { kernels::gelu };
+        match &self.ffn {
+            FfnLayer::Plain { ln_2, fc, proj } => {
+                let h = gelu(&kernels::linear(&ln_2.forward(x)?, &fc.0, Some(&fc.1))?)?;
+                x + kernels::linear(&h, &proj.0, Some(&proj.1))?
+            }
+            FfnLayer::Idle(ffn) => {
+                let h = kernels::linear(&ffn.bn_1.forward(x, pass)?, &ffn.fc.0, Some(&ffn.fc.1))?;
+                let h = kernels::gelu_first(&h, ffn.active, pass.quick)?;
+                let h = ffn.bn_2.forward(&h, pass)?;
+                x + kernels::linear(&h, &ffn.proj.0, Some(&ffn.proj.1))?
+            }
+            FfnLayer::Folded(ffn) => {
+                let y = kernels::linear(x, &ffn.idle_weight, Some(&ffn.idle_bias))?;
+                match &ffn.active {
+                    None => Ok(y),
+                    Some((u, shift, v)) => {
+                        let h = gelu(&kernels::linear(x, u, Some(shift))?)?;
+                        y + kernels::linear(&h, v, None)?
+                    }
+                }
+            }
+        }
+    }
+
+    /// The FFN with idle channels, to fold it.
+    pub(crate) fn idle_ffn(&self) -> Option<IdleFfn> {
+        let FfnLayer::Idle(ffn) = &self.ffn else { return None };
+        Some(IdleFfn {
+            bn_1: ffn.bn_1.values(),
+            fc_weight: ffn.fc.0.clone(),
+            fc_bias: ffn.fc.1.clone(),
+            bn_2: ffn.bn_2.values(),
+            proj_weight: ffn.proj.0.clone(),
+            proj_bias: ffn.proj.1.clone(),
+            active: ffn.active,
+        })
+    }
+}
+
+impl BatchNormLayer {
+    /// (.., C) → (.., C)
+    fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        if !pass.train {
+            return kernels::batch_norm(
+                x,
+                &self.weight,
+                &self.bias,
+                &self.mean,
+                &self.variance,
+                BATCH_NORM_EPS,
+            );
+        }
+        let (y, batch) = kernels::batch_norm_train(x, &self.weight, &self.bias, BATCH_NORM_EPS)?;
+        // The running variance takes the unbiased one; of a single row there is none.
+        let count = batch.count as f64;
+        let unbiased = (batch.variance * (count / (count - 1.0).max(1.0)))?;
+        blend(&self.mean, &batch.mean)?;
+        blend(&self.variance, &unbiased)?;
+        Ok(y)
+    }
+
+    fn values(&self) -> BatchNorm {
+        BatchNorm {
+            weight: self.weight.clone(),
+            bias: self.bias.clone(),
+            mean: self.mean.as_tensor().clone(),
+            variance: self.variance.as_tensor().clone(),
+        }
+    }
+}
+
+/// running = (1 - momentum)·running + momentum·batch
+fn blend(running: &Var, batch: &Tensor) -> Result<()> {
+    let kept = (running.as_tensor().detach() * (1.0 - BATCH_NORM_MOMENTUM))?;
+    running.set(&(kept + (batch * BATCH_NORM_MOMENTUM)?)?)
+}

@@ -1,0 +1,166 @@
+//! RePaViT's block against the reference's numbers (`golden/repavit`).
+
+#[path = "../tests/shared_data/mod.rs"]
+mod shared_data;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor, Var, safetensors};
+
+use crate::block::{Block, Pass, Source};
+use crate::repavit::{active_channels, fold_block};
+use crate::shapes::Ffn;
+
+type Tensors = BTreeMap<String, Tensor>;
+
+const PASS: Pass = Pass { train: false, quick: false, heads: 3, causal: false, lengths: None };
+
+fn load(folder: &Path, file: &str) -> Tensors {
+    safetensors::load(folder.join(file), &Device::Cpu).unwrap().into_iter().collect()
+}
+
+fn worst(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.dims(), b.dims());
+    let difference = (a - b).unwrap().abs().unwrap().flatten_all().unwrap();
+    f64::from(difference.max(0).unwrap().to_scalar::<f32>().unwrap())
+}
+
+fn relative(a: &Tensor, b: &Tensor) -> f64 {
+    worst(a, b) / worst(b, &b.zeros_like().unwrap())
+}
+
+/// Our name of a tensor of the reference's block.
+fn our_name(theirs: &str) -> String {
+    let (layer, rest) = theirs.rsplit_once('.').unwrap();
+    let layer = match layer {
+        "attn.norm" => "ln_1",
+        "attn.qkv" => return format!("b.attn.in_proj_{rest}"),
+        "attn.proj" => "attn.out_proj",
+        "mlp.norm1" => "mlp.bn_1",
+        "mlp.norm2" => "mlp.bn_2",
+        "mlp.fc1" => "mlp.c_fc",
+        "mlp.fc2" => "mlp.c_proj",
+        other => panic!("{other}"),
+    };
+    format!("b.{layer}.{rest}")
+}
+
+/// Trainable tensors and statistics of a case.
+fn variables(weights: &Tensors, case: &str) -> (BTreeMap<String, Var>, BTreeMap<String, Var>) {
+    let prefix = format!("{case}.");
+    let of_case = weights.iter().filter_map(|(name, t)| Some((name.strip_prefix(&prefix)?, t)));
+    of_case
+        .filter(|(name, _)| !name.ends_with("num_batches_tracked"))
+        .map(|(name, t)| (our_name(name), Var::from_tensor(t).unwrap()))
+        .partition(|(name, _)| !name.contains("running"))
+}
+
+fn block(vars: &BTreeMap<String, Var>, buffers: &BTreeMap<String, Var>, active: usize) -> Block {
+    let tensors: Tensors =
+        vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+    let source = Source { tensors: &tensors, buffers };
+    Block::new(&source, "b", Some(Ffn::Idle { active })).unwrap()
+}
+
+const CASES: [(&str, usize, f64); 4] =
+    [("r075", 96, 0.75), ("r050", 96, 0.5), ("r100", 96, 1.0), ("r025_odd", 61, 0.25)];
+
+#[test]
+fn outputs_statistics_gradients_and_folds_equal_the_references() {
+    let Some(folder) = shared_data::shared("data/golden/repavit") else { return };
+    let file = |name: &str| load(&folder, name);
+    let (inputs, weights) = (file("inputs.safetensors"), file("weights.safetensors"));
+    let (outputs, grads) = (file("outputs.safetensors"), file("grads.safetensors"));
+    let folded = file("folded.safetensors");
+    for (case, hidden, ratio) in CASES {
+        let active = active_channels(hidden, ratio).unwrap();
+        let (vars, buffers) = variables(&weights, case);
+        let block = block(&vars, &buffers, active);
+
+        let y = block.forward(&inputs["x"], PASS).unwrap();
+        let expected = &outputs[&format!("{case}.eval")];
+        assert!(relative(&y, expected) < 3e-6, "{case}: eval {:e}", relative(&y, expected));
+
+        let fold = fold_block(&block.idle_ffn().unwrap()).unwrap();
+        let get = |name: &str| folded.get(&format!("{case}.mlp.{name}"));
+        assert!(worst(&fold.idle_weight, get("fc1.weight").unwrap()) < 1e-6);
+        assert!(worst(&fold.idle_bias, get("fc1.bias").unwrap()) < 1e-6);
+        assert_eq!(fold.active.is_some(), get("fc2.weight").is_some());
+        if let Some((u, shift, v)) = &fold.active {
+            assert!(worst(u, get("fc2.weight").unwrap()) < 1e-6);
+            assert!(worst(shift, get("fc2.bias").unwrap()) < 1e-6);
+            assert!(worst(v, get("fc3.weight").unwrap()) < 1e-6);
+        }
+        let mut tensors: Tensors =
+            vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+        tensors.insert("b.mlp.c_idle.weight".into(), fold.idle_weight);
+        tensors.insert("b.mlp.c_idle.bias".into(), fold.idle_bias);
+        if let Some((u, shift, v)) = fold.active {
+            tensors.insert("b.mlp.c_fc.weight".into(), u);
+            tensors.insert("b.mlp.c_fc.bias".into(), shift);
+            tensors.insert("b.mlp.c_proj.weight".into(), v);
+        }
+        let source = Source { tensors: &tensors, buffers: &BTreeMap::new() };
+        let inference = Block::new(&source, "b", Some(Ffn::Folded { active })).unwrap();
+        let z = inference.forward(&inputs["x"], PASS).unwrap();
+        let expected = &outputs[&format!("{case}.folded")];
+        assert!(relative(&z, expected) < 3e-6, "{case}: folded");
+        assert!(relative(&z, &y) < 3e-6, "{case}: fold against unfold");
+
+        let x = Var::from_tensor(&inputs["x"]).unwrap();
+        let y = block.forward(&x, Pass { train: true, ..PASS }).unwrap();
+        assert!(relative(&y, &outputs[&format!("{case}.train")]) < 3e-6, "{case}: train");
+        for (name, var) in &buffers {
+            let key = outputs.keys().find(|key| {
+                key.strip_prefix(&format!("{case}.after_train."))
+                    .is_some_and(|theirs| !theirs.ends_with("tracked") && our_name(theirs) == *name)
+            });
+            let expected = &outputs[key.unwrap()];
+            assert!(relative(var, expected) < 1e-6, "{case}: {name}");
+        }
+        let loss = (y * &inputs["cotangent"]).unwrap().sum_all().unwrap();
+        let got = loss.backward().unwrap();
+        assert!(relative(got.get(&x).unwrap(), &grads[&format!("{case}.input")]) < 2e-5);
+        let prefix = format!("{case}.");
+        let mut compared = 0;
+        for (theirs, expected) in &grads {
+            let Some(theirs) = theirs.strip_prefix(&prefix) else { continue };
+            if theirs == "input" {
+                continue;
+            }
+            let name = our_name(theirs);
+            let got = got.get(&vars[&name]).unwrap();
+            compared += 1;
+            if name == "b.attn.in_proj_bias" {
+                // The middle third, of the keys, is rounding noise.
+                let thirds = |t: &Tensor| t.chunk(3, 0).unwrap();
+                let (got, expected) = (thirds(got), thirds(expected));
+                assert!(worst(&got[1], &expected[1]) < 1e-6, "{case}: {name}, keys");
+                for i in [0, 2] {
+                    assert!(relative(&got[i], &expected[i]) < 2e-5, "{case}: {name} {i}");
+                }
+            } else if worst(expected, &expected.zeros_like().unwrap()) < 1e-5 {
+                // Gradients that are zero but for rounding (a shift before BatchNorm).
+                assert!(worst(got, expected) < 1e-5, "{case}: {name}");
+            } else {
+                let error = relative(got, expected);
+                assert!(error < 2e-5, "{case}: {name}: {error:e}");
+            }
+        }
+        assert_eq!(compared, vars.len(), "{case}");
+    }
+}
+
+#[test]
+fn batch_statistics_in_place_of_running_ones_would_be_noticed() {
+    let Some(folder) = shared_data::shared("data/golden/repavit") else { return };
+    let (inputs, weights) =
+        (load(&folder, "inputs.safetensors"), load(&folder, "weights.safetensors"));
+    let outputs = load(&folder, "outputs.safetensors");
+    let (vars, buffers) = variables(&weights, "r050");
+    let y = block(&vars, &buffers, 48)
+        .forward(&inputs["x"].to_dtype(DType::F32).unwrap(), Pass { train: true, ..PASS })
+        .unwrap();
+    assert!(relative(&y, &outputs["r050.eval"]) > 1e-2);
+}

@@ -1,0 +1,180 @@
+//! What training relies on: gradients everywhere, statistics, no history in evaluation.
+
+use candle_core::{DType, Device, Tensor};
+use models::{Clip, ClipConfig, Mode, normalize};
+use stage::Change;
+
+fn config() -> ClipConfig {
+    ClipConfig::from_json(&serde_json::json!({
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 8, "layers": 2, "width": 12, "patch_size": 4, "head_width": 4,
+                       "mlp_ratio": 3.42},
+        "text_cfg": {"context_length": 7, "vocab_size": 20, "width": 8, "heads": 2, "layers": 2}
+    }))
+    .unwrap()
+}
+
+fn batch() -> (Tensor, Tensor) {
+    let count = 4 * 3 * 8 * 8;
+    let pixels: Vec<f32> = (0..count).map(|i| ((i * 37 % 101) as f32 / 50.0) - 1.0).collect();
+    let pixels = Tensor::from_vec(pixels, (4, 3, 8, 8), &Device::Cpu).unwrap();
+    // Every token id, and every position, occurs before an end token (19).
+    let tokens: [[u32; 7]; 4] = [
+        [0, 1, 2, 3, 4, 5, 19],
+        [6, 7, 8, 9, 10, 11, 19],
+        [12, 13, 14, 15, 16, 17, 19],
+        [18, 3, 1, 4, 1, 5, 19],
+    ];
+    (pixels, Tensor::new(&tokens, &Device::Cpu).unwrap())
+}
+
+fn loss(clip: &Clip) -> Tensor {
+    let (pixels, tokens) = batch();
+    let i = normalize(&clip.encode_image(&pixels, Mode::Train).unwrap()).unwrap();
+    let t = normalize(&clip.encode_text(&tokens, Mode::Train).unwrap()).unwrap();
+    let scale = clip.logit_scale().exp().unwrap();
+    let logits = i.matmul(&t.t().unwrap()).unwrap().broadcast_mul(&scale).unwrap();
+    kernels::cross_entropy(&logits, &Tensor::arange(0u32, 4, &Device::Cpu).unwrap()).unwrap()
+}
+
+#[test]
+fn every_parameter_gets_a_gradient_except_the_key_biases() {
+    for changes in [
+        vec![],
+        vec![Change::IdleChannels { ratio: 0.75 }],
+        vec![Change::IdleChannels { ratio: 1.0 }],
+        vec![Change::Folded { ratio: 0.5 }],
+        vec![Change::Folded { ratio: 1.0 }],
+    ] {
+        let clip = Clip::init(&config(), &changes, 1, &Device::Cpu).unwrap();
+        let grads = loss(&clip).backward().unwrap();
+        for (name, var) in clip.params().vars() {
+            let grad = grads.get(var).unwrap_or_else(|| panic!("{name} has no gradient"));
+            assert_eq!(grad.dims(), var.dims(), "{name}");
+            let values = grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let size = |part: &[f32]| part.iter().fold(0f32, |m, v| m.max(v.abs()));
+            if name.ends_with("attn.in_proj_bias") {
+                // Softmax ignores a shift of all keys.
+                let third = values.len() / 3;
+                assert!(size(&values[..third]) > 1e-7, "{name}: queries");
+                assert!(size(&values[third..2 * third]) < 1e-6, "{name}: keys");
+                assert!(size(&values[2 * third..]) > 1e-7, "{name}: values");
+            } else if changes == [Change::IdleChannels { ratio: 1.0 }]
+                && (name.ends_with("mlp.c_fc.bias") || name.ends_with("mlp.bn_1.bias"))
+            {
+                // Without activation BatchNorm 2 takes any shift before it away.
+                assert!(size(&values) < 1e-5, "{name}");
+            } else {
+                assert!(size(&values) > 1e-7, "{name} {changes:?}: {}", size(&values));
+            }
+        }
+    }
+}
+
+#[test]
+fn evaluation_records_no_history_and_changes_no_statistics() {
+    let clip =
+        Clip::init(&config(), &[Change::IdleChannels { ratio: 0.5 }], 1, &Device::Cpu).unwrap();
+    let before: Vec<Vec<f32>> =
+        clip.params().buffers().values().map(|v| v.to_vec1().unwrap()).collect();
+    let (pixels, tokens) = batch();
+    let image = clip.encode_image(&pixels, Mode::Eval).unwrap();
+    let text = clip.encode_text(&tokens, Mode::Eval).unwrap();
+    let grads = (image.sum_all().unwrap() + text.sum_all().unwrap()).unwrap().backward().unwrap();
+    assert!(clip.params().vars().values().all(|var| grads.get(var).is_none()));
+    let after: Vec<Vec<f32>> =
+        clip.params().buffers().values().map(|v| v.to_vec1().unwrap()).collect();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_training_pass_moves_the_running_statistics_by_a_tenth() {
+    let clip =
+        Clip::init(&config(), &[Change::IdleChannels { ratio: 0.5 }], 1, &Device::Cpu).unwrap();
+    loss(&clip);
+    for (name, var) in clip.params().buffers() {
+        let values = var.to_vec1::<f32>().unwrap();
+        let start = if name.ends_with("running_var") { 1.0 } else { 0.0 };
+        assert!(values.iter().any(|v| (v - start).abs() > 1e-4), "{name}");
+        assert!(!name.ends_with("running_var") || values.iter().all(|v| *v >= 0.9), "{name}");
+    }
+}
+
+#[test]
+fn a_step_on_the_variables_is_seen_in_both_modes() {
+    let clip = Clip::init(&config(), &[], 1, &Device::Cpu).unwrap();
+    let (pixels, _) = batch();
+    let features = |mode| clip.encode_image(&pixels, mode).unwrap().to_vec2::<f32>().unwrap();
+    assert_eq!(features(Mode::Train), features(Mode::Eval));
+    let before = features(Mode::Eval);
+    let proj = &clip.params().vars()["visual.proj"];
+    proj.set(&(proj.as_tensor().detach() * 2.0).unwrap()).unwrap();
+    assert_ne!(features(Mode::Eval), before);
+    assert_eq!(features(Mode::Train), features(Mode::Eval));
+}
+
+#[test]
+fn what_stands_behind_the_end_token_changes_nothing() {
+    let clip = Clip::init(&config(), &[], 1, &Device::Cpu).unwrap();
+    let features = |row: [u32; 7]| {
+        let tokens = Tensor::new(&[row], &Device::Cpu).unwrap();
+        clip.encode_text(&tokens, Mode::Eval).unwrap().to_vec2::<f32>().unwrap()
+    };
+    assert_eq!(features([3, 1, 19, 0, 0, 0, 0]), features([3, 1, 19, 4, 4, 19, 2]));
+    assert_ne!(features([3, 1, 19, 0, 0, 0, 0]), features([1, 3, 19, 0, 0, 0, 0]));
+}
+
+#[test]
+fn features_do_not_depend_on_the_other_samples_of_a_batch() {
+    let clip = Clip::init(&config(), &[], 1, &Device::Cpu).unwrap();
+    let (pixels, tokens) = batch();
+    let all = clip.encode_image(&pixels, Mode::Eval).unwrap();
+    let text = clip.encode_text(&tokens, Mode::Eval).unwrap();
+    for i in 0..4 {
+        let image = clip.encode_image(&pixels.narrow(0, i, 1).unwrap(), Mode::Eval).unwrap();
+        let words = clip.encode_text(&tokens.narrow(0, i, 1).unwrap(), Mode::Eval).unwrap();
+        for (one, many) in [(image, &all), (words, &text)] {
+            let difference = (one - many.narrow(0, i, 1).unwrap()).unwrap().abs().unwrap();
+            let worst =
+                difference.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+            assert!(worst < 1e-6, "{i}: {worst:e}");
+        }
+    }
+}
+
+#[test]
+fn average_pooling_takes_the_patch_tokens() {
+    let mut value = config().to_json();
+    value["vision_cfg"]["pool_type"] = "avg".into();
+    let config = ClipConfig::from_json(&value).unwrap();
+    let clip = Clip::init(&config, &[], 1, &Device::Cpu).unwrap();
+    let (pixels, _) = batch();
+    let states = clip.image_states(&pixels).unwrap();
+    let mean = states["ln_post"].narrow(1, 1, 4).unwrap().mean(1).unwrap();
+    let expected = mean.matmul(clip.params().vars()["visual.proj"].as_tensor()).unwrap();
+    let got = clip.encode_image(&pixels, Mode::Eval).unwrap();
+    let worst = (got - expected).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+    assert!(worst.to_scalar::<f32>().unwrap() < 1e-6);
+}
+
+#[test]
+fn one_seed_gives_one_model() {
+    let sum = |seed: u64| {
+        let clip = Clip::init(&config(), &[], seed, &Device::Cpu).unwrap();
+        let all = clip.params().tensors();
+        all.values()
+            .map(|t| {
+                t.to_dtype(DType::F64)
+                    .unwrap()
+                    .sqr()
+                    .unwrap()
+                    .sum_all()
+                    .unwrap()
+                    .to_scalar::<f64>()
+                    .unwrap()
+            })
+            .sum::<f64>()
+    };
+    assert_eq!(sum(1).to_bits(), sum(1).to_bits());
+    assert_ne!(sum(1).to_bits(), sum(2).to_bits());
+}
