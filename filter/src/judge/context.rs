@@ -1,0 +1,96 @@
+//! What judges are built with.
+
+use std::path::PathBuf;
+
+use candle_core::Device;
+use stage::{Checkpoint, Context, Error, Result};
+
+/// Finds a checkpoint by the name that a recipe gives it, with the folder against which its
+/// relative paths are resolved.
+type FindCheckpoint<'a> = dyn Fn(&str) -> Result<(Checkpoint, PathBuf)> + 'a;
+
+/// What judges are built with: the stage's context, where models run, and who knows the
+/// checkpoints.
+#[derive(Clone)]
+pub struct JudgeContext<'a> {
+    /// Seed, threads, memory, cancellation, progress.
+    pub stage: &'a Context,
+    /// Where models run.
+    pub device: Device,
+    find: Option<&'a FindCheckpoint<'a>>,
+}
+
+impl std::fmt::Debug for JudgeContext<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JudgeContext")
+            .field("stage", self.stage)
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> JudgeContext<'a> {
+    /// Runs models on the CPU and takes checkpoints by path alone.
+    #[must_use]
+    pub fn new(stage: &'a Context) -> Self {
+        Self { stage, device: Device::Cpu, find: None }
+    }
+
+    /// Asks `find` for checkpoints: the runner knows which stage made which.
+    #[must_use]
+    pub fn with_checkpoints(mut self, find: &'a FindCheckpoint<'a>) -> Self {
+        self.find = Some(find);
+        self
+    }
+
+    /// Runs models there.
+    #[must_use]
+    pub fn with_device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// The checkpoint of this name (a stage's id, or the path of a `checkpoint.json` or of the
+    /// folder that holds it), and the folder of its relative paths.
+    ///
+    /// # Errors
+    /// When nobody knows it, or the file cannot be read.
+    pub fn checkpoint(&self, name: &str) -> Result<(Checkpoint, PathBuf)> {
+        match self.find {
+            Some(find) => find(name),
+            None => read_by_path(name),
+        }
+        .map_err(|e| e.at(format!("checkpoint `{name}`")))
+    }
+}
+
+fn read_by_path(name: &str) -> Result<(Checkpoint, PathBuf)> {
+    let mut path = PathBuf::from(name);
+    if path.is_dir() {
+        path.push("checkpoint.json");
+    }
+    if !path.is_file() {
+        return Err(Error::input("there is no such file")
+            .hint("name a checkpoint.json, the folder that holds it, or the id of a train stage"));
+    }
+    let checkpoint = models::read_checkpoint(&path)?;
+    path.pop();
+    Ok((checkpoint, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_that_nobody_knows_is_named() {
+        let stage = Context::default();
+        let error = JudgeContext::new(&stage).checkpoint("no/such").unwrap_err();
+        assert_eq!(error.to_string(), "checkpoint `no/such`: there is no such file");
+        assert_eq!(error.kind(), stage::Kind::Input);
+        let find = |name: &str| Err(Error::recipe(format!("no stage is called {name}")));
+        let cx = JudgeContext::new(&stage).with_checkpoints(&find);
+        let message = cx.checkpoint("scorer").unwrap_err().to_string();
+        assert_eq!(message, "checkpoint `scorer`: no stage is called scorer");
+    }
+}

@@ -1,0 +1,422 @@
+//! What a `where` may say: SQL over the columns of one row, and a few functions of our own.
+//!
+//! | function | value |
+//! | --- | --- |
+//! | `quantile(x, q)` | the exact quantile of `x` over the rows that can be selected, see [`Rank::Quantile`] |
+//! | `top_fraction(x, f)` | DataComp's threshold for the top share `f`, see [`Rank::TopFraction`] |
+//! | `random(share)`, `random(share, seed)` | true for this share of uids, the same in every run |
+//! | `words(text)` | number of words as Python's `str.split()` counts them |
+//!
+//! All else is DataFusion's; what depends on the clock or on chance is refused by name.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, Int64Array};
+use arrow_schema::DataType;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{
+    Column, ScalarValue, SchemaError, exec_datafusion_err, plan_datafusion_err,
+};
+use datafusion::error::DataFusionError;
+use datafusion::functions::math::expr_fn::isnan;
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::{
+    ColumnarValue, ExprSchemable, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility, create_udf,
+};
+use datafusion::prelude::{DataFrame, Expr, cast, lit};
+use datafusion::sql::parser::DFParserBuilder;
+use stage::{Error, Result, Status};
+
+use super::quantile::{self, Rank};
+use super::sample;
+use crate::engine::{Engine, query_error};
+use crate::words::count_words;
+
+/// A column by its exact name.
+pub(super) fn column(name: &str) -> Expr {
+    Expr::Column(Column::new_unqualified(name))
+}
+
+/// Checks that a text is one SQL expression, without knowing the columns.
+pub(super) fn check_grammar(text: &str) -> Result<()> {
+    let parsed = DFParserBuilder::new(text).build().and_then(|mut parser| {
+        let expression = parser.parse_into_expr()?;
+        match expression.alias {
+            Some(alias) => Err(plan_datafusion_err!("`{alias}` is one word too many")),
+            None => Ok(()),
+        }
+    });
+    parsed.map_err(|error| {
+        let error = error.strip_backtrace();
+        let hint = "write one SQL condition, such as clip_score >= 0.28 AND caption_words < 50";
+        Error::recipe(format!("`{text}` is no SQL condition: {error}")).at("where").hint(hint)
+    })
+}
+
+/// Each quantile as written, and its value where there is one.
+pub(super) type Thresholds = Vec<(String, Option<f64>)>;
+
+/// A condition on the rows of a pool, built up of terms that must all hold.
+pub(super) struct Condition<'a> {
+    engine: &'a Engine,
+    frame: &'a DataFrame,
+    /// Rows that can be selected at all: what `quantile` looks at.
+    selectable: Expr,
+    terms: Vec<Expr>,
+}
+
+impl<'a> Condition<'a> {
+    /// No term yet: every row.
+    pub(super) fn new(engine: &'a Engine, frame: &'a DataFrame, keep_dropped: bool) -> Self {
+        let context = engine.context();
+        for placeholder in [PoolFunction::quantile(), PoolFunction::top_fraction()] {
+            context.register_udf(ScalarUDF::from(placeholder));
+        }
+        context.register_udf(ScalarUDF::from(PoolFunction::random()));
+        context.register_udf(words());
+        let mut condition = Self { engine, frame, selectable: lit(true), terms: Vec::new() };
+        if condition.has("status") {
+            // A row without a status is one of a pool that has none.
+            let success = column("status").eq(lit(Status::Success.as_str()));
+            condition.selectable = success.or(column("status").is_null());
+        }
+        if condition.has("reason") && !keep_dropped {
+            condition.selectable = condition.selectable.and(column("reason").is_null());
+        }
+        condition
+    }
+
+    /// Adds what a text says.
+    pub(super) fn and_text(&mut self, text: &str) -> Result<()> {
+        check_grammar(text)?;
+        let schema = self.frame.schema();
+        let term = self.engine.context().parse_sql_expr(text, schema);
+        let term = term.map_err(|error| self.explain(&error, text))?;
+        check_kind(&term)?;
+        let kind = term.get_type(schema).map_err(|error| self.explain(&error, text))?;
+        if kind != DataType::Boolean {
+            let message = format!("`{text}` is of type {kind}, a condition is true or false");
+            return Err(Error::recipe(message));
+        }
+        self.terms.push(term);
+        Ok(())
+    }
+
+    /// Adds a term.
+    pub(super) fn and(&mut self, term: Expr) {
+        self.terms.push(term);
+    }
+
+    /// The first of these columns that the pool has.
+    ///
+    /// # Errors
+    /// Names them all and what there is.
+    pub(super) fn first_column(&self, names: &[&str]) -> Result<String> {
+        let found = names.iter().find(|name| self.has(name));
+        found.map(|name| (*name).to_owned()).ok_or_else(|| {
+            let message = format!("the pool has no column `{}`", names.join("` or `"));
+            Error::recipe(format!("{message}; there are {}", self.columns().join(", ")))
+        })
+    }
+
+    /// The type of a column.
+    pub(super) fn type_of(&self, name: &str) -> Result<DataType> {
+        let field = self.frame.schema().field_with_unqualified_name(name);
+        Ok(field.map_err(|e| query_error(&e, "no such column"))?.data_type().clone())
+    }
+
+    /// The whole condition, with every function of the whole pool replaced by its value, and these
+    /// values by the text of their calls.
+    pub(super) fn resolve(self, seed: u64) -> Result<(Expr, Thresholds)> {
+        let mut whole = self.terms.iter().cloned().reduce(Expr::and).unwrap_or_else(|| lit(true));
+        let mut found: Vec<Found> = Vec::new();
+        for PoolCall { call, what } in calls_of_the_pool(&whole)? {
+            if found.iter().any(|known| known.call == call) {
+                continue;
+            }
+            let (value, threshold) = match what {
+                Call::Random { share, seed: own } => {
+                    let uid = cast(column("uid"), DataType::Utf8);
+                    (sample::drawn(share, own.unwrap_or(seed)).call(vec![uid]), None)
+                }
+                Call::Value { number, rank, text } => {
+                    let value = self.value(&number, rank)?;
+                    let threshold = (text, scalar_number(&value));
+                    (Expr::Literal(value, None), Some(threshold))
+                }
+            };
+            found.push(Found { call, value, threshold });
+        }
+        whole = replace(whole, &found)?;
+        let thresholds = found.into_iter().filter_map(|found| found.threshold).collect();
+        // SQL says that NaN is larger than every number; a score that is none is no reason to
+        // select a row.
+        for name in self.floats(&whole) {
+            whole = whole.and(isnan(column(&name)).is_not_true());
+        }
+        Ok((whole, thresholds))
+    }
+
+    fn value(&self, number: &Expr, rank: Rank) -> Result<ScalarValue> {
+        let kind = number.get_type(self.frame.schema());
+        let kind = kind.map_err(|error| self.explain(&error, &number.to_string()))?;
+        let rows = self.frame.clone().filter(self.selectable.clone());
+        let rows = rows.map_err(|e| query_error(&e, "cannot read the pool"))?;
+        let value = quantile::exact(self.engine, &rows, number, &kind, rank)?;
+        let null = || ScalarValue::try_from(&kind).map_err(|e| query_error(&e, "no such type"));
+        value.map_or_else(null, Ok)
+    }
+
+    fn floats(&self, expression: &Expr) -> Vec<String> {
+        let mut names: Vec<String> =
+            expression.column_refs().into_iter().map(|column| column.name.clone()).collect();
+        names.sort();
+        names.dedup();
+        names.retain(|name| self.type_of(name).is_ok_and(|kind| kind.is_floating()));
+        names
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.frame.schema().field_with_unqualified_name(name).is_ok()
+    }
+
+    fn columns(&self) -> Vec<&str> {
+        self.frame.schema().fields().iter().map(|field| field.name().as_str()).collect()
+    }
+
+    /// DataFusion's words for an expression that it cannot plan as ours: which column, which there
+    /// are, which was meant.
+    fn explain(&self, error: &DataFusionError, text: &str) -> Error {
+        let DataFusionError::SchemaError(schema_error, _) = error.find_root() else {
+            let message = format!("`{text}` cannot be evaluated: {}", error.strip_backtrace());
+            return Error::recipe(message);
+        };
+        let SchemaError::FieldNotFound { field, .. } = schema_error.as_ref() else {
+            return Error::recipe(format!("`{text}` cannot be evaluated: {schema_error}"));
+        };
+        let columns = self.columns();
+        let unknown = &field.name;
+        let error =
+            Error::recipe(format!("no column `{unknown}`; there are {}", columns.join(", ")));
+        let near = columns.iter().map(|name| (strsim::jaro_winkler(unknown, name), name));
+        match near.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(likeness, _)| *likeness > 0.8) {
+            Some((_, name)) => error.hint(format!("write `{name}` if that is meant")),
+            None => error.hint("put text in single quotes, names with odd letters in double ones"),
+        }
+    }
+}
+
+/// `top_fraction(number, fraction)`.
+pub(super) fn top_fraction(number: Expr, fraction: f64) -> Expr {
+    ScalarUDF::from(PoolFunction::top_fraction()).call(vec![number, lit(fraction)])
+}
+
+/// Refuses what is not a condition on one row, and what changes from run to run.
+fn check_kind(expression: &Expr) -> Result<()> {
+    let mut refused = None;
+    let seen = expression.apply(|part| {
+        refused = match part {
+            Expr::Column(_)
+            | Expr::Literal(..)
+            | Expr::BinaryExpr(_)
+            | Expr::Like(_)
+            | Expr::SimilarTo(_)
+            | Expr::Not(_)
+            | Expr::IsNotNull(_)
+            | Expr::IsNull(_)
+            | Expr::IsTrue(_)
+            | Expr::IsFalse(_)
+            | Expr::IsUnknown(_)
+            | Expr::IsNotTrue(_)
+            | Expr::IsNotFalse(_)
+            | Expr::IsNotUnknown(_)
+            | Expr::Negative(_)
+            | Expr::Between(_)
+            | Expr::Case(_)
+            | Expr::Cast(_)
+            | Expr::TryCast(_)
+            | Expr::InList(_) => None,
+            Expr::ScalarFunction(call)
+                if call.func.signature().volatility == Volatility::Immutable =>
+            {
+                None
+            }
+            Expr::ScalarFunction(call) => {
+                Some(format!("`{}` gives another value in every run", call.func.name()))
+            }
+            Expr::AggregateFunction(call) => {
+                Some(format!("`{}` looks at many rows; use quantile or top_fraction", call.func))
+            }
+            other => Some(format!("`{other}` is no condition on the columns of one row")),
+        };
+        Ok(if refused.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    seen.map_err(|e| query_error(&e, "cannot read the condition"))?;
+    refused.map_or(Ok(()), |message| Err(Error::recipe(message)))
+}
+
+/// A call whose value depends on more than its row.
+struct PoolCall {
+    call: Expr,
+    what: Call,
+}
+
+/// A call and what takes its place.
+struct Found {
+    call: Expr,
+    value: Expr,
+    threshold: Option<(String, Option<f64>)>,
+}
+
+enum Call {
+    /// A number to be found.
+    Value { number: Expr, rank: Rank, text: String },
+    /// A draw.
+    Random { share: f64, seed: Option<u64> },
+}
+
+fn calls_of_the_pool(expression: &Expr) -> Result<Vec<PoolCall>> {
+    let mut calls: Vec<Result<PoolCall>> = Vec::new();
+    let seen = expression.apply(|part| {
+        let Expr::ScalarFunction(function) = part else { return Ok(TreeNodeRecursion::Continue) };
+        if function.func.inner().downcast_ref::<PoolFunction>().is_none() {
+            return Ok(TreeNodeRecursion::Continue);
+        }
+        calls.push(read_call(function).map(|what| PoolCall { call: part.clone(), what }));
+        // What a call of the pool contains is refused there.
+        Ok(TreeNodeRecursion::Jump)
+    });
+    seen.map_err(|e| query_error(&e, "cannot read the condition"))?;
+    calls.into_iter().collect()
+}
+
+fn read_call(call: &ScalarFunction) -> Result<Call> {
+    let share = |argument: Option<&Expr>| {
+        let share = argument.and_then(literal_number).filter(|share| (0.0..=1.0).contains(share));
+        share.ok_or_else(|| {
+            let message = "takes a number in 0..=1, written out, as its share";
+            Error::recipe(message).at(call.func.name())
+        })
+    };
+    let name = call.func.name();
+    match (name, call.args.as_slice()) {
+        ("random", [first]) => Ok(Call::Random { share: share(Some(first))?, seed: None }),
+        ("random", [first, second]) => {
+            let seed = match second {
+                Expr::Literal(ScalarValue::Int64(Some(seed)), _) => u64::try_from(*seed).ok(),
+                Expr::Literal(ScalarValue::UInt64(seed), _) => *seed,
+                _ => None,
+            };
+            let message = "takes a whole number from 0 on, written out, as its seed";
+            let seed = seed.ok_or_else(|| Error::recipe(message).at(name))?;
+            Ok(Call::Random { share: share(Some(first))?, seed: Some(seed) })
+        }
+        ("random", _) => Err(Error::recipe("random takes a share, and perhaps a seed")),
+        (_, [number, second]) => {
+            if !calls_of_the_pool(number)?.is_empty() {
+                let message = "cannot contain another function of the whole pool";
+                return Err(Error::recipe(message).at(name));
+            }
+            let share = share(Some(second))?;
+            let rank = if name == "quantile" { Rank::Quantile } else { Rank::TopFraction };
+            let what = match number {
+                Expr::Column(column) => column.name.clone(),
+                other => other.human_display().to_string(),
+            };
+            let text = format!("{name}({what}, {share})");
+            Ok(Call::Value { number: number.clone(), rank: rank(share), text })
+        }
+        _ => Err(Error::recipe("takes a number and a share").at(name)),
+    }
+}
+
+fn literal_number(expression: &Expr) -> Option<f64> {
+    match expression {
+        Expr::Literal(value, _) => scalar_number(value),
+        Expr::Negative(inner) => literal_number(inner).map(|value| -value),
+        _ => None,
+    }
+}
+
+fn scalar_number(value: &ScalarValue) -> Option<f64> {
+    match value.cast_to(&DataType::Float64).ok()? {
+        ScalarValue::Float64(value) => value,
+        _ => None,
+    }
+}
+
+fn replace(whole: Expr, found: &[Found]) -> Result<Expr> {
+    let replaced = whole.transform_down(|part| {
+        Ok(match found.iter().find(|found| found.call == part) {
+            Some(found) => Transformed::new(found.value.clone(), true, TreeNodeRecursion::Jump),
+            None => Transformed::no(part),
+        })
+    });
+    Ok(replaced.map_err(|e| query_error(&e, "cannot set the quantiles"))?.data)
+}
+
+/// A function that is replaced by its value before the query runs.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct PoolFunction {
+    name: &'static str,
+    signature: Signature,
+    /// Of the type of its first argument, or else boolean.
+    numeric: bool,
+}
+
+impl PoolFunction {
+    fn quantile() -> Self {
+        Self::new("quantile", true)
+    }
+
+    fn top_fraction() -> Self {
+        Self::new("top_fraction", true)
+    }
+
+    /// Takes the place of SQL's `random()`, whose value nobody could repeat.
+    fn random() -> Self {
+        Self::new("random", false)
+    }
+
+    fn new(name: &'static str, numeric: bool) -> Self {
+        Self { name, signature: Signature::variadic_any(Volatility::Immutable), numeric }
+    }
+}
+
+impl ScalarUDFImpl for PoolFunction {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arguments: &[DataType]) -> Result<DataType, DataFusionError> {
+        match arguments.first() {
+            Some(kind) if self.numeric => Ok(kind.clone()),
+            Some(_) => Ok(DataType::Boolean),
+            None => Err(plan_datafusion_err!("{} needs arguments", self.name)),
+        }
+    }
+
+    fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue, DataFusionError> {
+        Err(exec_datafusion_err!("{} was not replaced by its value", self.name))
+    }
+}
+
+/// `words(text)`.
+fn words() -> ScalarUDF {
+    let count = |arguments: &[ColumnarValue]| {
+        let texts = ColumnarValue::values_to_arrays(arguments)?;
+        let texts = texts.first().and_then(|texts| texts.as_string_opt::<i32>());
+        let texts = texts.ok_or_else(|| exec_datafusion_err!("words works on strings"))?;
+        let count = |i| texts.is_valid(i).then(|| count_words(texts.value(i)) as i64);
+        let counts: Int64Array = (0..texts.len()).map(count).collect();
+        Ok(ColumnarValue::Array(Arc::new(counts)))
+    };
+    let types = vec![DataType::Utf8];
+    create_udf("words", types, DataType::Int64, Volatility::Immutable, Arc::new(count))
+}

@@ -1,0 +1,163 @@
+//! One unit through the judges: rows, reasons, counts, bytes.
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt32Type;
+use arrow_array::{Array, RecordBatch};
+use bytes::Bytes;
+use filter::judge::{AnyJudge, Judge, JudgeContext, run_unit};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use stage::{Context, Counts, PairRow, Pairs, PairsBuilder, Result, Status};
+
+fn judges(text: &str) -> Vec<Box<dyn Judge>> {
+    let plans: Vec<AnyJudge> = serde_json::from_str(text).unwrap();
+    let cx = Context::default();
+    let cx = JudgeContext::new(&cx);
+    plans.iter().map(|plan| plan.plan().build(&cx).unwrap()).collect()
+}
+
+const BASIC: &str = r#"[{"caption_length": {}}, {"image_size": {}}]"#;
+
+/// Five pairs: good, few words, small and few words, not fetched, not decoded.
+fn pairs() -> Pairs {
+    let mut builder = PairsBuilder::default();
+    let ok = PairRow {
+        uid: "139e4a9b22a614771f06c700a8ebe150",
+        key: "000000000",
+        url: "http://a.example/0.jpg",
+        caption: "a red car",
+        status: Status::Success,
+        error_message: None,
+        size: Some((512, 384)),
+        original_size: Some((800, 600)),
+        sha256: Some("00"),
+        image: Some(b"not looked at"),
+    };
+    builder.push(ok);
+    builder.push(PairRow { key: "000000001", caption: "red car", ..ok });
+    builder.push(PairRow { key: "000000002", caption: "car", original_size: Some((99, 99)), ..ok });
+    let failed = PairRow { size: None, original_size: None, sha256: None, image: None, ..ok };
+    builder.push(PairRow {
+        key: "000000003",
+        status: Status::FailedToDownload,
+        error_message: Some("http_404"),
+        ..failed
+    });
+    builder.push(PairRow { key: "000000004", status: Status::FailedToResize, ..failed });
+    builder.finish()
+}
+
+fn read(bytes: Vec<u8>) -> RecordBatch {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).unwrap();
+    let schema = reader.schema().clone();
+    let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+    arrow_select::concat::concat_batches(&schema, &batches).unwrap()
+}
+
+#[test]
+fn every_pair_is_one_row_with_scores_and_the_first_reason() {
+    let mut bytes = Vec::new();
+    let counts = run_unit(&mut judges(BASIC), [Ok(pairs())], &mut bytes, None).unwrap();
+    let expected: Counts = serde_json::from_str(
+        r#"{"in": 5, "kept": 1, "dropped": {"caption_words": 2},
+            "failed": {"failed_to_resize": 1, "http_404": 1}}"#,
+    )
+    .unwrap();
+    assert_eq!(counts, expected);
+    counts.check().unwrap();
+
+    let rows = read(bytes);
+    let schema = rows.schema();
+    let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+    let expected = [
+        "uid",
+        "key",
+        "url",
+        "caption",
+        "status",
+        "error_message",
+        "width",
+        "height",
+        "original_width",
+        "original_height",
+        "sha256",
+        "caption_words",
+        "caption_chars",
+        "image_min_side",
+        "image_aspect",
+        "reason",
+    ];
+    assert_eq!(names, expected);
+    let reasons: Vec<Option<&str>> =
+        rows.column_by_name("reason").unwrap().as_string::<i32>().iter().collect();
+    let expected = [
+        None,
+        Some("caption_words"),
+        Some("caption_words"),
+        Some("http_404"),
+        Some("failed_to_resize"),
+    ];
+    assert_eq!(reasons, expected);
+    let keys: Vec<&str> =
+        rows.column_by_name("key").unwrap().as_string::<i32>().iter().flatten().collect();
+    assert_eq!(keys, ["000000000", "000000001", "000000002", "000000003", "000000004"]);
+    // Scores are there whatever the verdict, and null without a picture.
+    let words = rows.column_by_name("caption_words").unwrap().as_primitive::<UInt32Type>();
+    let words: Vec<Option<u32>> = words.iter().collect();
+    assert_eq!(words, [Some(3), Some(2), Some(1), None, None]);
+    let sides = rows.column_by_name("image_min_side").unwrap();
+    assert_eq!((sides.null_count(), sides.is_valid(2)), (2, true));
+}
+
+#[test]
+fn how_pairs_are_cut_into_batches_leaves_no_trace() {
+    let whole = pairs();
+    let bytes = |step: usize| {
+        let batches = (0..whole.len()).step_by(step).map(|start| {
+            let length = step.min(whole.len() - start);
+            Pairs::try_new(whole.batch().slice(start, length))
+        });
+        let mut bytes = Vec::new();
+        run_unit(&mut judges(BASIC), batches, &mut bytes, None).unwrap();
+        bytes
+    };
+    assert_eq!(bytes(5), bytes(1));
+    assert_eq!(bytes(5), bytes(2));
+}
+
+#[test]
+fn the_next_stage_gets_pairs_with_scores_and_reasons() {
+    let mut seen = Vec::new();
+    let mut keep = |pairs: &Pairs, reasons: &[Option<&'static str>]| {
+        assert!(pairs.batch().column_by_name("caption_words").is_some());
+        seen.extend(reasons.iter().zip(pairs.keys()).map(|(r, k)| (k.unwrap().to_owned(), *r)));
+        Ok(())
+    };
+    run_unit(&mut judges(BASIC), [Ok(pairs())], Vec::new(), Some(&mut keep)).unwrap();
+    assert_eq!(seen.len(), 5);
+    assert_eq!(seen[1], ("000000001".to_owned(), Some("caption_words")));
+    assert_eq!(seen[3], ("000000003".to_owned(), None));
+}
+
+#[test]
+fn a_unit_without_pairs_is_a_file_with_columns_and_no_rows() {
+    let mut bytes = Vec::new();
+    let counts = run_unit(&mut judges(BASIC), [], &mut bytes, None).unwrap();
+    assert_eq!(counts, Counts::default());
+    let rows = read(bytes);
+    assert_eq!((rows.num_rows(), rows.num_columns()), (0, 16));
+}
+
+#[test]
+fn two_scores_of_one_name_are_refused() {
+    let text = r#"[{"caption_length": {}}, {"caption_length": {"min_words": 5}}]"#;
+    let error = run_unit(&mut judges(text), [Ok(pairs())], Vec::new(), None).unwrap_err();
+    assert_eq!(error.to_string(), "two columns would be called `caption_words`");
+    assert_eq!(error.kind(), stage::Kind::Recipe);
+}
+
+#[test]
+fn an_error_of_the_source_ends_the_unit() {
+    let broken = Err(stage::Error::input("cut short").at("00000.tar"));
+    let error = run_unit(&mut judges(BASIC), [Ok(pairs()), broken], Vec::new(), None).unwrap_err();
+    assert_eq!(error.to_string(), "00000.tar: cut short");
+}

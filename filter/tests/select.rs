@@ -1,0 +1,360 @@
+//! Selection: expressions, quantiles, baselines, the subset file.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, Float32Array, Int64Array, RecordBatch, StringArray};
+use filter::select::{SelectPlan, Selection};
+use parquet::arrow::ArrowWriter;
+use stage::{Context, Kind, Result};
+use store::subset::Uid;
+
+/// Writes a parquet file of these columns.
+fn write(path: &Path, columns: Vec<(&str, ArrayRef)>) -> String {
+    let columns = columns.into_iter().map(|(name, column)| (name, column, true));
+    let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+    let mut writer =
+        ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn uid(i: u64) -> String {
+    format!("{:016x}{i:016x}", i.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+fn uids(n: u64) -> ArrayRef {
+    Arc::new((0..n).map(|i| Some(uid(i))).collect::<StringArray>())
+}
+
+fn texts(values: &[Option<&str>]) -> ArrayRef {
+    Arc::new(StringArray::from(values.to_vec()))
+}
+
+fn floats(values: &[Option<f32>]) -> ArrayRef {
+    Arc::new(Float32Array::from(values.to_vec()))
+}
+
+fn plan(yaml_as_json: &str) -> SelectPlan {
+    serde_json::from_str(yaml_as_json).unwrap()
+}
+
+/// Numbers of the selected rows, in the order of the rows.
+fn numbers(selected: &[Uid], n: u64) -> Vec<u64> {
+    assert!(selected.is_sorted());
+    (0..n).filter(|&i| selected.contains(&Uid::parse(&uid(i)).unwrap())).collect()
+}
+
+fn pick(plan: &SelectPlan, pool: &[String]) -> Result<(Vec<Uid>, Selection)> {
+    plan.pick(&Context { threads: 2, ..Context::default() }, pool)
+}
+
+/// Ten rows: scores 0.1 .. 0.9 with one tie, a NaN, a null; rows 8 and 9 were turned away.
+fn judged(folder: &Path) -> Vec<String> {
+    let success = Some("success");
+    let mut status = vec![success; 10];
+    status[7] = Some("failed_to_download");
+    let mut errors = vec![None; 10];
+    errors[7] = Some("http_404");
+    let mut reasons = vec![None; 10];
+    reasons[7] = Some("http_404");
+    reasons[8] = Some("caption_words");
+    reasons[9] = Some("image_side");
+    let scores = [0.1, 0.5, 0.3, 0.5, f32::NAN, 0.2, 0.0, 0.0, 0.8, 0.9];
+    let mut scores: Vec<Option<f32>> = scores.into_iter().map(Some).collect();
+    (scores[6], scores[7]) = (None, None);
+    let words: ArrayRef = Arc::new(Int64Array::from_iter_values(0..10));
+    let columns = vec![
+        ("uid", uids(10)),
+        ("status", texts(&status)),
+        ("error_message", texts(&errors)),
+        ("caption_words", words),
+        ("clip_score", floats(&scores)),
+        ("reason", texts(&reasons)),
+    ];
+    vec![write(&folder.join("scores.parquet"), columns)]
+}
+
+#[test]
+fn without_a_condition_every_pair_that_no_judge_turned_away_is_selected() {
+    let folder = tempfile::tempdir().unwrap();
+    let (selected, selection) = pick(&SelectPlan::default(), &judged(folder.path())).unwrap();
+    assert_eq!(numbers(&selected, 10), [0, 1, 2, 3, 4, 5, 6]);
+    let expected = r#"{"in": 10, "kept": 7, "dropped": {"caption_words": 1, "image_side": 1},
+                       "failed": {"http_404": 1}}"#;
+    assert_eq!(selection.counts, serde_json::from_str(expected).unwrap());
+}
+
+#[test]
+fn a_quantile_is_exact_over_rows_that_can_be_selected_and_keeps_ties() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = judged(folder.path());
+    // Values that count: 0.1 0.2 0.3 0.5 0.5 of rows 0 5 2 1 3; neither NaN, null nor dropped rows.
+    let median = plan(r#"{"where": "clip_score >= quantile(clip_score, 0.5)"}"#);
+    let (selected, selection) = pick(&median, &pool).unwrap();
+    assert_eq!(numbers(&selected, 10), [1, 2, 3]);
+    let expected = ("quantile(clip_score, 0.5)".to_owned(), Some(f64::from(0.3_f32)));
+    assert_eq!(selection.thresholds, [expected]);
+    assert_eq!(selection.counts.dropped["not_selected"], 4);
+    let top = plan(r#"{"where": "clip_score >= quantile(clip_score, 0.7)"}"#);
+    assert_eq!(numbers(&pick(&top, &pool).unwrap().0, 10), [1, 3]);
+}
+
+#[test]
+fn a_nan_score_is_never_selected_and_a_null_score_only_by_asking() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = judged(folder.path());
+    // SQL alone would say that NaN is larger than every number.
+    let (selected, _) = pick(&plan(r#"{"where": "clip_score > 0.4"}"#), &pool).unwrap();
+    assert_eq!(numbers(&selected, 10), [1, 3]);
+    let (selected, _) = pick(&plan(r#"{"where": "NOT clip_score > 0.4"}"#), &pool).unwrap();
+    assert_eq!(numbers(&selected, 10), [0, 2, 5]);
+    let (selected, _) = pick(&plan(r#"{"where": "clip_score IS NULL"}"#), &pool).unwrap();
+    assert_eq!(numbers(&selected, 10), [6]);
+}
+
+#[test]
+fn dropped_rows_are_selected_only_when_told_and_failed_rows_never() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = judged(folder.path());
+    let all = plan(r#"{"where": "caption_words >= 6"}"#);
+    assert_eq!(numbers(&pick(&all, &pool).unwrap().0, 10), [6]);
+    let told = plan(r#"{"where": "caption_words >= 6", "keep_dropped": true}"#);
+    let (selected, selection) = pick(&told, &pool).unwrap();
+    assert_eq!(numbers(&selected, 10), [6, 8, 9]);
+    selection.counts.check().unwrap();
+    // And then quantiles look at them too.
+    let top =
+        plan(r#"{"where": "clip_score >= quantile(clip_score, 0.99)", "keep_dropped": true}"#);
+    assert_eq!(numbers(&pick(&top, &pool).unwrap().0, 10), [9]);
+}
+
+#[test]
+fn an_unknown_column_is_named_with_what_is_meant_and_what_there_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = judged(folder.path());
+    let error = pick(&plan(r#"{"where": "clip_scor > 0.3"}"#), &pool).unwrap_err();
+    assert_eq!(error.kind(), Kind::Recipe);
+    assert_eq!(
+        error.to_string(),
+        "where: no column `clip_scor`; there are uid, status, error_message, caption_words, \
+         clip_score, reason"
+    );
+    assert_eq!(error.hint_text(), Some("write `clip_score` if that is meant"));
+}
+
+#[test]
+fn what_is_no_condition_on_a_row_is_refused_with_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = judged(folder.path());
+    let check = |condition: &str, expected: &str| {
+        let plan = SelectPlan { condition: Some(condition.to_owned()), ..SelectPlan::default() };
+        let error = pick(&plan, &pool).unwrap_err();
+        assert_eq!(error.kind(), Kind::Recipe, "{condition}: {error}");
+        assert!(error.to_string().contains(expected), "{condition}: {error}");
+    };
+    check("clip_score", "is of type Float32, a condition is true or false");
+    check("clip_score >", "is no SQL condition");
+    check("clip_score > 0.3 0.4", "is no SQL condition");
+    check("clip_score > 0.3; DROP TABLE x", "is no SQL condition");
+    check("clip_score > avg(clip_score)", "looks at many rows");
+    check("clip_score > (SELECT 1)", "no condition on the columns of one row");
+    check("row_number() OVER () > 3", "row_number");
+    check("random() < 0.3", "random takes a share");
+    check("random(30)", "random: takes a number in 0..=1");
+    check("random(0.3, -1)", "random: takes a whole number");
+    check("clip_score > quantile(clip_score, 70)", "quantile: takes a number in 0..=1");
+    check("clip_score > quantile(clip_score, clip_score)", "quantile: takes a number in 0..=1");
+    check("clip_score > quantile(uid, 0.5)", "a quantile needs numbers, this is Utf8");
+    check(
+        "clip_score > quantile(quantile(clip_score, 0.5), 0.5)",
+        "cannot contain another function of the whole pool",
+    );
+    check("no_such_function(uid)", "no_such_function");
+}
+
+#[test]
+fn the_grammar_is_checked_before_anything_runs() {
+    plan(r#"{"where": "clip_score >= quantile(clip_score, 0.7)"}"#).validate().unwrap();
+    let error = plan(r#"{"where": "clip_score >= "}"#).validate().unwrap_err();
+    assert!(
+        error.to_string().starts_with("where: `clip_score >= ` is no SQL condition"),
+        "{error}"
+    );
+    assert!(serde_json::from_str::<SelectPlan>(r#"{"were": "x"}"#).is_err());
+}
+
+#[test]
+fn a_random_share_is_the_same_uids_in_every_run_and_for_any_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = write(&folder.path().join("one.parquet"), vec![("uid", uids(1000))]);
+    let share = plan(r#"{"where": "random(0.25, 7)"}"#);
+    let (selected, _) = pick(&share, &[one]).unwrap();
+    assert!((200..300).contains(&selected.len()), "{}", selected.len());
+    let parts: Vec<String> = [(0, 400), (400, 1000)]
+        .map(|(from, to)| {
+            let column: ArrayRef =
+                Arc::new((from..to).map(|i| Some(uid(i))).collect::<StringArray>());
+            write(&folder.path().join(format!("{from}.parquet")), vec![("uid", column)])
+        })
+        .to_vec();
+    assert_eq!(pick(&share, &parts).unwrap().0, selected);
+    // Without a seed the recipe's decides.
+    let unseeded = plan(r#"{"where": "random(0.25)"}"#);
+    let with = |seed| unseeded.pick(&Context { seed, ..Context::default() }, &parts).unwrap().0;
+    assert_eq!(with(1), with(1));
+    assert_ne!(with(1), with(2));
+}
+
+/// DataComp's pool with ten rows; similarity of row i is `values[i]`.
+fn pool(folder: &Path, values: &[Option<f32>]) -> Vec<String> {
+    let columns = vec![
+        ("uid", uids(values.len() as u64)),
+        ("clip_b32_similarity_score", floats(values)),
+        ("clip_l14_similarity_score", floats(values)),
+    ];
+    vec![write(&folder.join("pool.parquet"), columns)]
+}
+
+#[test]
+fn clip_score_keeps_what_datacomps_code_keeps_on_ten_rows() {
+    // np.sort(-scores): 0.9 0.8 0.7 0.6 0.6 0.5 0.4 0.3 0.2 0.1; int(10 * 0.3) = 3 names 0.6, and
+    // both ties stay: five rows for a share of three.
+    let values = [0.1, 0.6, 0.3, 0.9, 0.6, 0.2, 0.8, 0.5, 0.7, 0.4].map(Some);
+    let folder = tempfile::tempdir().unwrap();
+    let pool = pool(folder.path(), &values);
+    let fraction = |f: f64| {
+        plan(&format!(r#"{{"baseline": {{"clip_score": {{"arch": "l14", "fraction": {f}}}}}}}"#))
+    };
+    let (selected, selection) = pick(&fraction(0.3), &pool).unwrap();
+    assert_eq!(numbers(&selected, 10), [1, 3, 4, 6, 8]);
+    let name = "top_fraction(clip_l14_similarity_score, 0.3)".to_owned();
+    assert_eq!(selection.thresholds, [(name, Some(f64::from(0.6_f32)))]);
+    assert_eq!(numbers(&pick(&fraction(0.0), &pool).unwrap().0, 10), [3]);
+    assert_eq!(numbers(&pick(&fraction(0.95), &pool).unwrap().0, 10).len(), 10);
+    // The same share as a quantile.
+    let quantile =
+        r#"{"where": "clip_l14_similarity_score >= quantile(clip_l14_similarity_score, 0.7)"}"#;
+    assert_eq!(numbers(&pick(&plan(quantile), &pool).unwrap().0, 10), [1, 3, 4, 6, 8]);
+}
+
+#[test]
+fn clip_score_compares_with_the_threshold_as_float32() {
+    // The float32 nearest to 0.29 is smaller than 0.29; pandas keeps it.
+    let folder = tempfile::tempdir().unwrap();
+    let pool = pool(folder.path(), &[Some(0.29), Some(0.289_999), Some(0.3)]);
+    let b32 = plan(r#"{"baseline": {"clip_score": {"arch": "b32", "threshold": 0.29}}}"#);
+    assert_eq!(numbers(&pick(&b32, &pool).unwrap().0, 3), [0, 2]);
+}
+
+#[test]
+fn rows_without_a_score_come_last_in_the_top_share() {
+    let folder = tempfile::tempdir().unwrap();
+    let values = [Some(0.9), None, Some(0.5), Some(f32::NAN), Some(0.7)];
+    let pool = pool(folder.path(), &values);
+    let fraction = |f: f64| {
+        plan(&format!(r#"{{"baseline": {{"clip_score": {{"arch": "b32", "fraction": {f}}}}}}}"#))
+    };
+    // Descending: 0.9 0.7 0.5 - -; int(5 * 0.4) = 2 names 0.5.
+    assert_eq!(numbers(&pick(&fraction(0.4), &pool).unwrap().0, 5), [0, 2, 4]);
+    // int(5 * 0.7) = 3 names no value, and nothing is at or above that.
+    let error = pick(&fraction(0.7), &pool).unwrap_err();
+    assert_eq!(error.to_string(), "select: none of 5 pairs was selected: not_selected 5");
+}
+
+#[test]
+fn basic_filter_without_language_counts_words_and_sides_as_datacomp_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let captions = ["a red car", "red car", "a b c", "a red car", "a red car", "a\u{a0}red car"];
+    let sizes: [(i64, i64); 6] =
+        [(200, 600), (500, 500), (500, 500), (199, 300), (200, 601), (0, 0)];
+    let column = |values: Vec<i64>| -> ArrayRef { Arc::new(Int64Array::from(values)) };
+    let columns = vec![
+        ("uid", uids(6)),
+        ("text", texts(&captions.map(Some))),
+        ("original_width", column(sizes.map(|s| s.0).to_vec())),
+        ("original_height", column(sizes.map(|s| s.1).to_vec())),
+    ];
+    let pool = [write(&folder.path().join("pool.parquet"), columns)];
+    let basic = plan(r#"{"baseline": "basic_filter_without_language"}"#);
+    assert_eq!(numbers(&pick(&basic, &pool).unwrap().0, 6), [0]);
+    let both = plan(r#"{"baseline": "no_filter", "where": "words(text) = 3"}"#);
+    assert_eq!(numbers(&pick(&both, &pool).unwrap().0, 6), [0, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_baseline_names_the_column_that_the_pool_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = judged(folder.path());
+    let clip = plan(r#"{"baseline": {"clip_score": {"arch": "b32", "threshold": 0.28}}}"#);
+    let message = pick(&clip, &pool).unwrap_err().to_string();
+    let expected = "baseline: the pool has no column `clip_b32_similarity_score`; there are uid";
+    assert!(message.starts_with(expected), "{message}");
+}
+
+#[test]
+fn an_empty_pool_and_an_empty_selection_are_said_with_the_stage() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = [write(&folder.path().join("empty.parquet"), vec![("uid", uids(0))])];
+    let error = pick(&SelectPlan::default(), &empty).unwrap_err();
+    assert_eq!(error.kind(), Kind::Input);
+    assert_eq!(error.to_string(), format!("select: no pair in {}", empty[0]));
+    let error = pick(&SelectPlan::default(), &[]).unwrap_err();
+    assert_eq!(
+        (error.kind(), error.to_string().as_str()),
+        (Kind::Input, "select: no file is given")
+    );
+
+    let pool = judged(folder.path());
+    let nothing = plan(r#"{"where": "clip_score > 2"}"#);
+    let error = pick(&nothing, &pool).unwrap_err();
+    assert_eq!(error.kind(), Kind::Input);
+    assert_eq!(
+        error.to_string(),
+        "select: none of 10 pairs was selected: \
+         not_selected 7, caption_words 1, image_side 1, http_404 1"
+    );
+    let allowed = plan(r#"{"where": "clip_score > 2", "allow_empty": true}"#);
+    assert!(pick(&allowed, &pool).unwrap().0.is_empty());
+}
+
+#[test]
+fn a_uid_that_is_none_is_counted_and_a_repeated_uid_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (uid(1), uid(2));
+    let column = texts(&[Some(&b), Some("nonsense"), None, Some(&a), Some(&b)]);
+    let pool = [write(&folder.path().join("pool.parquet"), vec![("uid", column)])];
+    let (selected, selection) = pick(&SelectPlan::default(), &pool).unwrap();
+    let (a, b) = (Uid::parse(&a).unwrap(), Uid::parse(&b).unwrap());
+    let mut expected = vec![a, b, b];
+    expected.sort_unstable();
+    assert_eq!(selected, expected);
+    assert_eq!(selection.counts.failed["bad_uid"], 2);
+}
+
+#[test]
+fn files_of_one_pool_may_differ_in_columns_widths_and_metadata() {
+    let folder = tempfile::tempdir().unwrap();
+    let narrow: ArrayRef = Arc::new(arrow_array::LargeStringArray::from(vec![uid(0)]));
+    let first = write(&folder.path().join("0.parquet"), vec![("uid", narrow)]);
+    let column: ArrayRef = Arc::new(StringArray::from(vec![uid(1)]));
+    let scores: ArrayRef = Arc::new(arrow_array::Float64Array::from(vec![0.5]));
+    let second = write(&folder.path().join("1.parquet"), vec![("uid", column), ("score", scores)]);
+    let column: ArrayRef = Arc::new(StringArray::from(vec![uid(2)]));
+    let third = write(
+        &folder.path().join("2.parquet"),
+        vec![("score", floats(&[Some(0.25)])), ("uid", column)],
+    );
+    let files = [first, second, third];
+    assert_eq!(pick(&SelectPlan::default(), &files).unwrap().0.len(), 3);
+    let scored = plan(r#"{"where": "score >= quantile(score, 0.5)"}"#);
+    assert_eq!(numbers(&pick(&scored, &files).unwrap().0, 3), [1, 2]);
+
+    let column: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+    let wrong = write(&folder.path().join("3.parquet"), vec![("uid", column)]);
+    let message = pick(&SelectPlan::default(), &[files[0].clone(), wrong.clone()]).unwrap_err();
+    let expected = format!("{wrong}: column `uid` is Int64, and LargeUtf8 before");
+    assert_eq!(message.to_string(), expected);
+}
