@@ -21,6 +21,10 @@ pub struct TrainPlan {
     /// A DataComp scale: sets model, batch, learning rate, length, warmup and beta2. A field given
     /// beside it overrides it. Default none.
     pub scale: Option<Scale>,
+    /// Shards to train on besides those that the stage takes: paths, folders, globs, brace ranges
+    /// or object store URLs; read by the runner. open_clip's `train_data`. Default none.
+    #[serde(alias = "train_data")]
+    pub data: Vec<String>,
     /// Samples in a forward pass, 1..=1048576. Default 64, or the scale's batch divided by
     /// `accum_freq`.
     pub batch_size: Option<u32>,
@@ -77,6 +81,7 @@ impl Default for TrainPlan {
         Self {
             model: None,
             scale: None,
+            data: Vec::new(),
             batch_size: None,
             accum_freq: 1,
             epochs: None,

@@ -149,8 +149,10 @@ impl<'a> Run<'a> {
         let mut trainer = Trainer::new(clip, constants, adamw::decays, schedule, clip_norm);
 
         fs::create_dir_all(work_dir).store(format!("cannot create {}", work_dir.display()))?;
+        // The model is named by its content: a moved JSON is still the same training.
+        let same = Settings { model: String::new(), ..settings.clone() };
         let identity = json!({
-            "settings": settings,
+            "settings": same,
             "model": config.to_json(),
             "data": data.fingerprint(),
             "samples": data.len(),
@@ -168,7 +170,10 @@ impl<'a> Run<'a> {
             None => None,
         };
         let metrics = Metrics::open(work_dir, &cursor)?;
-        let log = Log::open(work_dir)?;
+        let mut log = Log::open(work_dir)?;
+        for note in &notes {
+            log.line(note)?;
+        }
         Ok(Self {
             plan,
             settings,
@@ -375,7 +380,7 @@ impl<'a> Run<'a> {
         let global = self.settings.global_batch() as u64;
         let lineage = BTreeMap::from([
             ("data".to_owned(), data.fingerprint()),
-            ("model".to_owned(), self.settings.model.clone()),
+            ("model".to_owned(), model_name(&self.settings.model)),
             ("seed".to_owned(), self.settings.seed.to_string()),
             ("steps".to_owned(), self.settings.steps.to_string()),
             ("samples_seen".to_owned(), (self.settings.steps * global).to_string()),
@@ -425,11 +430,9 @@ fn seed_for(settings: &Settings, purpose: &str) -> u64 {
 fn model_config(settings: &Settings) -> Result<ClipConfig> {
     let mut config = ClipConfig::named(&settings.model)?;
     if let Some(length) = settings.context_length {
-        let mut json = config.to_json();
-        json["text_cfg"]["context_length"] = json!(length);
-        config = ClipConfig::from_json(&json)?;
+        config.text.context_length = length;
     }
-    let vocabulary = config.to_json()["text_cfg"]["vocab_size"].as_u64().unwrap_or(CLIP_TOKENS);
+    let vocabulary = config.text.vocab_size;
     if vocabulary < CLIP_TOKENS {
         return Err(Error::recipe(format!(
             "model {} has {vocabulary} token embeddings, the clip tokenizer {CLIP_TOKENS} tokens",
@@ -440,13 +443,20 @@ fn model_config(settings: &Settings) -> Result<ClipConfig> {
     Ok(config)
 }
 
-const CLIP_TOKENS: u64 = 49_408;
+const CLIP_TOKENS: usize = 49_408;
+
+/// The name, or of a path the file's name without `.json`: outputs name no folder of this machine.
+fn model_name(model: &str) -> String {
+    let stem = model.strip_suffix(".json").and_then(|path| path.rsplit(['/', '\\']).next());
+    stem.unwrap_or(model).to_owned()
+}
 
 /// `key: value` lines as open_clip's `params.txt`, sorted by name.
 fn params(settings: &Settings, clip: &Clip) -> Result<String> {
     let Value::Object(mut fields) = serde_json::to_value(settings).internal("params.txt")? else {
         return Err(Error::internal("settings are no object"));
     };
+    fields.insert("model".to_owned(), json!(model_name(&settings.model)));
     fields.insert("parameters".to_owned(), json!(clip.config().parameters()));
     fields.insert("precision".to_owned(), json!("fp32"));
     let sorted: BTreeMap<String, Value> = fields.into_iter().collect();
@@ -461,7 +471,7 @@ fn params(settings: &Settings, clip: &Clip) -> Result<String> {
 fn copy(from: &Path, out: &mut Attempt, name: &str) -> Result<()> {
     let mut input = File::open(from).store(format!("cannot read {}", from.display()))?;
     let mut file = out.file(name)?;
-    std::io::copy(&mut input, &mut file).store(format!("cannot write {name}"))?;
+    std::io::copy(&mut input, &mut file).map_err(store::write_error)?;
     file.finish()
 }
 

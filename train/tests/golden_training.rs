@@ -48,7 +48,8 @@ impl Golden {
     fn open() -> Option<Self> {
         let dir = common::shared("data/golden/training")?;
         let meta = std::fs::read(dir.join("meta.json")).unwrap();
-        let inputs = candle_core::safetensors::load(dir.join("inputs.safetensors"), &Device::Cpu).unwrap();
+        let inputs =
+            candle_core::safetensors::load(dir.join("inputs.safetensors"), &Device::Cpu).unwrap();
         let order = inputs["order"].to_dtype(DType::U32).unwrap().to_vec2().unwrap();
         Some(Self {
             meta: serde_json::from_slice(&meta).unwrap(),
@@ -73,8 +74,12 @@ impl Golden {
         }
         let clip = Clip::from_tensors(&config, &[], weights, &Device::Cpu).unwrap();
         let steps = variant.steps / variant.accum;
-        let schedule =
-            Schedule { shape: Shape::Cosine, lr: 1e-3, warmup: variant.warmup, steps: steps as u64 };
+        let schedule = Schedule {
+            shape: Shape::Cosine,
+            lr: 1e-3,
+            warmup: variant.warmup,
+            steps: steps as u64,
+        };
         let mut trainer =
             Trainer::new(clip, variant.constants, variant.decays, schedule, variant.clip);
         let log = self.order[..variant.steps]

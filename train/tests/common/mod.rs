@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Panics
 /// When `CLIPMILL_SHARED` is set and the file is missing.
-pub fn shared(name: &str) -> Option<PathBuf> {
+pub(crate) fn shared(name: &str) -> Option<PathBuf> {
     if let Some(dir) = std::env::var_os("CLIPMILL_SHARED") {
         let path = Path::new(&dir).join(name);
         assert!(path.exists(), "CLIPMILL_SHARED is set, but {} is missing", path.display());
