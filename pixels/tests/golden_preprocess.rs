@@ -9,7 +9,7 @@ use serde_json::Value;
 use shared_data::shared;
 
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// A safetensors file: 8 bytes of header length, a JSON header, then the data.
 struct Tensors {

@@ -24,22 +24,32 @@ pub(super) fn decode(
     if !details.plausible {
         return Err(Refused::new("truncated", "less than a bit for each block"));
     }
-    let options = DecoderOptions::default()
+    let rgb = decode_clean(&clean(bytes, details), options(limits), header)?;
+    let (width, height) = (header.width, header.height);
+    Ok(Raw { picture: Picture { width, height, rgb }, alpha: None })
+}
+
+fn options(limits: &Limits) -> DecoderOptions {
+    DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(limits.max_side as usize)
         .set_max_height(limits.max_side as usize)
         .jpeg_set_max_scans(limits.max_scans as usize)
-        .jpeg_set_out_colorspace(ColorSpace::RGB);
-    let clean = clean(bytes, details);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(&clean), options);
+        .jpeg_set_out_colorspace(ColorSpace::RGB)
+}
+
+fn decode_clean(
+    clean: &[u8],
+    options: DecoderOptions,
+    header: &Header,
+) -> Result<Vec<u8>, Refused> {
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(clean), options);
     let rgb = decoder.decode().map_err(|error| refusal(&error))?;
-    let (width, height) = (header.width, header.height);
-    if decoder.dimensions() != Some((width as usize, height as usize))
-        || rgb.len() != width as usize * height as usize * 3
-    {
+    let (width, height) = (header.width as usize, header.height as usize);
+    if decoder.dimensions() != Some((width, height)) || rgb.len() != width * height * 3 {
         return Err(Refused::new("broken", "the decoder saw another size"));
     }
-    Ok(Raw { picture: Picture { width, height, rgb }, alpha: None })
+    Ok(rgb)
 }
 
 /// The file without metadata and stray bytes, which a strict decoder would stumble over or store:
@@ -73,4 +83,30 @@ fn refusal(error: &DecodeErrors) -> Refused {
         _ => "broken",
     };
     Refused::new(reason, text.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode_jpeg;
+    use crate::probe::{Details as AnyDetails, Probed};
+
+    #[test]
+    fn every_cpu_gives_the_same_pixels() {
+        for (width, height) in [(64, 48), (65, 33), (7, 9), (16, 200), (333, 17)] {
+            let bytes: u32 = width * height * 3;
+            let rgb = (0..bytes).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+            let file = encode_jpeg(&Picture { width, height, rgb }, 85);
+            let limits = Limits::default();
+            let Probed { header, details: AnyDetails::Jpeg(details) } =
+                Probed::read(&file, &limits).unwrap()
+            else {
+                panic!("a JPEG")
+            };
+            let clean = clean(&file, &details);
+            let here = decode_clean(&clean, options(&limits), &header).unwrap();
+            let plain = options(&limits).set_use_unsafe(false);
+            assert_eq!(decode_clean(&clean, plain, &header).unwrap(), here, "{width}x{height}");
+        }
+    }
 }

@@ -1,15 +1,28 @@
 //! WebP, through the image crate's decoder.
 
-use std::io::{Cursor, ErrorKind};
+use std::io::Cursor;
 
 use image::codecs::webp::WebPDecoder;
 use image::{ImageDecoder, ImageError};
 
 use super::Raw;
+use crate::probe::le32;
 use crate::{Header, Picture, Refused};
 
-/// Decodes the picture, or the first frame of an animation.
+/// Decodes the picture, or the first frame of an animation. The decoder calls a file that ends
+/// early corrupt; what the file says of its own length tells the two apart.
 pub(super) fn decode(bytes: &[u8], header: &Header) -> Result<Raw, Refused> {
+    read(bytes, header).map_err(|refused| {
+        let declared = le32(bytes, 4).map_or(0, |size| u64::from(size) + 8);
+        if declared > bytes.len() as u64 {
+            Refused::new("truncated", format!("{} of {declared} bytes", bytes.len()))
+        } else {
+            refused
+        }
+    })
+}
+
+fn read(bytes: &[u8], header: &Header) -> Result<Raw, Refused> {
     let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|error| refusal(&error))?;
     let (width, height) = (header.width, header.height);
     if decoder.dimensions() != (width, height) {
@@ -25,16 +38,6 @@ pub(super) fn decode(bytes: &[u8], header: &Header) -> Result<Raw, Refused> {
     })
 }
 
-/// Tells a file that ended early from one that is wrong.
-pub(super) fn refusal(error: &ImageError) -> Refused {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(inner) = cause {
-        if let Some(io) = inner.downcast_ref::<std::io::Error>()
-            && io.kind() == ErrorKind::UnexpectedEof
-        {
-            return Refused::new("truncated", error.to_string());
-        }
-        cause = inner.source();
-    }
+fn refusal(error: &ImageError) -> Refused {
     Refused::new("broken", error.to_string())
 }
