@@ -21,12 +21,18 @@ const MOST_CLEAN: usize = 1 << 12;
 /// The id of `'` inside a word.
 const APOSTROPHE: u32 = 6;
 
+/// The original's pattern. It folds case throughout, by which U+0345 (a mark that folds to the
+/// letter iota) is neither a letter nor anything else, and is left out.
 static WORDS: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(
-        r"(?i)<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+",
+        r"(?i:<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\u{345}]+",
     )
     .expect("a fixed pattern")
 });
+
+/// Escape sequences that colour terminals.
+static TERMINAL: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\x1b\[[0-9;]*[a-zA-Z]").expect("a fixed pattern"));
 
 /// CLIP's tokenizer. Building one parses the vocabulary; build it once.
 pub struct Tokenizer {
@@ -92,12 +98,34 @@ impl Tokenizer {
     /// space, lower case.
     #[must_use]
     pub fn clean(text: &str) -> String {
-        let fixed = plsfix::fix_text(first_chars(text, MOST_RAW), None);
+        let fixed = fix_text(first_chars(text, MOST_RAW));
         let plain = htmlize::unescape(htmlize::unescape(fixed)).into_owned();
         let spaced: Vec<&str> =
             plain.split(is_python_space).filter(|word| !word.is_empty()).collect();
         spaced.join(" ").to_lowercase()
     }
+}
+
+/// `ftfy.fix_text`, around two faults of plsfix 0.1.8: its pattern of terminal escapes matches
+/// none, and it unescapes HTML even in and after a line that holds a `<`, where ftfy does not.
+fn fix_text(text: &str) -> String {
+    let config = plsfix::TextFixerConfig { remove_terminal_escapes: false, ..Default::default() };
+    let text = TERMINAL.replace_all(text, "");
+    let mut fixed = String::with_capacity(text.len());
+    let mut markup = false;
+    for line in text.split_inclusive('\n') {
+        markup |= line.contains('<');
+        if markup && line.contains('&') {
+            // Tildes behind the `&` keep an entity from being seen; as many as the line has not.
+            let mask = (1..).map(|n| format!("&{}", "~".repeat(n))).find(|m| !line.contains(m));
+            let mask = mask.unwrap_or_default();
+            let line = plsfix::fix_text(&line.replace('&', &mask), Some(&config));
+            fixed += &line.replace(&mask, "&");
+        } else {
+            fixed += &plsfix::fix_text(line, Some(&config));
+        }
+    }
+    fixed
 }
 
 /// Python's `str.isspace`, which counts four control characters that Unicode's property does not.
