@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 use stage::{Counts, Error, Result};
 
+use crate::alive::Alive;
 use crate::disk::{make_folder, sync_folder};
 use crate::name::{check_file, nonce};
 use crate::trouble::{at_path, disk_error, write_error};
@@ -28,7 +28,8 @@ pub struct Attempt {
     files: Files,
     /// Whether dropping removes the files.
     mine: bool,
-    alive: Option<Alive>,
+    /// Dropped after the files are removed.
+    _alive: Alive,
 }
 
 /// Files by name; `None` while being written.
@@ -56,7 +57,7 @@ impl Attempt {
         fs::create_dir(&folder)
             .map_err(|error| disk_error(folder.display(), "cannot create the folder", error))?;
         let (stage, unit, files) = (stage.clone(), unit.to_owned(), Files::default());
-        Ok(Self { stage, unit, nonce, folder, files, mine: true, alive })
+        Ok(Self { stage, unit, nonce, folder, files, mine: true, _alive: alive })
     }
 
     /// A new file of the unit; hashed while it is written. `name` is its path in the stage's
@@ -74,7 +75,8 @@ impl Attempt {
                 self.files().insert(name.to_owned(), None);
                 let (name, files) = (name.to_owned(), Arc::clone(&self.files));
                 let buffer = Vec::with_capacity(BUFFER);
-                AttemptFile { file, path, name, files, buffer, hasher: Sha256::new(), bytes: 0 }
+                let hasher = Sha256::new();
+                AttemptFile { file, path, name, files, buffer, hasher, bytes: 0, torn: false }
             })
     }
 
@@ -145,9 +147,6 @@ impl Attempt {
         }
         self.point("commit.after_put")?;
         stage.publish(&commit)?;
-        if stage.space().local_root().is_none() {
-            let _ = fs::remove_dir_all(&self.folder);
-        }
         Ok(commit)
     }
 
@@ -187,18 +186,17 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if self.mine && fail::point("attempt.before_remove").is_ok() {
-            if let Err(error) = fs::remove_dir_all(&self.folder) {
-                tracing::warn!(folder = %self.folder.display(), %error, "an attempt stays behind");
-            }
-            if self.stage.space().local_root().is_none() {
-                let remote = self.stage.attempt_folder(&self.name());
-                if let Err(error) = self.stage.space().remove_tree(&remote) {
-                    tracing::warn!(folder = remote, %error, "an attempt stays behind");
-                }
+        let remote = self.stage.space().local_root().is_none();
+        let remove = if self.mine { fail::point("attempt.before_remove").is_ok() } else { remote };
+        if remove && let Err(error) = fs::remove_dir_all(&self.folder) {
+            tracing::warn!(folder = %self.folder.display(), %error, "an attempt stays behind");
+        }
+        if self.mine && remote {
+            let folder = self.stage.attempt_folder(&self.name());
+            if let Err(error) = self.stage.space().remove_tree(&folder) {
+                tracing::warn!(folder, %error, "an attempt stays behind");
             }
         }
-        drop(self.alive.take());
     }
 }
 
@@ -214,7 +212,8 @@ fn collect_folder(
         let entry = entry.map_err(unreadable)?;
         let (path, meta) = (entry.path(), entry.metadata().map_err(unreadable)?);
         let name = entry.file_name().into_string().map_err(|name| {
-            Error::internal(format!("file name {name:?} is not UTF-8")).at(folder.display())
+            Error::internal(format!("file name {} is not UTF-8", name.display()))
+                .at(folder.display())
         })?;
         let name = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
         check_file(&name)?;
@@ -268,11 +267,13 @@ pub struct AttemptFile {
     buffer: Vec<u8>,
     hasher: Sha256,
     bytes: u64,
+    /// A write failed half way: what is on disk is unknown.
+    torn: bool,
 }
 
 impl fmt::Debug for AttemptFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AttemptFile").field("name", &self.name).field("bytes", &self.bytes).finish()
+        f.debug_tuple("AttemptFile").field(&self.path).finish()
     }
 }
 
@@ -300,9 +301,13 @@ impl AttemptFile {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        fail::point("file.before_write")
-            .and_then(|()| self.file.write_all(&self.buffer))
-            .map_err(|error| at_path(self.path.display().to_string(), error))?;
+        let written = if self.torn {
+            Err(io::Error::other("an earlier write failed"))
+        } else {
+            fail::point("file.before_write").and_then(|()| self.file.write_all(&self.buffer))
+        };
+        self.torn = written.is_err();
+        written.map_err(|error| at_path(self.path.display().to_string(), error))?;
         self.hasher.update(&self.buffer);
         self.bytes += self.buffer.len() as u64;
         self.buffer.clear();
@@ -322,95 +327,5 @@ impl Write for AttemptFile {
 
     fn flush(&mut self) -> io::Result<()> {
         self.write_buffer()
-    }
-}
-
-/// The sign that the process of a local attempt lives: a locked file beside the attempt's folder,
-/// which the kernel unlocks however the process ends.
-pub(crate) struct Alive {
-    _file: File,
-    path: PathBuf,
-}
-
-impl Alive {
-    /// `None` where the file system has no locks.
-    fn new(attempt: &Path) -> Result<Option<Self>> {
-        let path = Self::path(attempt);
-        let trouble = |error| disk_error(path.display(), "cannot lock", error);
-        loop {
-            let file = open_lock(&path).map_err(trouble)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                // A sweep holds it for a moment, to remove it.
-                Err(TryLockError::WouldBlock) => {
-                    std::thread::yield_now();
-                    continue;
-                }
-                Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
-                    return Ok(None);
-                }
-                Err(TryLockError::Error(error)) => return Err(trouble(error)),
-            }
-            if is_at(&file, &path).map_err(trouble)? {
-                return Ok(Some(Self { _file: file, path }));
-            }
-        }
-    }
-
-    /// For an attempt whose process is gone: `Some`, and nobody else takes it meanwhile.
-    pub(crate) fn take_over(attempt: &Path) -> Result<Option<Option<Self>>> {
-        let path = Self::path(attempt);
-        let trouble = |error| disk_error(path.display(), "cannot lock", error);
-        let file = match OpenOptions::new().write(true).open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(None)),
-            Err(error) => return Err(trouble(error)),
-        };
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Some(Self { _file: file, path }))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(trouble(error)),
-        }
-    }
-
-    /// Removes the signs of processes that are gone.
-    pub(crate) fn sweep(attempts: &Path) -> Result<()> {
-        let trouble = |error| disk_error(attempts.display(), "cannot list", error);
-        for entry in fs::read_dir(attempts).map_err(trouble)? {
-            let path = entry.map_err(trouble)?.path();
-            let Some(attempt) = path.to_str().and_then(|path| path.strip_suffix(".lock")) else {
-                continue;
-            };
-            // Dropping what was taken over removes the file.
-            drop(Self::take_over(Path::new(attempt))?);
-        }
-        Ok(())
-    }
-
-    fn path(attempt: &Path) -> PathBuf {
-        let mut path = attempt.as_os_str().to_owned();
-        path.push(".lock");
-        path.into()
-    }
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        // Removed while locked, so that whoever waits for it sees that its file is gone.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).open(path)
-}
-
-/// Whether `path` still names this open file.
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    let here = file.metadata()?;
-    match fs::metadata(path) {
-        Ok(there) => Ok((here.dev(), here.ino()) == (there.dev(), there.ino())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
 use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt};
 use sha2::{Digest, Sha256};
 use stage::{Error, Kind, Result};
 
@@ -37,7 +37,7 @@ struct Inner {
 enum Source {
     File { file: File, path: PathBuf },
     Memory(Bytes),
-    Object { store: Arc<dyn ObjectStore>, key: Key, version: String },
+    Object { store: Arc<dyn ObjectStore>, key: Key, tag: Option<String>, version: String },
 }
 
 impl fmt::Debug for Blob {
@@ -88,8 +88,8 @@ impl Blob {
             }
             other => bucket_error(Kind::Input, &name, "cannot open", other),
         })?;
-        let version = meta.e_tag.unwrap_or_else(|| meta.last_modified.to_rfc3339());
-        let source = Source::Object { store, key, version };
+        let version = meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
+        let source = Source::Object { store, key, tag: meta.e_tag, version };
         Ok(Self(Arc::new(Inner { name, len: meta.size, source })))
     }
 
@@ -214,15 +214,27 @@ impl Blob {
 
     /// Asks for a range of a remote object; the answer arrives in the channel.
     fn request(&self, offset: u64, end: u64) -> Result<mpsc::Receiver<Result<Bytes>>> {
-        let Source::Object { store, key, .. } = &self.0.source else {
+        let Source::Object { store, key, tag, .. } = &self.0.source else {
             return Err(Error::internal("only a remote object is requested").at(self.name()));
         };
         let (store, key, name) = (Arc::clone(store), key.clone(), self.name().to_owned());
+        // Bytes of two versions of an object must never mix.
+        let options = GetOptions {
+            range: Some((offset..end).into()),
+            if_match: tag.clone(),
+            ..GetOptions::default()
+        };
         start(async move {
-            let bytes = store
-                .get_range(&key, offset..end)
-                .await
-                .map_err(|error| bucket_error(Kind::Input, &name, "cannot read", error))?;
+            let got = match store.get_opts(&key, options).await {
+                Ok(found) => found.bytes().await,
+                Err(error) => Err(error),
+            };
+            let bytes = got.map_err(|error| match error {
+                object_store::Error::Precondition { .. } => {
+                    Error::input("the object changed while it was read").at(&name)
+                }
+                other => bucket_error(Kind::Input, &name, "cannot read", other),
+            })?;
             if bytes.len() as u64 == end - offset {
                 return Ok(bytes);
             }

@@ -24,12 +24,14 @@ use stage::{Error, Kind, Result, ResultExt};
 use url::Url;
 
 use crate::runtime::wait;
-use crate::space::{Entry, Space};
+use crate::space::{Entry, MAX_SMALL, Space};
 use crate::trouble::{bucket_error, disk_error};
 use crate::{Blob, fail};
 
 /// Files above this many bytes are uploaded in parts of it. S3 allows 10,000 parts.
 const PART: usize = 16 << 20;
+/// Parts in flight, each in memory.
+const PARTS: usize = 4;
 /// Requests in flight where one call makes many.
 const PARALLEL: usize = 32;
 
@@ -140,6 +142,9 @@ fn missing_is_none<T>(result: Result<T, StoreError>) -> Result<Option<T>, StoreE
 
 async fn read(store: Arc<dyn ObjectStore>, key: Key) -> Result<Option<Bytes>, StoreError> {
     match missing_is_none(store.get(&key).await)? {
+        Some(found) if found.meta.size > MAX_SMALL => Err(StoreError::NotSupported {
+            source: format!("{} bytes are no small file", found.meta.size).into(),
+        }),
         Some(found) => found.bytes().await.map(Some),
         None => Ok(None),
     }
@@ -184,6 +189,16 @@ impl Space for Bucket {
     }
 
     fn sizes(&self, folder: &str, names: &BTreeSet<String>) -> Result<BTreeMap<String, u64>> {
+        if names.len() <= PARALLEL {
+            // The files of one unit; a listing would go through all units.
+            let mut sizes = BTreeMap::new();
+            for name in names {
+                if let Some(size) = self.size(&format!("{folder}/{name}"))? {
+                    sizes.insert(name.clone(), size);
+                }
+            }
+            return Ok(sizes);
+        }
         let mut by_key: BTreeMap<Key, &String> =
             names.iter().map(|name| (self.key(&format!("{folder}/{name}")), name)).collect();
         let sizes = self
@@ -280,23 +295,26 @@ impl Space for Bucket {
         let (store, key) = (Arc::clone(&self.store), self.key(name));
         let mut upload = wait(async move { store.put_multipart(&key).await })?
             .map_err(|error| self.error(name, "cannot upload", error))?;
-        let mut part = Ok(first);
-        loop {
-            let sent: Result<bool> = match part {
-                Ok(bytes) if bytes.is_empty() => Ok(false),
-                Ok(bytes) => wait(upload.put_part(bytes.into()))?
-                    .map(|()| true)
-                    .map_err(|error| self.error(name, "cannot upload", error)),
-                Err(error) => Err(error),
-            };
-            match sent {
-                Ok(true) => part = next(),
-                Ok(false) => break,
-                Err(error) => {
-                    abort(upload);
-                    return Err(error);
+        let send = || -> Result<()> {
+            let mut parts = vec![upload.put_part(first.into())];
+            loop {
+                let part = next()?;
+                let last = part.is_empty();
+                if !last {
+                    parts.push(upload.put_part(part.into()));
+                }
+                if last || parts.len() == PARTS {
+                    let sent = futures::future::try_join_all(std::mem::take(&mut parts));
+                    wait(sent)?.map_err(|error| self.error(name, "cannot upload", error))?;
+                }
+                if last {
+                    return Ok(());
                 }
             }
+        };
+        if let Err(error) = send() {
+            abort(upload);
+            return Err(error);
         }
         let (outcome, upload) = wait(async move { (upload.complete().await, upload) })?;
         outcome.map(|_| ()).map_err(|error| {

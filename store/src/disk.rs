@@ -1,22 +1,22 @@
 //! A local folder: every write is synced, every name appears whole, every folder is synced after.
 //!
 //! object_store 0.13 cannot fsync (its `LocalFileSystem` leaves data in the page cache), so the
-//! steps are written out here: temporary name in the same folder, write, `fsync`, then `link`
+//! steps are written out here: temporary name under `.clipmill/tmp`, write, `fsync`, then `link`
 //! (which fails if the name exists: the create-only put) or `rename`, then `fsync` of the folder.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use stage::{Error, Result};
 
-use crate::name::nonce;
-use crate::space::{Entry, Space};
+use crate::name::{TEMPORARY, nonce};
+use crate::space::{Entry, MAX_SMALL, Space};
 use crate::trouble::disk_error;
-use crate::{Blob, fail};
+use crate::{Blob, alive, fail};
 
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -60,30 +60,6 @@ pub(crate) fn sync_folder(path: &Path) -> Result<()> {
         .map_err(|error| disk_error(path.display(), "cannot sync the folder", error))
 }
 
-/// Writes a file under a temporary name and gives it to `place`, which must end its name.
-fn write_whole(
-    path: &Path,
-    bytes: &[u8],
-    place: impl FnOnce(&Path) -> io::Result<bool>,
-) -> Result<bool> {
-    let folder = parent(path);
-    make_folder(folder)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = folder.join(format!(".{name}.{}.tmp", nonce()));
-    let written = (|| {
-        fail::point("disk.before_write")?;
-        let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        place(&temporary)
-    })();
-    // After a rename there is nothing left to remove.
-    let _ = fs::remove_file(&temporary);
-    let placed = written.map_err(|error| disk_error(path.display(), "cannot write", error))?;
-    sync_folder(folder)?;
-    Ok(placed)
-}
-
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -115,9 +91,17 @@ impl Space for Disk {
 
     fn read(&self, name: &str) -> Result<Option<Bytes>> {
         let path = self.path(name);
-        missing_is_none(fs::read(&path))
-            .map(|bytes| bytes.map(Bytes::from))
-            .map_err(|error| disk_error(path.display(), "cannot read", error))
+        let read = || {
+            let file = File::open(&path)?;
+            let len = file.metadata()?.len();
+            if len > MAX_SMALL {
+                return Err(io::Error::other(format!("{len} bytes are no small file")));
+            }
+            let mut bytes = Vec::with_capacity(len as usize);
+            file.take(MAX_SMALL).read_to_end(&mut bytes)?;
+            Ok(Bytes::from(bytes))
+        };
+        missing_is_none(read()).map_err(|error| disk_error(path.display(), "cannot read", error))
     }
 
     fn read_many(&self, names: Vec<String>) -> Result<Vec<Option<Bytes>>> {
@@ -186,7 +170,7 @@ impl Space for Disk {
 
     fn create(&self, name: &str, bytes: Bytes) -> Result<bool> {
         let path = self.path(name);
-        write_whole(&path, &bytes, |temporary| {
+        self.write_whole(&path, &bytes, |temporary| {
             fail::point("disk.before_link")?;
             let won = match fs::hard_link(temporary, &path) {
                 Ok(()) => true,
@@ -201,7 +185,7 @@ impl Space for Disk {
 
     fn replace(&self, name: &str, bytes: Bytes) -> Result<()> {
         let path = self.path(name);
-        write_whole(&path, &bytes, |temporary| {
+        self.write_whole(&path, &bytes, |temporary| {
             fail::point("disk.before_rename")?;
             fs::rename(temporary, &path).map(|()| true)
         })
@@ -244,6 +228,32 @@ impl Space for Disk {
 }
 
 impl Disk {
+    /// Writes a file under a temporary name, for `place` to give it its own.
+    fn write_whole(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        place: impl FnOnce(&Path) -> io::Result<bool>,
+    ) -> Result<bool> {
+        let folder = parent(path);
+        make_folder(folder)?;
+        let temporaries = self.root.join(TEMPORARY);
+        make_folder(&temporaries)?;
+        let temporary = temporaries.join(nonce());
+        let written = (|| {
+            fail::point("disk.before_write")?;
+            let mut file = alive::create(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            place(&temporary)
+        })();
+        // After a rename there is nothing left to remove.
+        let _ = fs::remove_file(&temporary);
+        let placed = written.map_err(|error| disk_error(path.display(), "cannot write", error))?;
+        sync_folder(folder)?;
+        Ok(placed)
+    }
+
     /// Shows each entry of a folder; one that vanishes meanwhile is passed over.
     fn walk(
         &self,

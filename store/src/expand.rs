@@ -7,12 +7,12 @@ use object_store::path::Path as Key;
 use stage::{Error, Kind, Result};
 
 use crate::address::{Address, is_url, parse};
-use crate::bucket;
 use crate::runtime::wait;
 use crate::trouble::{bucket_error, read_error};
+use crate::{braces, bucket};
 
-/// Names that one pattern may stand for.
-const MAX_NAMES: usize = 10_000_000;
+/// Names that the braces of one pattern may stand for.
+const MAX_NAMES: u64 = 10_000_000;
 
 /// The files that a pattern stands for.
 ///
@@ -33,14 +33,15 @@ pub fn expand(pattern: &str) -> Result<Vec<String>> {
     for part in pattern.split("::").filter(|part| !part.is_empty()) {
         // A file whose name holds braces is meant by its name.
         let literal = !is_url(part) && std::path::Path::new(part).exists();
-        let expanded = if literal { vec![part.to_owned()] } else { expand_braces(part)? };
+        let expanded =
+            if literal { vec![part.to_owned()] } else { braces::expand(part, MAX_NAMES)? };
+        // One of many is a file: a listing each would cost a request each.
+        let alone = expanded.len() == 1;
         for name in expanded {
-            match list(&name)? {
+            let may_list = alone || !is_url(&name) || name.ends_with('/') || name.contains('*');
+            match if may_list { list(&name)? } else { None } {
                 Some(files) => names.extend(files),
                 None => names.push(name),
-            }
-            if names.len() > MAX_NAMES {
-                return Err(too_many(pattern));
             }
         }
     }
@@ -48,117 +49,6 @@ pub fn expand(pattern: &str) -> Result<Vec<String>> {
         return Err(Error::input(format!("the pattern {pattern:?} stands for no file")));
     }
     Ok(names)
-}
-
-fn too_many(pattern: &str) -> Error {
-    Error::recipe(format!("stands for more than {MAX_NAMES} names")).at(pattern)
-}
-
-/// Multiplies out the first brace of the pattern, then the rest.
-fn expand_braces(pattern: &str) -> Result<Vec<String>> {
-    let mut done = vec![String::new()];
-    let mut rest = pattern;
-    while let Some((before, inside, after)) = first_brace(rest) {
-        let choices = choices(inside, pattern)?;
-        if done.len().saturating_mul(choices.len()) > MAX_NAMES {
-            return Err(too_many(pattern));
-        }
-        done = done
-            .iter()
-            .flat_map(|head| choices.iter().map(move |choice| format!("{head}{before}{choice}")))
-            .collect();
-        rest = after;
-    }
-    for name in &mut done {
-        name.push_str(rest);
-    }
-    Ok(done)
-}
-
-/// The first brace that is a range or a list: what is before, inside and after it.
-fn first_brace(text: &str) -> Option<(&str, &str, &str)> {
-    let mut from = 0;
-    while let Some(open) = text[from..].find('{').map(|at| at + from) {
-        let mut depth = 0usize;
-        let close = text[open..].char_indices().find_map(|(at, c)| {
-            match c {
-                '{' => depth += 1,
-                '}' => depth -= 1,
-                _ => {}
-            }
-            (depth == 0).then_some(open + at)
-        })?;
-        let inside = &text[open + 1..close];
-        if inside.contains(',') || inside.contains("..") || inside.contains('{') {
-            return Some((&text[..open], inside, &text[close + 1..]));
-        }
-        from = open + 1;
-    }
-    None
-}
-
-/// What one brace stands for.
-fn choices(inside: &str, pattern: &str) -> Result<Vec<String>> {
-    let mut parts = vec![];
-    let (mut depth, mut start) = (0usize, 0);
-    for (at, c) in inside.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            ',' if depth == 0 => {
-                parts.push(&inside[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&inside[start..]);
-    if parts.len() == 1 {
-        return match range(inside, pattern)? {
-            Some(numbers) => Ok(numbers),
-            // Neither a list nor a range: the braces stay.
-            None => Ok(expand_braces(inside)?.into_iter().map(|s| format!("{{{s}}}")).collect()),
-        };
-    }
-    let mut choices = Vec::new();
-    for part in parts {
-        choices.extend(expand_braces(part)?);
-        if choices.len() > MAX_NAMES {
-            return Err(too_many(pattern));
-        }
-    }
-    Ok(choices)
-}
-
-/// `00..12` or `0..12..3`; counts down when the second is smaller.
-fn range(inside: &str, pattern: &str) -> Result<Option<Vec<String>>> {
-    let parts: Vec<&str> = inside.split("..").collect();
-    let (first, last, step) = match parts[..] {
-        [first, last] => (first, last, "1"),
-        [first, last, step] => (first, last, step),
-        _ => return Ok(None),
-    };
-    let number = |text: &str| text.parse::<i64>().ok().filter(|_| !text.starts_with('+'));
-    let (Some(a), Some(b), Some(step)) = (number(first), number(last), number(step)) else {
-        return Ok(None);
-    };
-    let step = step.unsigned_abs().max(1);
-    let count = a.abs_diff(b) / step;
-    if count >= MAX_NAMES as u64 {
-        return Err(too_many(pattern));
-    }
-    let zeros = |text: &str| {
-        let digits = text.trim_start_matches('-');
-        digits.len() > 1 && digits.starts_with('0')
-    };
-    let padded = zeros(first) || zeros(last);
-    let width = if padded { first.len().max(last.len()) } else { 0 };
-    let numbers = (0..=count).map(|i| {
-        let offset = i128::from(i) * i128::from(step);
-        let value = i128::from(a) + if b >= a { offset } else { -offset };
-        format!("{value:0width$}")
-    });
-    Ok(Some(numbers.collect()))
 }
 
 /// The files of a folder or of a `*`; `None` for the name of a file.

@@ -143,7 +143,7 @@ pub(crate) fn take(space: &Arc<dyn Space>, run: &str, share: Option<(u32, u32)>)
         .map_err(|error| disk_error(space.url(), "cannot lock", error))?;
     let held = match space.local_root() {
         Some(root) => Held::Local(take_files(&root.join(HOUSE), space.url(), run, share)?),
-        None => Held::Remote(Renewal::take(space, run, share)?),
+        None => Held::Remote(Renewal::take(space, run, share, RENEW)?),
     };
     Ok(Lease { held })
 }
@@ -209,7 +209,12 @@ struct Epoch {
 }
 
 impl Renewal {
-    fn take(space: &Arc<dyn Space>, run: &str, share: Option<(u32, u32)>) -> Result<Self> {
+    fn take(
+        space: &Arc<dyn Space>,
+        run: &str,
+        share: Option<(u32, u32)>,
+        renew: Duration,
+    ) -> Result<Self> {
         let scope = match share {
             None => "whole".to_owned(),
             Some((share, of)) => format!("{share}-of-{of}"),
@@ -227,7 +232,7 @@ impl Renewal {
             let winner = read_holder(&**space, &name)?;
             return Err(remote_conflict(&**space, winner.as_ref()));
         }
-        let mine = Self::start(Arc::clone(space), folder.clone(), number, holder);
+        let mine = Self::start(Arc::clone(space), folder.clone(), number, holder, renew);
         // Looks at the scopes that exclude this one only now that its own lease is seen: of two
         // that start at once, at least one sees the other.
         for other in space.folders(&format!("{HOUSE}/lease"))? {
@@ -243,7 +248,13 @@ impl Renewal {
         Ok(mine)
     }
 
-    fn start(space: Arc<dyn Space>, folder: String, number: u64, mut holder: Holder) -> Self {
+    fn start(
+        space: Arc<dyn Space>,
+        folder: String,
+        number: u64,
+        mut holder: Holder,
+        renew: Duration,
+    ) -> Self {
         let (stop, stopped) = mpsc::channel::<()>();
         let lost = Arc::new(AtomicBool::new(false));
         let (there, gone) = (Arc::clone(&space), Arc::clone(&lost));
@@ -256,7 +267,7 @@ impl Renewal {
                 }
                 there.replace(&name, holder.to_bytes()?).map(|()| true)
             };
-            while stopped.recv_timeout(RENEW) == Err(mpsc::RecvTimeoutError::Timeout) {
+            while stopped.recv_timeout(renew) == Err(mpsc::RecvTimeoutError::Timeout) {
                 match write(false) {
                     Ok(true) => {}
                     Ok(false) => {
@@ -305,7 +316,7 @@ fn remote_conflict(space: &dyn Space, holder: Option<&Holder>) -> Error {
 }
 
 /// The store's own clock: when it says that an object written now was written.
-fn store_clock(space: &dyn Space) -> Result<SystemTime> {
+pub(crate) fn store_clock(space: &dyn Space) -> Result<SystemTime> {
     let folder = format!("{HOUSE}/clock/{}", nonce());
     let name = format!("{folder}/now");
     space.replace(&name, Bytes::from_static(b"now"))?;
@@ -341,6 +352,49 @@ fn read_holder(space: &dyn Space, name: &str) -> Result<Option<Holder>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const FOLDER: &str = ".clipmill/lease/whole";
+
+    #[test]
+    fn a_lease_lapses_a_minute_after_its_last_renewal() {
+        let output = crate::Output::in_memory();
+        let holder = Holder::this("first").to_bytes().unwrap();
+        output.put(&epoch_name(FOLDER, 1), holder).unwrap();
+        let last = last_epoch(&*output.space, FOLDER).unwrap().unwrap();
+        let after = |seconds| check_lapsed(&*output.space, FOLDER, &last, last.renewed + seconds);
+        assert_eq!(after(Duration::from_secs(59)).unwrap_err().kind(), stage::Kind::Conflict);
+        after(Duration::from_secs(61)).unwrap();
+    }
+
+    #[test]
+    fn a_holder_sees_that_another_took_over() {
+        let output = crate::Output::in_memory();
+        let renew = Duration::from_millis(5);
+        let renewal = Renewal::take(&output.space, "first", None, renew).unwrap();
+        let lease = Lease { held: Held::Remote(renewal) };
+        lease.check().unwrap();
+        let other = Holder::this("second").to_bytes().unwrap();
+        output.put(&epoch_name(FOLDER, 2), other.clone()).unwrap();
+        let deadline = SystemTime::now() + Duration::from_secs(20);
+        while lease.check().is_ok() {
+            assert!(SystemTime::now() < deadline, "still held");
+            std::thread::yield_now();
+        }
+        drop(lease);
+        // The one that lost gives nothing back: the second still holds the output.
+        assert_eq!(output.get(&epoch_name(FOLDER, 2)).unwrap().unwrap(), other);
+    }
+
+    #[test]
+    fn epochs_rise_and_old_ones_go() {
+        let output = crate::Output::in_memory();
+        for number in 1..4 {
+            drop(output.lock("run").unwrap());
+            let all = epochs(&*output.space, FOLDER).unwrap();
+            let numbers: Vec<u64> = all.iter().map(|epoch| epoch.number).collect();
+            assert_eq!(numbers, [number]);
+        }
+    }
 
     #[test]
     fn seconds_become_a_date() {

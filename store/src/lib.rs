@@ -48,9 +48,12 @@ pub mod parquet;
 pub mod subset;
 
 mod address;
+mod alive;
+mod braces;
 mod bucket;
 mod cache;
 mod disk;
+mod gc;
 mod name;
 mod runtime;
 mod space;

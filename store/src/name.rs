@@ -8,6 +8,8 @@ pub(crate) const ATTEMPTS: &str = "_attempts";
 pub(crate) const WORK: &str = "_work";
 /// The folder of an output that belongs to this crate.
 pub(crate) const HOUSE: &str = ".clipmill";
+/// Where small files of a local output are written before they get their names.
+pub(crate) const TEMPORARY: &str = ".clipmill/tmp";
 
 /// Leaves room for a nonce within the 255 bytes that file systems allow a name.
 const MAX_PART: usize = 200;

@@ -11,7 +11,7 @@
 //! let blob = store::Blob::from_bytes("embeddings.npy", file.into());
 //! let array = store::npy::read::<f32>(&blob)?;
 //! assert_eq!((array.shape, array.data[3]), (vec![2, 2], 2.0));
-//! # stage::Result::Ok(())
+//! # Ok::<(), stage::Error>(())
 //! ```
 
 mod array;

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::ObjectStore;
@@ -16,7 +15,7 @@ use crate::address::{Address, parse};
 use crate::bucket::{self, Bucket};
 use crate::disk::{Disk, make_folder};
 use crate::lease::{self, Lease};
-use crate::name::{ATTEMPTS, HOUSE, check_path, nonce};
+use crate::name::{HOUSE, check_path, nonce};
 use crate::space::Space;
 use crate::{StageDir, cache};
 
@@ -157,31 +156,6 @@ impl Output {
     pub fn get(&self, name: &str) -> Result<Option<Bytes>> {
         check_path("file", name)?;
         self.space.read(name)
-    }
-
-    /// Repairs what a kill left between commit and publication, then removes attempts that no
-    /// commit record names and whose process is gone. Returns how many.
-    ///
-    /// A local attempt whose process lives, here or on another host of a shared file system, is
-    /// held by a file lock and stays. Remote attempts carry no such lock: those younger than a day
-    /// stay. See [`Output::gc_older_than`].
-    pub fn gc(&self) -> Result<u64> {
-        let local = self.space.local_root().is_some();
-        self.gc_older_than(Duration::from_secs(if local { 0 } else { 24 * 60 * 60 }))
-    }
-
-    /// As [`Output::gc`], with another least age; zero removes every orphan and is safe when the
-    /// caller knows that no other process writes to this output.
-    pub fn gc_older_than(&self, grace: Duration) -> Result<u64> {
-        let mut removed = 0;
-        for folder in self.space.folders("")? {
-            if folder != HOUSE && self.space.has_folder(&format!("{folder}/{ATTEMPTS}"))? {
-                removed += self.stage(&folder).gc(grace)?;
-            }
-        }
-        self.space.remove_tree(&format!("{HOUSE}/trash"))?;
-        self.space.remove_tree(&format!("{HOUSE}/probe"))?;
-        Ok(removed)
     }
 
     /// Two create-only puts of one name must give one winner.

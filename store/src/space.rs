@@ -10,6 +10,9 @@ use stage::Result;
 
 use crate::Blob;
 
+/// Most bytes of a file that is read whole into memory: records, recipes, reports.
+pub(crate) const MAX_SMALL: u64 = 256 << 20;
+
 /// One file of a listing.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {

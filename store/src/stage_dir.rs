@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
 
 use stage::{Error, Result};
 
-use crate::attempt::{self, Attempt};
+use crate::attempt::Attempt;
 use crate::disk::make_folder;
 use crate::name::{ATTEMPTS, COMMITS, HOUSE, WORK, check_part, nonce};
 use crate::space::{Space, folder_of};
@@ -250,46 +249,5 @@ impl StageDir {
             ))
             .at(self.locate(name))),
         }
-    }
-
-    /// Removes attempts that no commit record names. Returns how many.
-    pub(crate) fn gc(&self, grace: Duration) -> Result<u64> {
-        // Publishes first: what a record names is no orphan.
-        self.commits()?;
-        let now = SystemTime::now();
-        let mut removed = 0;
-        for attempt in self.space().folders(&self.inner(ATTEMPTS))? {
-            let folder = self.attempt_folder(&attempt);
-            let newest = self.space().newest(&folder)?.unwrap_or(now);
-            // A clock that went back makes an attempt young: it stays until the next time.
-            if now.duration_since(newest).unwrap_or_default() < grace {
-                continue;
-            }
-            let alive = match self.space().local_root() {
-                Some(root) => attempt::Alive::take_over(&root.join(&folder))?,
-                None => Some(None),
-            };
-            let Some(_held) = alive else { continue };
-            // Whoever held it may have committed it since.
-            let unit = attempt.rsplit_once('.').map_or(attempt.as_str(), |(unit, _)| unit);
-            if self.read_commit(unit)?.is_some_and(|commit| commit.attempt == attempt) {
-                continue;
-            }
-            fail::point("gc.before_remove").map_err(|error| {
-                disk_error(self.space().locate(&folder), "cannot remove", error)
-            })?;
-            self.space().remove_tree(&folder)?;
-            removed += 1;
-        }
-        if let Some(root) = self.space().local_root() {
-            attempt::Alive::sweep(&root.join(self.inner(ATTEMPTS)))?;
-            for file in self.space().files(&self.inner(COMMITS))? {
-                let old = now.duration_since(file.modified).unwrap_or_default();
-                if file.name.starts_with('.') && old >= grace.max(Duration::from_mins(1)) {
-                    self.space().remove(&self.inner(&format!("{COMMITS}/{}", file.name)))?;
-                }
-            }
-        }
-        Ok(removed)
     }
 }
