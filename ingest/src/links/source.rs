@@ -1,0 +1,35 @@
+//! Where WAT files and lists of them come from: local files, object stores, https.
+
+use std::io::Read;
+
+use serde::{Deserialize, Serialize};
+use stage::Result;
+use store::Blob;
+
+/// One WAT file: a path or a URL.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WatSource(String);
+
+impl WatSource {
+    /// Names a WAT file; nothing is opened.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self(url.into())
+    }
+
+    /// The path or URL.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Opens a file for one pass from its start.
+pub(super) fn open(url: &str) -> Result<Box<dyn Read + Send>> {
+    Ok(Blob::open(url)?.reader())
+}
+
+/// The files behind one entry of a plan.
+pub(super) fn expand(entry: &str) -> Result<Vec<String>> {
+    store::expand(entry)
+}

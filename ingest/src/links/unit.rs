@@ -1,0 +1,87 @@
+//! One unit: some WAT files in, one parquet file out.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use stage::{Context, Result, ResultExt};
+
+use super::LinksReport;
+use super::merge::{Run, merge};
+use super::page::read_page;
+use super::rows::Rows;
+use super::source::{self, WatSource};
+use super::write::LinksWriter;
+use crate::warc::Reader;
+
+/// Reads the WAT files of a unit and writes their links as one parquet file: cc2dataset's columns,
+/// sorted by uid, each uid once (the row with the smallest archive name, then the first in its
+/// file), row groups cut at uid prefixes. The bytes depend on the WAT files' contents alone, not on
+/// threads or memory.
+///
+/// # Errors
+/// When a WAT file cannot be opened or read, or the output cannot be written. Broken records and
+/// members are counted in the report instead.
+pub fn run_unit(wats: &[WatSource], out: impl Write + Send, cx: &Context) -> Result<LinksReport> {
+    let done = AtomicU64::new(0);
+    let resident = AtomicU64::new(0);
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(cx.threads.max(1))
+        .build()
+        .internal("cannot start threads")?;
+    let read = pool.install(|| {
+        wats.par_iter()
+            .map(|wat| {
+                let (mut rows, report) = read_wat(wat, cx).map_err(|e| e.at(wat.url()))?;
+                rows.sort();
+                let bytes = rows.bytes();
+                let before = resident.fetch_add(bytes, Ordering::Relaxed);
+                let run = if before + bytes > cx.memory / 2 {
+                    resident.fetch_sub(bytes, Ordering::Relaxed);
+                    Run::spill(&rows)?
+                } else {
+                    Run::Memory(rows)
+                };
+                let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+                cx.progress.update(done, wats.len() as u64, "WAT files");
+                Ok((run, report))
+            })
+            .collect::<Result<Vec<_>>>()
+    })?;
+    let mut total = LinksReport::default();
+    let mut runs = Vec::with_capacity(read.len());
+    for (run, report) in read {
+        total.merge(&report);
+        runs.push(run);
+    }
+    let expected = runs.iter().map(|run| run.len() as u64).sum();
+    let mut writer = LinksWriter::new(out, expected)?;
+    merge(runs, |row| writer.push(row))?;
+    total.distinct_uids = writer.finish()?;
+    Ok(total)
+}
+
+fn read_wat(wat: &WatSource, cx: &Context) -> Result<(Rows, LinksReport)> {
+    let mut reader = Reader::new(wat.url(), source::open(wat.url())?);
+    let mut rows = Rows::default();
+    let mut report = LinksReport { wats: 1, ..LinksReport::default() };
+    let mut number = 0;
+    while let Some(record) = reader.next_record()? {
+        number += 1;
+        if record.is("metadata") {
+            read_page(record.body, &mut report, |place, found| rows.push(number, place, &found));
+        }
+        if number % 256 == 0 {
+            cx.cancel.check()?;
+        }
+    }
+    if number == 0 {
+        report.fail("no_record");
+    }
+    report.bytes = reader.position();
+    report.add_damage(wat.url(), reader.damage());
+    if !reader.damage().is_empty() {
+        tracing::warn!(wat = wat.url(), damage = ?reader.damage().counts(), "damaged WAT file");
+    }
+    Ok((rows, report))
+}

@@ -1,1 +1,0 @@
-//! A WARC archive served on loopback.
