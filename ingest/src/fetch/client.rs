@@ -65,12 +65,15 @@ fn builder(plan: &FetchPlan, idle: u32, resolver: &Arc<Vetted>) -> ClientBuilder
 pub(super) fn reason(error: &reqwest::Error) -> Reason {
     let mut tls = false;
     let mut closed = false;
+    let https = error.url().is_some_and(|url| url.scheme() == "https");
     let mut source = error.source();
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<io::Error>() {
+            let io = innermost(io);
             match io.raw_os_error() {
                 Some(23 | 24) => return Reason::OpenFiles, // ENFILE, EMFILE
-                _ if error.is_connect() => {}
+                // Connected, and then lost before the request: in https, that was the handshake.
+                _ if error.is_connect() => tls |= https && lost(io.kind()),
                 _ if io.kind() == io::ErrorKind::UnexpectedEof => return Reason::ShortBody,
                 _ if io.get_ref().is_none() => return Reason::Reset, // from the system itself
                 _ => {}
@@ -90,4 +93,14 @@ pub(super) fn reason(error: &reqwest::Error) -> Reason {
         () if closed => Reason::Reset,
         () => Reason::BadResponse,
     }
+}
+
+/// An I/O error inside I/O errors: each layer of the connector wraps the one below.
+fn innermost(error: &io::Error) -> &io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<io::Error>());
+    inner.map_or(error, innermost)
+}
+
+fn lost(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
 }

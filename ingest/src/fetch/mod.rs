@@ -62,7 +62,8 @@
 //! | `aspect_ratio` | dropped | resize | a shape over `max_aspect_ratio` |
 //! | `not_an_image` | failed | resize | a web page or the like, whatever its name and type say |
 //! | `decoder_panic` | failed | resize | a bug in a decoder, held back |
-//! | the words of [`pixels::Refused`] | failed | resize | `truncated`, `too_many_pixels`, `unsupported_format`, ... |
+//! | `side_too_large`, `too_many_pixels`, `aspect_too_large`, `output_too_large` | dropped | resize | the decoder's caps on size |
+//! | the other words of [`pixels::Refused`] | failed | resize | `truncated`, `broken`, `unsupported_format`, ... |
 
 mod address;
 mod body;

@@ -135,7 +135,11 @@ impl Reason {
             | Self::Noai
             | Self::ImageTooSmall
             | Self::ImageTooLarge
-            | Self::AspectRatio => Class::Dropped,
+            | Self::AspectRatio
+            // The decoder's caps on size are rules too: nothing is wrong with such a picture.
+            | Self::Picture(
+                "side_too_large" | "too_many_pixels" | "aspect_too_large" | "output_too_large",
+            ) => Class::Dropped,
             _ => Class::Failed,
         }
     }
@@ -193,6 +197,7 @@ mod tests {
         assert_eq!(Reason::Robots.class(), Class::Dropped);
         assert_eq!(Reason::PrivateAddress.class(), Class::Dropped);
         assert_eq!(Reason::ImageTooSmall.class(), Class::Dropped);
+        assert_eq!(Reason::Picture("too_many_pixels").class(), Class::Dropped);
         assert_eq!(Reason::Http(404).class(), Class::Failed);
         assert_eq!(Reason::Picture("truncated").class(), Class::Failed);
     }

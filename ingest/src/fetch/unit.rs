@@ -149,7 +149,7 @@ impl Fetcher {
         let mut left: Vec<usize> = work.jobs.iter().map(|job| job.rows).collect();
         for (number, row) in work.rows.iter().copied().enumerate() {
             desk.next_row.store(number, Ordering::SeqCst);
-            self.await_row(row, &mut outcomes, arrivals)?;
+            self.await_row(row, &mut outcomes, desk, arrivals)?;
             let outcome =
                 outcomes[row.job].as_ref().ok_or_else(|| Error::internal("no outcome"))?;
             let batch = writer.push(number, row, outcome)?;
@@ -176,13 +176,18 @@ impl Fetcher {
         &self,
         row: Row,
         outcomes: &mut [Option<Outcome>],
+        desk: &Desk,
         arrivals: &Receiver<(usize, Outcome)>,
     ) -> Result<()> {
         self.cx.cancel.check()?;
+        if outcomes[row.job].is_none() {
+            desk.wake.notify_one(); // other rows are wanted next than before
+        }
         while outcomes[row.job].is_none() {
+            self.cx.cancel.check()?;
             match arrivals.recv_timeout(TICK) {
                 Ok((job, outcome)) => outcomes[job] = Some(outcome),
-                Err(RecvTimeoutError::Timeout) => self.cx.cancel.check()?,
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(Error::internal("a URL ended without an outcome"));
                 }
@@ -350,11 +355,15 @@ impl Dispatcher {
                 }
             }
             Some(ended) = tasks.join_next() => {
-                // A bug in a request; without this its row would be waited for for ever.
-                if let Err(error) = ended
-                    && error.is_panic()
-                {
-                    std::panic::resume_unwind(error.into_panic());
+                let mut ended = Some(ended);
+                while let Some(task) = ended {
+                    // A bug in a request; without this its row would be waited for for ever.
+                    if let Err(error) = task
+                        && error.is_panic()
+                    {
+                        std::panic::resume_unwind(error.into_panic());
+                    }
+                    ended = tasks.try_join_next();
                 }
             }
             () = shared.desk.wake.notified() => {}

@@ -1,6 +1,6 @@
 //! Addresses: nothing private is reached unless the plan names it.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::sync::Arc;
 
@@ -78,16 +78,24 @@ fn a_host_on_loopback_opens_no_door_to_others() {
 
 #[test]
 fn a_closed_port_and_a_server_without_tls_have_their_words() {
-    let server = Server::start(|_, stream| ok(stream, &jpeg(1)));
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let port = server.addr.port();
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = plain.local_addr().unwrap().port();
+    // What a web server without TLS says to a handshake.
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = plain.accept().unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").unwrap();
+        let _client_left = io::copy(&mut stream, &mut io::sink());
+    });
     let named = FetchPlan {
         ports: vec![port, closed],
         allow_loopback: vec!["127.0.0.1".into()],
         ..impatient()
     };
     let urls = [format!("http://127.0.0.1:{closed}/"), format!("https://127.0.0.1:{port}/")];
+    let named = FetchPlan { robots: false, ..named };
     assert_eq!(words(&named, &urls), ["connect", "tls"]);
+    answering.join().unwrap();
     let other = FetchPlan { ports: vec![port], ..named };
     assert_eq!(words(&other, &urls[..1]), ["port"]);
 }
