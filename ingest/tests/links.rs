@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use arrow_array::cast::AsArray;
 use bytes::Bytes;
 use ingest::links::{LinksPlan, LinksReport, WatSource, run_unit};
+use ingest::serve::{Response, Server};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::metadata::RowGroupMetaData;
 use stage::{Context, Kind};
@@ -326,6 +327,24 @@ fn a_missing_file_is_an_input_error_with_its_name() {
     let error = run_unit(&wats, Vec::new(), &Context::default()).unwrap_err();
     assert_eq!(error.kind(), Kind::Input);
     assert!(error.to_string().contains("/nowhere/a.wat.gz"), "{error}");
+}
+
+#[test]
+fn a_wat_file_is_read_over_http_and_a_missing_one_named() {
+    let bytes = wat(&[page(&[img("1.jpg", "alt")])]);
+    let server = Server::start(move |request| match request.path.as_str() {
+        "/a.wat.gz" => Response::ok("application/gzip", bytes.clone()),
+        _ => Response::status(404),
+    })
+    .unwrap();
+    let get = |path: &str| {
+        let source = WatSource::new(format!("http://{}{path}", server.address()));
+        run_unit(&[source], Vec::new(), &Context::default())
+    };
+    assert_eq!(get("/a.wat.gz").unwrap().rows, 1);
+    let error = get("/b.wat.gz").unwrap_err();
+    assert_eq!(error.kind(), Kind::Input);
+    assert!(error.to_string().contains("/b.wat.gz: the server answered 404 Not Found"), "{error}");
 }
 
 #[test]

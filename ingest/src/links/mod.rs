@@ -30,6 +30,7 @@
 //!
 //! Reading order: [`LinksPlan`], [`run_unit`], [`LinksReport`]; `page` has the rules.
 
+mod download;
 mod merge;
 mod page;
 mod plan;

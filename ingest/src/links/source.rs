@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use stage::Result;
 use store::Blob;
 
+use super::download::Download;
+
 /// One WAT file: a path or a URL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -26,10 +28,17 @@ impl WatSource {
 
 /// Opens a file for one pass from its start.
 pub(super) fn open(url: &str) -> Result<Box<dyn Read + Send>> {
+    if is_http(url) {
+        return Ok(Box::new(Download::start(url)?));
+    }
     Ok(Blob::open(url)?.reader())
 }
 
 /// The files behind one entry of a plan.
 pub(super) fn expand(entry: &str) -> Result<Vec<String>> {
     store::expand(entry)
+}
+
+fn is_http(url: &str) -> bool {
+    url.starts_with("http://") || url.starts_with("https://")
 }

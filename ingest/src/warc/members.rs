@@ -1,6 +1,6 @@
 //! Bytes out of a file that is plain or gzip of many members (RFC 1952), with its damage named.
 
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 use memchr::memmem;
@@ -299,12 +299,19 @@ impl<R: Read> Members<R> {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     let place = format!("byte {}", self.base + self.end as u64);
-                    let error = Error::input("cannot read").because(error);
-                    return Err(error.at(place).at(&self.name));
+                    return Err(read_error(error).at(place).at(&self.name));
                 }
             }
         }
         Ok(self.end >= n)
+    }
+}
+
+/// Our own error, if the source wrapped one.
+fn read_error(error: io::Error) -> Error {
+    match error.downcast::<Error>() {
+        Ok(own) => own,
+        Err(error) => Error::input("cannot read").because(error),
     }
 }
 
