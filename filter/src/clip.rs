@@ -16,12 +16,16 @@ use stage::{Cancel, Checkpoint, Error, Pairs, Preprocess, Result, ResultExt};
 
 use crate::judge::JudgeContext;
 
+/// Rows of one forward pass on the CPU.
+pub const CPU_PASS: usize = 32;
+
 /// A CLIP model with its tokenizer and preprocessing, ready to encode pairs.
 pub struct ClipEncoder {
     clip: Clip,
     tokenizer: Tokenizer,
     preprocess: Preprocess,
     limits: Limits,
+    /// Rows of one forward pass.
     batch_size: usize,
     threads: usize,
     device: Device,
@@ -73,7 +77,7 @@ impl ClipEncoder {
             tokenizer: Tokenizer::clip(),
             preprocess: preprocess.clone(),
             limits: Limits::default(),
-            batch_size: batch_size as usize,
+            batch_size: if cx.device.is_cpu() { CPU_PASS } else { batch_size as usize },
             threads: cx.stage.threads.max(1),
             device: cx.device.clone(),
             cancel: cx.stage.cancel.clone(),
@@ -89,9 +93,10 @@ impl ClipEncoder {
     /// Encodes these rows and hands each over in order: its features, or the word for why its
     /// picture cannot be decoded (`no_image`, or the decoder's own).
     ///
-    /// Every forward pass has exactly `batch_size` rows, blank ones at the end, because a matrix
-    /// product may add up in another order for another number of rows. So the features of a pair
-    /// are the same bits whatever pairs stand beside it and however the pairs are cut into calls.
+    /// On the CPU every forward pass has exactly [`CPU_PASS`] rows, blank ones at the end, because a
+    /// matrix product adds up in another order for another number of rows (seen: the last bits of
+    /// a score at one row and at four). So the features of a pair are the same bits whatever pairs
+    /// stand beside it and however the pairs are cut into calls; calls of few pairs waste work.
     ///
     /// # Errors
     /// The model's, `each`'s, or an interruption.

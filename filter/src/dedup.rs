@@ -132,6 +132,7 @@ impl DedupPlan {
         }
         table.finish()?;
         counts.check()?;
+        tracing::debug!(kept = counts.kept, spilled_bytes = spilled, "removed duplicates");
         Ok(Deduplicated { counts, spilled_bytes: spilled as u64 })
     }
 }

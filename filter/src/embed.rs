@@ -28,7 +28,8 @@ use crate::judge::{JudgeContext, is_success};
 pub struct EmbedPlan {
     /// The model: the id of a stage that makes a checkpoint, or a path.
     pub checkpoint: String,
-    /// Pairs in one forward pass, in 1..=4096; default 32.
+    /// Pairs in one forward pass on an accelerator, in 1..=4096; default 32. On the CPU a pass
+    /// always has 32, so that no setting changes the last bits of the result.
     #[serde(default = "default_batch_size")]
     pub batch_size: u32,
 }

@@ -112,6 +112,7 @@ impl SelectPlan {
             baseline.add_to(&mut condition).map_err(|e| e.at("baseline"))?;
         }
         let (expression, thresholds) = condition.resolve(cx.seed_for("select"))?;
+        tracing::debug!(%expression, ?thresholds, "selecting");
 
         let columns = pool_columns(&frame, expression)?;
         let frame = frame.select(columns).map_err(|e| query_error(&e, "cannot select"))?;

@@ -358,3 +358,44 @@ fn files_of_one_pool_may_differ_in_columns_widths_and_metadata() {
     let expected = format!("{wrong}: column `uid` is Int64, and LargeUtf8 before");
     assert_eq!(message.to_string(), expected);
 }
+
+#[test]
+fn the_subset_file_is_datacomps_test_vector() {
+    let folder = tempfile::tempdir().unwrap();
+    let column = texts(&[
+        Some("fe0000000000000000000000000000ff"),
+        Some("139e4a9b22a614771f06c700a8ebe150"),
+    ]);
+    let pool = [write(&folder.path().join("pool.parquet"), vec![("uid", column)])];
+    let output = store::Output::in_memory();
+    let stage = output.stage("select");
+    let mut attempt = stage.begin("0").unwrap();
+    let selection = SelectPlan::default().run(&Context::default(), &pool, &mut attempt).unwrap();
+    attempt.commit("key", selection.counts, serde_json::Value::Null).unwrap();
+    let bytes = stage.blob("subset.npy").unwrap().read_all().unwrap();
+    let header = b"\x93NUMPY\x01\x00v\x00{'descr': [('f0', '<u8'), ('f1', '<u8')], \
+                   'fortran_order': False, 'shape': (2,), }";
+    assert!(bytes.starts_with(header));
+    assert_eq!(bytes.len(), 128 + 32);
+    let expected = [
+        0x77, 0x14, 0xa6, 0x22, 0x9b, 0x4a, 0x9e, 0x13, 0x50, 0xe1, 0xeb, 0xa8, 0x00, 0xc7, 0x06,
+        0x1f, 0, 0, 0, 0, 0, 0, 0, 0xfe, 0xff, 0, 0, 0, 0, 0, 0, 0,
+    ];
+    assert_eq!(bytes[128..], expected);
+}
+
+#[test]
+fn a_pool_in_another_store_is_read_like_a_local_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let values = [0.1, 0.6, 0.3].map(Some);
+    let local = pool(folder.path(), &values);
+    let output = store::Output::in_memory();
+    output.put("pool.parquet", std::fs::read(&local[0]).unwrap().into()).unwrap();
+    let remote = format!("{}/pool.parquet", output.url());
+    assert!(remote.starts_with("memory://"), "{remote}");
+    let top = plan(
+        r#"{"where": "clip_b32_similarity_score >= quantile(clip_b32_similarity_score, 0.5)"}"#,
+    );
+    let (selected, _) = pick(&top, &[remote]).unwrap();
+    assert_eq!(numbers(&selected, 3), [1, 2]);
+}

@@ -27,7 +27,8 @@ pub struct ClipScore {
     /// `select` decides.
     #[serde(default)]
     pub min: Option<f32>,
-    /// Pairs in one forward pass, in 1..=4096; default 32.
+    /// Pairs in one forward pass on an accelerator, in 1..=4096; default 32. On the CPU a pass
+    /// always has 32, so that no setting changes the last bits of the result.
     #[serde(default = "default_batch_size")]
     pub batch_size: u32,
     /// The score's column; default `clip_score`. Two scorers in one recipe need two names.

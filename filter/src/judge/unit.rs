@@ -36,37 +36,22 @@ pub fn run_unit<W: Write + Send>(
     parquet_out: W,
     mut keep_pairs: Option<&mut KeepPairs<'_>>,
 ) -> Result<Counts> {
+    let mut batches = batches.into_iter();
+    // The first batch says which further columns there are; a unit without pairs is a file with
+    // columns and no rows.
+    let first = batches.next().transpose()?;
+    let columns = first.as_ref().map_or_else(Pairs::schema, |pairs| pairs.batch().schema());
+    let schema = schema(judges, columns.fields())?;
+    let mut table = Writer::new(parquet_out, &schema, &Layout::default())?;
     let mut counts = Counts::default();
-    let mut out = Some(parquet_out);
-    let mut table: Option<(Writer<W>, SchemaRef)> = None;
-    for pairs in batches {
-        let pairs = pairs?;
-        if table.is_none() {
-            let schema = schema(judges, pairs.batch().schema().fields())?;
-            table = out
-                .take()
-                .map(|out| Writer::new(out, &schema, &Layout::default()))
-                .transpose()?
-                .map(|t| (t, schema));
-        }
-        let (judged, reasons) = judge_batch(judges, pairs)?;
+    for pairs in first.map(Ok).into_iter().chain(batches) {
+        let (judged, reasons) = judge_batch(judges, pairs?)?;
         let why = tell(&judged, &reasons, &mut counts);
-        if let Some((table, schema)) = &mut table {
-            table.write(&row_batch(&judged, &why, schema)?)?;
-        }
+        table.write(&row_batch(&judged, &why, &schema)?)?;
         if let Some(keep) = keep_pairs.as_deref_mut() {
             keep(&judged, &reasons)?;
         }
     }
-    // A unit without pairs is a file with columns and no rows.
-    let table = match (table, out) {
-        (Some((table, _)), _) => table,
-        (None, Some(out)) => {
-            let schema = schema(judges, Pairs::schema().fields())?;
-            Writer::new(out, &schema, &Layout::default())?
-        }
-        (None, None) => return Err(Error::internal("the output was taken and not used")),
-    };
     table.finish()?;
     counts.check()?;
     Ok(counts)

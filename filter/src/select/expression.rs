@@ -23,7 +23,7 @@ use datafusion::functions::math::expr_fn::isnan;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
     ColumnarValue, ExprSchemable, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-    Volatility, create_udf,
+    TypeSignature, Volatility, create_udf,
 };
 use datafusion::prelude::{DataFrame, Expr, cast, lit};
 use datafusion::sql::parser::DFParserBuilder;
@@ -95,6 +95,7 @@ impl<'a> Condition<'a> {
         let term = self.engine.context().parse_sql_expr(text, schema);
         let term = term.map_err(|error| self.explain(&error, text))?;
         check_kind(&term)?;
+        calls_of_the_pool(&term)?;
         let kind = term.get_type(schema).map_err(|error| self.explain(&error, text))?;
         if kind != DataType::Boolean {
             let message = format!("`{text}` is of type {kind}, a condition is true or false");
@@ -381,7 +382,9 @@ impl PoolFunction {
     }
 
     fn new(name: &'static str, numeric: bool) -> Self {
-        Self { name, signature: Signature::variadic_any(Volatility::Immutable), numeric }
+        // Any arguments, and none, so that the words about them are ours.
+        let arguments = vec![TypeSignature::Nullary, TypeSignature::VariadicAny];
+        Self { name, signature: Signature::one_of(arguments, Volatility::Immutable), numeric }
     }
 }
 
@@ -397,8 +400,7 @@ impl ScalarUDFImpl for PoolFunction {
     fn return_type(&self, arguments: &[DataType]) -> Result<DataType, DataFusionError> {
         match arguments.first() {
             Some(kind) if self.numeric => Ok(kind.clone()),
-            Some(_) => Ok(DataType::Boolean),
-            None => Err(plan_datafusion_err!("{} needs arguments", self.name)),
+            _ => Ok(DataType::Boolean),
         }
     }
 

@@ -270,4 +270,27 @@ mod tests {
         let expected = [i64::MIN, -2, 0, 3, i64::MAX].map(|v| ScalarValue::Int64(Some(v)));
         assert_eq!(found, expected);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn every_index_is_that_of_the_sorted_keys(
+            keys in proptest::collection::vec(0_u64..=u64::MAX, 1..40),
+            // Few distinct high bits, so that several scans are needed.
+            shared in 0_u32..64,
+            at in 0_usize..40,
+            hold in 0_usize..8,
+        ) {
+            let keys: Vec<u64> = keys.into_iter().map(|key| key >> shared).collect();
+            let at = at % keys.len();
+            let found = select(hold, |_, _| Some(at as u64), |take| {
+                for &key in &keys {
+                    take(key);
+                }
+                Ok(keys.len() as u64)
+            });
+            let mut sorted = keys.clone();
+            sorted.sort_unstable();
+            proptest::prop_assert_eq!(found.unwrap(), Some(sorted[at]));
+        }
+    }
 }
