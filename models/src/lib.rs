@@ -19,12 +19,13 @@
 //!
 //! Reading order: [`ClipConfig`], [`Clip`], `vision` and `text` (the towers), `block` (their
 //! layers), [`repavit`] (idle channels and their fold), [`Params`], `init`, [`Tokenizer`],
-//! `checkpoint` and `weights` (files).
+//! [`Encoder`], `checkpoint` and `weights` (files).
 
 mod block;
 mod checkpoint;
 mod clip;
 mod config;
+mod encode;
 mod init;
 mod params;
 pub mod repavit;
@@ -37,6 +38,7 @@ mod weights;
 pub use checkpoint::{open, open_weights, read_checkpoint, write_checkpoint};
 pub use clip::{Clip, Mode, normalize};
 pub use config::{ClipConfig, Pool, TextConfig, VisionConfig};
+pub use encode::Encoder;
 pub use params::Params;
 pub use tokenizer::Tokenizer;
 

@@ -1,1 +1,12 @@
 //! Recipes, the runner and the clipmill binary.
+//!
+//! This room imports all others and nobody imports it. Reading order: [`recipe`] (what a job
+//! says), [`stages`] (how the rooms' plans become units of work), [`run`](mod@run) (the runner), [`cli`].
+
+pub mod cli;
+mod demo;
+mod key;
+pub mod recipe;
+mod results;
+pub mod run;
+pub mod stages;

@@ -1,3 +1,5 @@
 //! The clipmill binary.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    pipelines::cli::main()
+}

@@ -1,1 +1,24 @@
-//! The HTML report.
+//! The HTML report: one file, no script, nothing loaded from elsewhere.
+//!
+//! ```
+//! use report::{Block, Page, Section, Table};
+//!
+//! let mut section = Section::new("accuracy", "Accuracy");
+//! section.push(Block::Table(Table::new(&["model", "R@1"]).row(&["unfiltered", "0.224"])));
+//! let page = Page { title: "demo".into(), sections: vec![section], ..Page::default() };
+//! let html = page.html()?;
+//! assert!(html.contains("<td>unfiltered</td>"));
+//! # Ok::<(), stage::Error>(())
+//! ```
+//!
+//! Same data, same bytes. Reading order: [`Page`], [`Section`], [`Block`], then the pictures:
+//! [`histogram`], [`lines`].
+
+mod bar;
+mod chart;
+mod page;
+mod scale;
+
+pub use bar::CountsBar;
+pub use chart::{Histogram, Series, histogram, lines};
+pub use page::{Block, Figure, Number, Page, Section, Table, Thumbnail};

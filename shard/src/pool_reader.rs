@@ -17,6 +17,8 @@ use crate::tar_read::index;
 
 /// Rows at once; their pictures are in memory.
 const ROWS: usize = 128;
+/// Bytes of pictures at which a batch ends early; Arrow's 32-bit offsets end at 2 GiB.
+const BATCH_BYTES: u64 = 256 << 20;
 
 /// The rows of `<shard>.parquet` with the pictures of `<shard>.tar`, in the parquet's order.
 ///
@@ -57,11 +59,25 @@ impl PoolReader {
                 Err(error) => return Some(Err(error)),
             },
         };
-        let count = batch.num_rows().min(ROWS);
+        let count = self.fitting_rows(&batch);
         if count < batch.num_rows() {
             self.rest = Some(batch.slice(count, batch.num_rows() - count));
         }
         Some(Ok(batch.slice(0, count)))
+    }
+
+    /// How many rows go into the next batch: at least one if there is one.
+    fn fitting_rows(&self, batch: &RecordBatch) -> usize {
+        let most = batch.num_rows().min(ROWS);
+        let Some(keys) = batch.column_by_name("key").and_then(|c| c.as_string_opt::<i32>()) else {
+            return most;
+        };
+        let mut bytes = 0;
+        let fits = keys.iter().take(most).take_while(|key| {
+            bytes += key.and_then(|key| self.pictures.get(key)).map_or(0, |(_, len)| *len);
+            bytes <= BATCH_BYTES
+        });
+        fits.count().max(1).min(most)
     }
 
     /// The required columns first, the picture among them, then the further ones.

@@ -16,6 +16,7 @@
 mod checkpoint;
 mod context;
 mod counts;
+mod dice;
 mod error;
 mod links;
 mod pairs;
@@ -25,6 +26,7 @@ mod report;
 pub use checkpoint::{Change, Checkpoint, Preprocess};
 pub use context::{Cancel, Context, NoProgress, Progress};
 pub use counts::Counts;
+pub use dice::Dice;
 pub use error::{Error, Kind, Result, ResultExt};
 pub use links::Links;
 pub use pairs::{PairRow, PairSource, Pairs, PairsBuilder, Status};

@@ -160,7 +160,10 @@ impl Pairs {
     /// On another name: the caller names a column of this schema.
     #[must_use]
     pub fn int(&self, name: &str) -> &Int32Array {
-        self.0.column_by_name(name).and_then(|c| c.as_any().downcast_ref()).expect("a schema column")
+        self.0
+            .column_by_name(name)
+            .and_then(|c| c.as_any().downcast_ref())
+            .expect("a schema column")
     }
 
     /// A required string column by name.

@@ -1,0 +1,171 @@
+//! The command line's grammar.
+
+use clap::{Arg, ArgAction, Command, value_parser};
+
+use super::{flags, single};
+use crate::recipe::{KINDS, json_schema};
+
+const AFTER: &str = "\
+Exit codes:
+  0    done
+  1    a bug in clipmill
+  2    the command line or the recipe is wrong
+  3    an input is missing, empty or broken as a whole
+  4    the output store refused or failed (disk full, no permission)
+  5    another run holds the output, or another recipe made it
+  6    the network failed as a whole
+  7    a model or its numbers are wrong
+  130  stopped by a signal; the same command goes on
+Codes 2, 3, 5 and 7 stay the same when the command is repeated; 1, 4, 6 and 130 may not.
+
+Examples:
+  clipmill demo                                  the whole job on a small real web, in minutes
+  clipmill check recipe.yaml                     find mistakes before anything runs
+  clipmill run recipe.yaml                       run, or go on after a stop
+  clipmill links --wat crawl.warc.wat.gz --output out
+  clipmill fetch --url_list urls.csv --caption_col caption --output out";
+
+/// Builds the grammar; stages' flags come from the recipe's schema.
+pub(crate) fn command() -> Command {
+    let schema = json_schema();
+    let mut command = Command::new("clipmill")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("From raw crawl to measured CLIP dataset and model: one binary, one recipe")
+        .after_help(AFTER)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .global(true)
+                .action(ArgAction::SetTrue)
+                .help("Print the result as one JSON document on stdout"),
+        )
+        .arg(
+            Arg::new("verbose")
+                .long("verbose")
+                .short('v')
+                .global(true)
+                .action(ArgAction::Count)
+                .help("Say more on stderr; twice for everything"),
+        )
+        .subcommand(
+            Command::new("demo")
+                .about("Run the whole mill on a small real web that this binary serves on loopback")
+                .arg(output().default_value("clipmill-demo"))
+                .arg(seed())
+                .arg(
+                    Arg::new("prepare")
+                        .long("prepare")
+                        .action(ArgAction::SetTrue)
+                        .help("Only write the world and the recipe, run nothing"),
+                ),
+        )
+        .subcommand(running(
+            Command::new("run").about("Run a recipe, or go on where it stopped").arg(recipe()),
+        ))
+        .subcommand(Command::new("check").about("Check a recipe without side effects").arg(recipe()))
+        .subcommand(
+            Command::new("plan")
+                .about("Show the stages of a recipe, what is done already, and why the rest is not")
+                .arg(recipe())
+                .arg(output()),
+        )
+        .subcommand(Command::new("stages").about("List the stages that a recipe can name"))
+        .subcommand(
+            Command::new("schema").about("Print the JSON schema of recipes").arg(
+                Arg::new("markdown")
+                    .long("markdown")
+                    .action(ArgAction::SetTrue)
+                    .help("Print the reference page (docs/recipes.md) instead"),
+            ),
+        )
+        .subcommand(
+            Command::new("why")
+                .about("Tell what became of one pair, stage by stage")
+                .arg(Arg::new("uid").required(true).help("32 hex characters, or the first few"))
+                .arg(output().required(true)),
+        )
+        .subcommand(
+            Command::new("replay")
+                .about("Serve WARC files on loopback until stopped, and print the dial map for a recipe")
+                .arg(Arg::new("warc").required(true).num_args(1..).help("WARC files, globs, brace ranges")),
+        )
+        .subcommand(
+            Command::new("report")
+                .about("Write the HTML report of an output again")
+                .arg(recipe())
+                .arg(output()),
+        )
+        .subcommand(
+            Command::new("completions")
+                .about("Print shell completions")
+                .arg(Arg::new("shell").required(true).value_parser(value_parser!(clap_complete::Shell))),
+        );
+    for kind in KINDS {
+        if let Some(mut stage) = single::command(kind) {
+            for schema in single::schemas(kind, &schema) {
+                stage = flags::add(stage, &schema, single::SKIPPED);
+            }
+            command = command.subcommand(running(stage));
+        }
+    }
+    command
+}
+
+fn running(command: Command) -> Command {
+    command
+        .arg(output())
+        .arg(
+            Arg::new("units")
+                .long("units")
+                .value_name("I/N")
+                .help("Do only units u with u mod N = I; also read from SLURM_ARRAY_TASK_ID and JOB_COMPLETION_INDEX"),
+        )
+        .arg(
+            Arg::new("redo")
+                .long("redo")
+                .value_name("ID")
+                .action(ArgAction::Append)
+                .help("Make this stage and all after it again"),
+        )
+        .arg(
+            Arg::new("until").long("until").value_name("ID").help("Stop after this stage"),
+        )
+        .arg(
+            Arg::new("apart")
+                .long("apart")
+                .action(ArgAction::SetTrue)
+                .help("Run neighbouring stages one after the other where they could be one stream"),
+        )
+        .arg(threads())
+}
+
+fn recipe() -> Arg {
+    Arg::new("recipe").required(true).value_name("RECIPE.yaml").help("The recipe")
+}
+
+fn output() -> Arg {
+    Arg::new("output")
+        .long("output")
+        .visible_alias("output_folder")
+        .short('o')
+        .value_name("DIR|URL")
+        .help("Where everything is written; for a recipe, instead of its own `output`")
+}
+
+fn seed() -> Arg {
+    Arg::new("seed")
+        .long("seed")
+        .value_parser(value_parser!(u64))
+        .default_value("0")
+        .help("Seed of the world and of the run")
+}
+
+fn threads() -> Arg {
+    Arg::new("threads")
+        .long("threads")
+        .visible_alias("processes_count")
+        .value_parser(value_parser!(u16).range(1..=1024))
+        .help("CPU threads [default: every core]")
+}

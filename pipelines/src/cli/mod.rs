@@ -1,0 +1,111 @@
+//! The command line: what can be typed, and what each command prints.
+//!
+//! stdout is data (one JSON document with `--json`), stderr is talk. Exit codes are those of
+//! [`stage::Kind::exit_code`], listed in `clipmill --help`.
+
+mod args;
+mod demo;
+mod flags;
+mod inspect;
+mod progress;
+pub(crate) use progress::brief;
+mod run;
+mod single;
+mod why;
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+use stage::{Error, Result};
+
+/// Parses the command line, runs the command, prints its result or its error.
+#[must_use]
+pub fn main() -> ExitCode {
+    let command = args::command();
+    let matches = command.get_matches();
+    init_logging(matches.get_count("verbose"));
+    let json = matches.get_flag("json");
+    match dispatch(&matches) {
+        Ok(output) => {
+            output.print(json);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            report(&error, json);
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+fn dispatch(matches: &clap::ArgMatches) -> Result<Output> {
+    let Some((name, args)) = matches.subcommand() else {
+        return Err(Error::recipe("no command").hint("see `clipmill --help`"));
+    };
+    match name {
+        "run" => run::run(args),
+        "check" => inspect::check(args),
+        "plan" => run::plan(args),
+        "stages" => Ok(inspect::stages()),
+        "schema" => Ok(inspect::schema(args)),
+        "why" => why::why(args),
+        "demo" => demo::demo(args),
+        "replay" => run::replay(args),
+        "report" => run::report(args),
+        "completions" => inspect::completions(args),
+        kind => single::run(kind, args),
+    }
+}
+
+/// What a command has to say on stdout.
+pub(crate) struct Output {
+    /// For people.
+    text: String,
+    /// For programs, with `--json`.
+    json: Value,
+}
+
+impl Output {
+    pub(crate) fn new(text: impl Into<String>, json: Value) -> Self {
+        Self { text: text.into(), json }
+    }
+
+    #[allow(clippy::print_stdout, reason = "the one place where results are printed")]
+    fn print(&self, json: bool) {
+        use std::io::Write;
+        let text = if json { self.json.to_string() } else { self.text.trim_end().to_owned() };
+        if text.is_empty() {
+            return;
+        }
+        // A closed pipe (`| head`) is the reader's choice, not a failure of ours.
+        let _ = writeln!(std::io::stdout(), "{text}");
+    }
+}
+
+fn report(error: &Error, json: bool) {
+    tracing::debug!(?error, "failed");
+    eprintln!("error: {error}");
+    if let Some(hint) = error.hint_text() {
+        eprintln!("hint: {hint}");
+    }
+    if json {
+        let value = serde_json::json!({
+            "error": error.to_string(),
+            "hint": error.hint_text(),
+            "kind": format!("{:?}", error.kind()).to_lowercase(),
+            "exit_code": error.kind().exit_code(),
+        });
+        Output::new("", value).print(true);
+    }
+}
+
+fn init_logging(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CLIPMILL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}

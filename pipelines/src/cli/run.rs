@@ -1,0 +1,184 @@
+//! Commands that run a recipe or read its output: `run`, `plan`, `replay`, `report`.
+
+use std::sync::Arc;
+
+use clap::ArgMatches;
+use ingest::DialMap;
+use serde_json::{Value, json};
+use stage::{Context, Error, Result};
+
+use super::progress::Talk;
+use super::{Output, inspect};
+use crate::recipe::{Graph, Recipe};
+use crate::results;
+use crate::run::{self, Options, Share};
+
+pub(crate) fn run(args: &ArgMatches) -> Result<Output> {
+    let graph = inspect::graph(args)?;
+    execute(&graph, args, None)
+}
+
+/// Runs a checked recipe with the flags of [`super::args`]; `dial` overrules the recipe's own.
+pub(crate) fn execute(graph: &Graph, args: &ArgMatches, dial: Option<DialMap>) -> Result<Output> {
+    let options = options(args)?;
+    let context = context(&graph.recipe, args);
+    stop_on_signals(&context)?;
+    let url = output_url(&graph.recipe, args);
+    let output = store::Output::open(&url)?;
+    let _lease = output.lock(&graph.recipe.name)?;
+    let world = Replaying::start(&graph.recipe, dial)?;
+    output.put("recipe.yaml", graph.recipe.text().to_owned().into())?;
+    output.put("recipe.resolved.json", resolved(graph).to_string().into())?;
+    let talk = Talk::new();
+    let finished = run::run(graph, &output, &context, &world.dial, &options, &talk)?;
+    drop(talk);
+    let summary = results::summary(&finished.stages);
+    let mut text = results::table(&finished.stages);
+    if finished.complete && options.until.is_none() {
+        let place = results::write_report(&graph.recipe, &output, &finished.stages, None)?;
+        text.push_str(&format!("\nreport: {place}\n"));
+    } else if !finished.complete {
+        text.push_str("\nthis share is done; other shares are still missing\n");
+    }
+    Ok(Output::new(text, json!({"output": url, "complete": finished.complete, "stages": summary})))
+}
+
+pub(crate) fn plan(args: &ArgMatches) -> Result<Output> {
+    let graph = inspect::graph(args)?;
+    let url = output_url(&graph.recipe, args);
+    let rows = results::plan(&graph, &url)?;
+    let mut text = format!("output: {url}\n");
+    for row in &rows {
+        text.push_str(&format!("  {:<16} {:<10} {}\n", row.id, row.kind, row.state));
+    }
+    let stages: Vec<Value> =
+        rows.iter().map(|r| json!({"id": r.id, "kind": r.kind, "state": r.state})).collect();
+    Ok(Output::new(text, json!({"output": url, "stages": stages})))
+}
+
+pub(crate) fn report(args: &ArgMatches) -> Result<Output> {
+    let graph = inspect::graph(args)?;
+    let url = output_url(&graph.recipe, args);
+    let output = store::Output::open(&url)?;
+    let stages = results::finished(&graph, &output)?;
+    let place = results::write_report(&graph.recipe, &output, &stages, None)?;
+    Ok(Output::new(format!("report: {place}"), json!({"report": place})))
+}
+
+pub(crate) fn replay(args: &ArgMatches) -> Result<Output> {
+    let warc: Vec<String> =
+        args.get_many::<String>("warc").into_iter().flatten().cloned().collect();
+    let archive = open_archive(&warc)?;
+    let (urls, server) = (archive.len(), archive.serve()?);
+    eprintln!("{} URLs on {}; put this into a recipe, stop with Ctrl-C:", urls, server.address());
+    eprintln!("dial: {{\"*\": \"{}\"}}", server.address());
+    let context = Context::default();
+    stop_on_signals(&context)?;
+    while !context.cancel.is_cancelled() {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    Ok(Output::new("", json!({"address": server.address().to_string(), "urls": urls})))
+}
+
+/// The hosts that are dialled elsewhere while a recipe runs, and the server behind them.
+struct Replaying {
+    dial: DialMap,
+    _server: Option<ingest::serve::Server>,
+}
+
+impl Replaying {
+    fn start(recipe: &Recipe, dial: Option<DialMap>) -> Result<Self> {
+        if let Some(dial) = dial {
+            return Ok(Self { dial, _server: None });
+        }
+        let Some(replay) = &recipe.replay else {
+            return Ok(Self { dial: dial_map(&recipe.dial), _server: None });
+        };
+        let server = open_archive(&replay.warc)?.serve()?;
+        let mut map = recipe.dial.clone();
+        map.entry("*".to_owned()).or_insert(server.address());
+        Ok(Self { dial: dial_map(&map), _server: Some(server) })
+    }
+}
+
+fn dial_map(hosts: &std::collections::BTreeMap<String, std::net::SocketAddr>) -> DialMap {
+    hosts.iter().fold(DialMap::default(), |map, (host, address)| map.with(host, *address))
+}
+
+fn open_archive(patterns: &[String]) -> Result<ingest::replay::Archive> {
+    let mut files = Vec::new();
+    for pattern in patterns {
+        files.extend(store::expand(pattern)?);
+    }
+    ingest::replay::Archive::open(&files)
+}
+
+fn options(args: &ArgMatches) -> Result<Options> {
+    let text = |name: &str| args.try_get_one::<String>(name).ok().flatten().cloned();
+    let share = match text("units") {
+        Some(share) => Some(share.parse::<Share>().map_err(Error::recipe)?),
+        None => share_from_engine()?,
+    };
+    let redo = args.try_get_many::<String>("redo").ok().flatten();
+    Ok(Options {
+        redo: redo.into_iter().flatten().cloned().collect(),
+        share,
+        apart: args.try_get_one::<bool>("apart").ok().flatten().copied().unwrap_or(false),
+        until: text("until"),
+    })
+}
+
+/// The share that a cluster engine assigned: a Slurm job array or a Kubernetes Indexed Job. The
+/// number of shares comes beside it; without one there is no share.
+fn share_from_engine() -> Result<Option<Share>> {
+    let pairs = [
+        ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
+        ("JOB_COMPLETION_INDEX", "CLIPMILL_UNITS_OF"),
+    ];
+    for (index, of) in pairs {
+        let (Ok(i), Ok(n)) = (std::env::var(index), std::env::var(of)) else { continue };
+        let share = format!("{i}/{n}").parse::<Share>();
+        return share.map(Some).map_err(|e| Error::recipe(e).at(format!("{index} of {of}")));
+    }
+    Ok(None)
+}
+
+pub(crate) fn context(recipe: &Recipe, args: &ArgMatches) -> Context {
+    let threads = args.try_get_one::<u16>("threads").ok().flatten().map(|n| usize::from(*n));
+    let default = Context::default();
+    Context {
+        seed: recipe.seed,
+        threads: threads.or(recipe.threads).unwrap_or(default.threads),
+        ..default
+    }
+}
+
+pub(crate) fn output_url(recipe: &Recipe, args: &ArgMatches) -> String {
+    let flag = args.try_get_one::<String>("output").ok().flatten();
+    flag.cloned().unwrap_or_else(|| recipe.output.clone())
+}
+
+/// The first SIGINT or SIGTERM lets the run end in order; a second one ends it at once.
+pub(crate) fn stop_on_signals(context: &Context) -> Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    for signal in [SIGINT, SIGTERM] {
+        let flag = context.cancel.flag();
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
+            .and_then(|_| signal_hook::flag::register(signal, flag))
+            .map_err(|e| Error::internal("cannot install a signal handler").because(e))?;
+    }
+    Ok(())
+}
+
+/// The recipe with every default written out, kept beside the output.
+pub(crate) fn resolved(graph: &Graph) -> Value {
+    let stages: Vec<Value> = graph
+        .nodes
+        .iter()
+        .map(|node| {
+            let kind = &graph.recipe.stages[node.entry].kind;
+            json!({"id": node.id, "from": node.inputs, kind.name(): kind.to_json()})
+        })
+        .collect();
+    json!({"version": 1, "name": graph.recipe.name, "seed": graph.recipe.seed, "stages": stages})
+}

@@ -1,0 +1,118 @@
+//! One stage from the command line: the recipe is made from the flags, then run like any other.
+
+use clap::{Arg, ArgMatches, Command};
+use serde_json::{Map, Value, json};
+use stage::{Error, Result};
+
+use super::{Output, flags, run};
+use crate::recipe::{Graph, KindInfo, Noun, Recipe, json_schema};
+
+/// Fields that every command has already.
+pub(crate) const SKIPPED: &[&str] = &["output", "threads", "seed", "json", "verbose"];
+
+/// Kinds that are only ever a source for another command.
+const SOURCES: [&str; 4] = ["link_list", "shards", "pool", "checkpoint"];
+
+/// The command of this kind, without its flags.
+pub(crate) fn command(kind: &KindInfo) -> Option<Command> {
+    if SOURCES.contains(&kind.name) {
+        return None;
+    }
+    let mut command = Command::new(kind.name).about(kind.about.trim()).arg(
+        Arg::new("seed")
+            .long("seed")
+            .value_parser(clap::value_parser!(u64))
+            .default_value("0")
+            .help("Seed"),
+    );
+    command = command.after_help(
+        "Each flag is a field of the recipe; its value is read as YAML, so lists are [a, b] and maps {k: v}. \
+         Hyphens and underscores are the same.",
+    );
+    if kind.name == "judge" {
+        command = command.arg(rule_flag());
+    }
+    Some(command)
+}
+
+/// A judge stage is a list, and a list has no field names to make flags of.
+fn rule_flag() -> Arg {
+    Arg::new("rule")
+        .long("rule")
+        .value_name("YAML")
+        .action(clap::ArgAction::Append)
+        .required(true)
+        .help("A judge, as in a recipe: 'caption_length: {min_words: 3}'; repeat for several")
+}
+
+/// The schemas that give this command its flags: its source's, then its own.
+pub(crate) fn schemas(kind: &KindInfo, root: &Value) -> Vec<Value> {
+    let mut names = vec![kind.name];
+    names.extend(source(kind));
+    names.into_iter().filter_map(|name| plan_schema(root, name)).collect()
+}
+
+/// The source that feeds a stage which runs alone.
+fn source(kind: &KindInfo) -> Option<&'static str> {
+    match kind.takes.first()? {
+        Noun::Links => Some("link_list"),
+        Noun::Scores | Noun::Subset => Some("pool"),
+        Noun::Checkpoint => Some("checkpoint"),
+        _ if kind.name == "train" => None,
+        _ => Some("shards"),
+    }
+}
+
+fn plan_schema(root: &Value, name: &str) -> Option<Value> {
+    let mut schema = root.pointer(&format!("/$defs/stage/properties/{name}"))?.clone();
+    // References inside point into the root's definitions.
+    if let Some(object) = schema.as_object_mut() {
+        object.insert("$defs".to_owned(), root.get("$defs")?.clone());
+    }
+    Some(schema)
+}
+
+pub(crate) fn run(name: &str, args: &ArgMatches) -> Result<Output> {
+    let kind = crate::recipe::KINDS
+        .iter()
+        .find(|kind| kind.name == name)
+        .ok_or_else(|| Error::recipe(format!("no command `{name}`")))?;
+    let root = json_schema();
+    let mut stages = Vec::new();
+    let kind =
+        if kind.name == "reshard" { &KindInfo { takes: &[Noun::Shards], ..*kind } } else { kind };
+    if let Some(source) = source(kind) {
+        let plan = read(&root, source, args)?;
+        stages.push(json!({ source: plan }));
+    }
+    let plan = if name == "judge" { rules(args)? } else { Value::Object(read(&root, name, args)?) };
+    stages.push(json!({ name: plan }));
+    let output =
+        args.get_one::<String>("output").cloned().unwrap_or_else(|| format!("clipmill-{name}"));
+    let seed = args.get_one::<u64>("seed").copied().unwrap_or(0);
+    let recipe =
+        json!({"version": 1, "name": name, "seed": seed, "output": output, "stages": stages});
+    let text =
+        serde_json::to_string_pretty(&recipe).map_err(|e| Error::internal("recipe").because(e))?;
+    let graph = Graph::new(Recipe::parse(&format!("clipmill {name}"), &text)?)?;
+    run::execute(&graph, args, None)
+}
+
+fn read(root: &Value, name: &str, args: &ArgMatches) -> Result<Map<String, Value>> {
+    match plan_schema(root, name) {
+        Some(schema) => flags::read(args, &schema, SKIPPED),
+        None => Ok(Map::new()),
+    }
+}
+
+fn rules(args: &ArgMatches) -> Result<Value> {
+    let rules = args.get_many::<String>("rule").into_iter().flatten();
+    let rules: Vec<Value> = rules
+        .map(|text| {
+            serde_saphyr::from_str::<Value>(text).map_err(|e| {
+                Error::recipe(format!("--rule {text}: not readable")).because(e.to_string())
+            })
+        })
+        .collect::<Result<_>>()?;
+    Ok(Value::Array(rules))
+}

@@ -1,0 +1,91 @@
+//! A stage's key: the hash of everything that changes its bytes, and of nothing else.
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use stage::{Error, Result};
+
+/// What a key is made of; kept beside the output as `_stage.json`, so that a difference can be
+/// shown field by field.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Identity(pub(crate) Value);
+
+impl Identity {
+    pub(crate) fn key(&self) -> String {
+        // serde_json keeps the order of insertion; every part is built in a fixed order.
+        format!("{:x}", Sha256::digest(self.0.to_string()))
+    }
+
+    /// `field: before → now` for each leaf that differs.
+    pub(crate) fn differences(&self, before: &Value) -> Vec<String> {
+        let mut lines = Vec::new();
+        differ("", before, &self.0, &mut lines);
+        lines
+    }
+}
+
+fn differ(path: &str, before: &Value, now: &Value, lines: &mut Vec<String>) {
+    if before == now {
+        return;
+    }
+    if let (Value::Object(a), Value::Object(b)) = (before, now) {
+        let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
+        names.sort();
+        names.dedup();
+        for name in names {
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            differ(
+                &path,
+                a.get(name).unwrap_or(&Value::Null),
+                b.get(name).unwrap_or(&Value::Null),
+                lines,
+            );
+        }
+        return;
+    }
+    lines.push(format!("{path}: {} → {}", short(before), short(now)));
+}
+
+fn short(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() <= 60 {
+        text
+    } else {
+        text.chars().take(57).chain("...".chars()).collect()
+    }
+}
+
+/// Another recipe made what lies in this stage's folder.
+pub(crate) fn changed(id: &str, differences: &[String]) -> Error {
+    Error::conflict(format!(
+        "stage `{id}`: its output was made by another recipe\n    {}",
+        differences.join("\n    ")
+    ))
+    .hint(format!(
+        "add `--redo {id}` to make this stage and all after it again, or choose another output"
+    ))
+}
+
+/// Reads a stored identity.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|e| Error::store("broken _stage.json").because(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_changed_field_is_named_with_both_values() {
+        let now = Identity(json!({"plan": {"min_side": 256, "mode": "border"}}));
+        let before = json!({"plan": {"min_side": 200, "mode": "border"}});
+        assert_eq!(now.differences(&before), ["plan.min_side: 200 → 256"]);
+    }
+
+    #[test]
+    fn equal_identities_have_equal_keys() {
+        let a = Identity(json!({"kind": "fetch", "plan": {"x": 1}}));
+        assert_eq!(a.key(), a.clone().key());
+        assert_ne!(a.key(), Identity(json!({"kind": "fetch", "plan": {"x": 2}})).key());
+    }
+}

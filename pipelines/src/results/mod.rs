@@ -1,0 +1,142 @@
+//! What a finished run has to say: the table at its end, the plan before it, the HTML report.
+
+mod collect;
+mod page;
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use stage::{Counts, Error, Result};
+use store::Output;
+
+pub(crate) use collect::{Judged, scores};
+pub(crate) use page::{Extra, write_report};
+
+use crate::cli::brief;
+use crate::recipe::Graph;
+use crate::stages::Done;
+
+/// One JSON object a stage.
+pub(crate) fn summary(stages: &[Arc<Done>]) -> Vec<Value> {
+    stages
+        .iter()
+        .map(|done| {
+            let mut units = done.commits.iter().map(|c| strip(&c.info));
+            let info = if done.commits.len() == 1 { units.next() } else { Some(added(done)) };
+            json!({
+                "id": done.id,
+                "kind": done.kind,
+                "key": done.key,
+                "counts": done.counts,
+                "units": done.commits.len(),
+                "folder": done.dir.locate(""),
+                "info": info.unwrap_or(Value::Null),
+            })
+        })
+        .collect()
+}
+
+/// What several units say in numbers, added up: `pages`, `image_links`, `seconds`.
+fn added(done: &Done) -> Value {
+    let mut sums: serde_json::Map<String, Value> = serde_json::Map::new();
+    for commit in &done.commits {
+        for (name, value) in commit.info.as_object().into_iter().flatten() {
+            let Some(number) = value.as_f64() else { continue };
+            let before = sums.get(name).and_then(Value::as_f64).unwrap_or(0.0);
+            let sum = before + number;
+            let whole = value.is_u64() && sum.fract() == 0.0;
+            sums.insert(name.clone(), if whole { json!(sum as u64) } else { json!(sum) });
+        }
+    }
+    Value::Object(sums)
+}
+
+fn strip(info: &Value) -> Value {
+    info.clone()
+}
+
+/// Two lines a stage at most: what came in and what became of it.
+pub(crate) fn table(stages: &[Arc<Done>]) -> String {
+    let mut text = String::new();
+    for done in stages {
+        text.push_str(&format!("  {:<16} {:<10}{}\n", done.id, done.kind, brief(&done.counts)));
+    }
+    text
+}
+
+/// One stage of a plan.
+pub(crate) struct Row {
+    pub(crate) id: String,
+    pub(crate) kind: &'static str,
+    pub(crate) state: String,
+}
+
+/// What is there already and what is not; looks only.
+pub(crate) fn plan(graph: &Graph, url: &str) -> Result<Vec<Row>> {
+    let exists = !is_local(url) || std::path::Path::new(url).is_dir();
+    let output = if exists { Some(Output::open(url)?) } else { None };
+    let mut rows = Vec::new();
+    for node in &graph.nodes {
+        let kind = graph.recipe.stages[node.entry].kind.name();
+        let state = match &output {
+            None => "to do: the output does not exist yet".to_owned(),
+            Some(output) => {
+                let commits = output.stage(&node.id).commits()?;
+                let made = commits.keys().filter(|unit| !unit.starts_with('_')).count();
+                match (commits.contains_key("_finished"), made) {
+                    (true, n) => format!("done: {n} units"),
+                    (false, 0) => "to do".to_owned(),
+                    (false, n) => format!("begun: {n} units are done"),
+                }
+            }
+        };
+        rows.push(Row { id: node.id.clone(), kind, state });
+    }
+    Ok(rows)
+}
+
+fn is_local(url: &str) -> bool {
+    !url.contains("://") || url.starts_with("file://")
+}
+
+/// The finished stages of an output, for a report after the fact.
+pub(crate) fn finished(graph: &Graph, output: &Output) -> Result<Vec<Arc<Done>>> {
+    let mut stages: Vec<Arc<Done>> = Vec::new();
+    for node in &graph.nodes {
+        let entry = &graph.recipe.stages[node.entry];
+        let dir = output.stage(&node.id);
+        let commits = dir.commits()?;
+        let Some(list) =
+            commits.get("_finished").and_then(|c| c.info.get("units")?.as_array().cloned())
+        else {
+            continue;
+        };
+        let ordered: Vec<store::Commit> =
+            list.iter().filter_map(|unit| commits.get(unit.as_str()?).cloned()).collect();
+        let mut counts = Counts::default();
+        ordered.iter().for_each(|commit| counts.merge(&commit.counts));
+        let inputs = node
+            .inputs
+            .iter()
+            .filter_map(|id| stages.iter().find(|d| d.id == *id).cloned())
+            .collect();
+        let key = ordered.first().map(|c| c.key.clone()).unwrap_or_default();
+        stages.push(Arc::new(Done {
+            id: node.id.clone(),
+            kind: entry.kind.name(),
+            noun: entry.kind.info().gives,
+            key,
+            dir,
+            commits: ordered,
+            counts,
+            inputs,
+            plan: entry.kind.to_json(),
+        }));
+    }
+    if stages.is_empty() {
+        return Err(Error::input("no finished stage in this output")
+            .at(output.url())
+            .hint("run the recipe first"));
+    }
+    Ok(stages)
+}

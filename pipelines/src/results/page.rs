@@ -1,0 +1,371 @@
+//! The HTML report of a run, stage by stage.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use report::{
+    Block, CountsBar, Figure, Histogram, Number, Page, Section, Series, Table, Thumbnail,
+    histogram, lines,
+};
+use stage::{Report, Result};
+use store::Output;
+
+use super::collect::{self, Scores};
+use crate::recipe::{Noun, Recipe};
+use crate::stages::{Done, shards};
+
+/// Pictures shown of each reason.
+const SHOWN: usize = 12;
+/// Reasons of which pictures are shown.
+const REASONS: usize = 8;
+
+/// What only the caller knows: the demo's truth.
+pub(crate) struct Extra {
+    /// One sentence under the heading.
+    pub(crate) lead: String,
+    /// Large numbers at the top.
+    pub(crate) numbers: Vec<Number>,
+    /// Sections before all others.
+    pub(crate) sections: Vec<Section>,
+    /// Credits.
+    pub(crate) credits: Vec<String>,
+}
+
+/// Writes `report.html` and says where it is.
+pub(crate) fn write_report(
+    recipe: &Recipe,
+    output: &Output,
+    stages: &[Arc<Done>],
+    extra: Option<Extra>,
+) -> Result<String> {
+    let mut page = Page {
+        title: recipe.name.clone(),
+        lead: format!("{} stages, seed {}", stages.len(), recipe.seed),
+        blurred: extra.is_none(),
+        ..Page::default()
+    };
+    let mut numbers = headline(stages);
+    if let Some(extra) = extra {
+        page.lead = extra.lead;
+        page.credits = extra.credits;
+        numbers = extra.numbers.into_iter().chain(numbers).collect();
+        page.sections = extra.sections;
+    }
+    if let Some(first) = page.sections.first_mut() {
+        first.blocks.insert(0, Block::Numbers(numbers));
+    } else {
+        let mut overview = Section::new("overview", "Overview");
+        overview.push(Block::Numbers(numbers));
+        page.sections.push(overview);
+    }
+    page.sections.extend(accuracy(stages));
+    page.sections.push(counts(stages));
+    for done in stages.iter().filter(|d| d.kind == "judge") {
+        page.sections.extend(judged(done, stages)?);
+    }
+    page.sections.extend(training(stages)?);
+    page.sections.extend(compression(stages));
+    page.sections.extend(tasks(stages));
+    page.sections.push(time(stages));
+    page.credits.push(
+        "Made by clipmill. This file loads nothing from elsewhere and runs no script.".to_owned(),
+    );
+    output.put("report.html", page.html()?.into())?;
+    Ok(format!("{}/report.html", output.url().trim_end_matches('/')))
+}
+
+fn headline(stages: &[Arc<Done>]) -> Vec<Number> {
+    let of = |kind: &str| stages.iter().find(|d| d.kind == kind);
+    let mut numbers = Vec::new();
+    let mut add = |label: &str, done: Option<&Arc<Done>>| {
+        if let Some(done) = done.filter(|d| d.counts.entered > 0) {
+            numbers.push(Number {
+                label: label.to_owned(),
+                value: thousands(done.counts.kept),
+                note: format!("of {}", thousands(done.counts.entered)),
+            });
+        }
+    };
+    add("links", of("links").or_else(|| of("link_list")));
+    add("pictures fetched", of("fetch"));
+    add("pairs that pass all judges", of("judge"));
+    numbers
+}
+
+fn counts(stages: &[Arc<Done>]) -> Section {
+    let mut section = Section::new("counts", "What became of every sample");
+    section.say("At every stage in = kept + dropped + failed; the runner checks it before a stage counts as done.");
+    for done in stages.iter().filter(|d| d.counts.entered > 0) {
+        section.push(Block::Table(Table::new(&[&format!("{} ({})", done.id, done.kind)])));
+        section.push(Block::Counts(CountsBar::new(&done.counts)));
+    }
+    section
+}
+
+/// Histograms of all scores with the thresholds of the selections behind them, and pictures by
+/// reason.
+fn judged(done: &Arc<Done>, stages: &[Arc<Done>]) -> Result<Vec<Section>> {
+    let scores = collect::scores(done)?;
+    let mut section = Section::new(&format!("scores-{}", done.id), &format!("Scores: {}", done.id));
+    if !scores.complete {
+        section.say(format!("The first {} pairs.", scores.rows.len()));
+    }
+    let mut figures = Vec::new();
+    for (column, name) in scores.names.iter().enumerate() {
+        let values = |kept: bool| -> Vec<f32> {
+            let rows = scores.rows.iter().filter(|r| r.success && r.reason.is_none() == kept);
+            rows.filter_map(|r| r.scores[column]).collect()
+        };
+        let (kept, dropped) = (values(true), values(false));
+        let mut groups = vec![("kept".to_owned(), kept)];
+        if !dropped.is_empty() {
+            groups.push(("dropped by a judge".to_owned(), dropped));
+        }
+        let threshold = threshold(name, done, stages);
+        let svg = histogram(&Histogram { label: name.clone(), groups, threshold, bins: 40 });
+        figures.push(Figure { title: name.clone(), svg });
+    }
+    section.push(Block::Figures(figures));
+    let pictures = pictures(done, &scores)?;
+    Ok([Some(section), pictures].into_iter().flatten().collect())
+}
+
+/// The value at which a selection behind this judge cuts this score.
+fn threshold(score: &str, judge: &Arc<Done>, stages: &[Arc<Done>]) -> Option<f64> {
+    let behind =
+        stages.iter().filter(|d| d.kind == "select" && d.inputs.iter().any(|i| i.id == judge.id));
+    behind.flat_map(|d| &d.commits).find_map(|commit| {
+        let thresholds = commit.info.get("thresholds")?.as_object()?;
+        thresholds
+            .iter()
+            .find(|(what, _)| what.contains(score))
+            .and_then(|(_, value)| value.as_f64())
+    })
+}
+
+/// Kept pictures by score, and dropped ones by reason.
+fn pictures(done: &Arc<Done>, scores: &Scores) -> Result<Option<Section>> {
+    let Some(source) = done.upstream(Noun::Shards) else { return Ok(None) };
+    let album = Album::open(&source)?;
+    let mut section = Section::new(&format!("pictures-{}", done.id), "Pictures");
+    let last = scores.names.len().checked_sub(1);
+    let score = |row: &collect::Judged| last.and_then(|c| row.scores[c]);
+    let name = last.map_or("", |c| scores.names[c].as_str());
+    let mut kept: Vec<&collect::Judged> =
+        scores.rows.iter().filter(|r| r.success && r.reason.is_none()).collect();
+    kept.sort_by(|a, b| {
+        score(b)
+            .unwrap_or(f32::MIN)
+            .total_cmp(&score(a).unwrap_or(f32::MIN))
+            .then(a.uid.cmp(&b.uid))
+    });
+    let note = |row: &collect::Judged| match score(row) {
+        Some(value) => format!("{name} {value:.3}"),
+        None => String::new(),
+    };
+    let mut groups: Vec<(String, Vec<&collect::Judged>)> = vec![
+        (format!("Passed all judges, best by {name}"), kept.iter().take(SHOWN).copied().collect()),
+        (
+            format!("Passed all judges, worst by {name}"),
+            kept.iter().rev().take(SHOWN).copied().collect(),
+        ),
+    ];
+    let mut by_reason: BTreeMap<&str, Vec<&collect::Judged>> = BTreeMap::new();
+    for row in scores.rows.iter().filter(|r| r.success) {
+        if let Some(reason) = &row.reason {
+            by_reason.entry(reason).or_default().push(row);
+        }
+    }
+    for (reason, rows) in by_reason.into_iter().take(REASONS) {
+        groups.push((
+            format!("Dropped: {reason} ({})", rows.len()),
+            rows.into_iter().take(SHOWN).collect(),
+        ));
+    }
+    for (title, rows) in groups.into_iter().filter(|(_, rows)| !rows.is_empty()) {
+        let mut items = Vec::new();
+        for row in rows {
+            if let Some(picture) = album.picture(&row.key)? {
+                items.push(Thumbnail::new(&picture, &row.caption, &note(row)));
+            }
+        }
+        section.push(Block::Pictures { title, items });
+    }
+    Ok(Some(section))
+}
+
+/// Pictures of some shards by key.
+struct Album {
+    places: BTreeMap<String, (usize, u64, u64)>,
+    tars: Vec<store::Blob>,
+}
+
+impl Album {
+    fn open(source: &Arc<Done>) -> Result<Self> {
+        /// Pictures of the first shards are enough to look at.
+        const SHARDS: usize = 20;
+        let mut album = Self { places: BTreeMap::new(), tars: Vec::new() };
+        for url in shards::tar_urls(source)?.iter().take(SHARDS) {
+            let blob = store::Blob::open(url)?;
+            for member in shard::index(&blob)? {
+                let Some((key, suffix)) = shard::split_name(&member.name) else { continue };
+                if matches!(suffix.as_str(), "jpg" | "jpeg" | "png" | "webp") {
+                    album
+                        .places
+                        .insert(key.to_owned(), (album.tars.len(), member.offset, member.len));
+                }
+            }
+            album.tars.push(blob);
+        }
+        Ok(album)
+    }
+
+    fn picture(&self, key: &str) -> Result<Option<bytes::Bytes>> {
+        /// A thumbnail larger than this would make the page heavy.
+        const LARGEST: u64 = 256 << 10;
+        let Some(&(tar, offset, len)) = self.places.get(key).filter(|p| p.2 <= LARGEST) else {
+            return Ok(None);
+        };
+        self.tars[tar].read_at(offset, len as usize).map(Some)
+    }
+}
+
+fn training(stages: &[Arc<Done>]) -> Result<Option<Section>> {
+    let mut series = Vec::new();
+    for done in stages.iter().filter(|d| d.kind == "train") {
+        let points = collect::losses(done)?;
+        let width = (points.len() / 40).max(1);
+        series.push(Series { name: done.id.clone(), points: collect::smooth(&points, width) });
+    }
+    if series.iter().all(|s| s.points.is_empty()) {
+        return Ok(None);
+    }
+    let mut section = Section::new("training", "Training");
+    section.say("Contrastive loss over steps, running mean over a fortieth of the run.");
+    let svg = lines("step", "loss", &series);
+    section.push(Block::Figures(vec![Figure { title: "loss".to_owned(), svg }]));
+    Ok(Some(section))
+}
+
+/// One table a task, one row a model, every number beside its chance.
+fn accuracy(stages: &[Arc<Done>]) -> Option<Section> {
+    let mut by_title: BTreeMap<String, Vec<(String, Report)>> = BTreeMap::new();
+    for done in stages.iter().filter(|d| d.kind == "eval") {
+        for input in &done.inputs {
+            for report in collect::reports(done).remove(&input.id).unwrap_or_default() {
+                by_title.entry(report.title.clone()).or_default().push((input.id.clone(), report));
+            }
+        }
+    }
+    if by_title.is_empty() {
+        return None;
+    }
+    let mut section = Section::new("accuracy", "Accuracy");
+    for (title, rows) in by_title {
+        section.push(Block::Table(Table::new(&[&title])));
+        section.push(Block::Table(metrics_table("model", &rows)));
+        for note in &rows[0].1.notes {
+            section.push(Block::Table(Table::new(&[note])));
+        }
+    }
+    Some(section)
+}
+
+fn metrics_table(first: &str, rows: &[(String, Report)]) -> Table {
+    let metrics = &rows[0].1.metrics;
+    let mut table = Table { head: vec![first.to_owned()], rows: Vec::new() };
+    table.head.extend(metrics.iter().map(|m| m.name.clone()));
+    for (id, report) in rows {
+        let cells = metrics
+            .iter()
+            .map(|m| report.get(&m.name).map_or("–".to_owned(), |v| shown(v, &m.unit)));
+        table.rows.push(std::iter::once(id.clone()).chain(cells).collect());
+    }
+    if metrics.iter().any(|m| m.chance.is_some()) {
+        let cells =
+            metrics.iter().map(|m| m.chance.map_or("–".to_owned(), |v| shown(v, &m.unit)));
+        table.rows.push(std::iter::once("guessing".to_owned()).chain(cells).collect());
+    }
+    table
+}
+
+fn compression(stages: &[Arc<Done>]) -> Option<Section> {
+    let mut section = Section::new("compression", "Compression");
+    for done in stages.iter().filter(|d| d.kind == "compress") {
+        for report in collect::reports(done).into_values().flatten() {
+            section.push(Block::Table(one_report(&done.id, &report)));
+            report.notes.iter().for_each(|note| section.say(note));
+        }
+    }
+    (!section.blocks.is_empty()).then_some(section)
+}
+
+fn tasks(stages: &[Arc<Done>]) -> Option<Section> {
+    let mut section = Section::new("tasks", "Downstream tasks");
+    for done in stages.iter().filter(|d| d.kind == "task") {
+        for (model, reports) in collect::reports(done) {
+            for report in reports {
+                section.push(Block::Table(one_report(
+                    &format!("{}, on {model}", report.title),
+                    &report,
+                )));
+                report.notes.iter().for_each(|note| section.say(note));
+            }
+        }
+    }
+    (!section.blocks.is_empty()).then_some(section)
+}
+
+fn one_report(title: &str, report: &Report) -> Table {
+    let mut table = Table::new(&[title, "value", "unit", "guessing"]);
+    for metric in &report.metrics {
+        let chance = metric.chance.map_or("–".to_owned(), |v| shown(v, &metric.unit));
+        table =
+            table.row(&[&metric.name, &shown(metric.value, &metric.unit), &metric.unit, &chance]);
+    }
+    table
+}
+
+fn time(stages: &[Arc<Done>]) -> Section {
+    let mut section = Section::new("time", "Time");
+    let mut table = Table::new(&["stage", "kind", "units", "seconds"]);
+    for done in stages {
+        let seconds = format!("{:.1}", collect::seconds(done));
+        table = table.row(&[&done.id, done.kind, &done.commits.len().to_string(), &seconds]);
+    }
+    section.push(Block::Table(table));
+    section
+}
+
+/// Shares with three digits, counts whole, the rest with one digit after the point.
+fn shown(value: f64, unit: &str) -> String {
+    match unit {
+        "share" => format!("{value:.3}"),
+        "count" | "parameters" | "MACs" => thousands(value as u64),
+        _ if value != 0.0 && value.abs() < 0.01 => format!("{value:.1e}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+/// `1,234,567`
+pub(crate) fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_set_apart() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
+    }
+}

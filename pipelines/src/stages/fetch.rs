@@ -1,0 +1,143 @@
+//! `fetch`: links to img2dataset's shards, some thousand links a unit.
+
+use arrow_array::RecordBatch;
+use ingest::fetch::{FetchPlan, Fetcher};
+use serde_json::{Value, json};
+use shard::PoolWriter;
+use stage::{Error, Links, Pairs, Result};
+use store::{Attempt, Blob};
+
+use super::{Outcome, Site, Stage, Worker, unknown_unit};
+
+impl Stage for FetchPlan {
+    fn validate(&self) -> Result<()> {
+        Self::validate(self)
+    }
+
+    /// How many sockets and threads change when, not what.
+    fn identity(&self) -> Value {
+        let mut plan = serde_json::to_value(self).unwrap_or_default();
+        if let Some(plan) = plan.as_object_mut() {
+            plan.remove("thread_count");
+        }
+        plan
+    }
+
+    fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {
+        Ok(Box::new(Fetch::open(self, site)?))
+    }
+}
+
+/// Fetches units of links.
+pub(crate) struct Fetch<'a> {
+    plan: &'a FetchPlan,
+    fetcher: Fetcher,
+    links: LinkFiles,
+}
+
+impl<'a> Fetch<'a> {
+    pub(crate) fn open(plan: &'a FetchPlan, site: &'a Site) -> Result<Self> {
+        let mut blobs = Vec::new();
+        for input in &site.inputs {
+            blobs.extend(input.blobs(".parquet")?);
+        }
+        let links = LinkFiles::open(blobs)?;
+        if links.rows == 0 {
+            let from: Vec<&str> = site.inputs.iter().map(|input| input.id.as_str()).collect();
+            return Err(Error::input("there is no link to fetch").at(from.join(", ")));
+        }
+        let fetcher = Fetcher::new(plan, &site.dial, &site.context)?;
+        Ok(Self { plan, fetcher, links })
+    }
+
+    pub(crate) fn units(&self) -> Vec<String> {
+        let shards = self.links.rows.div_ceil(u64::from(self.plan.number_sample_per_shard));
+        (0..shards).map(|shard| self.plan.shard_name(shard as u32)).collect()
+    }
+
+    /// Fetches one shard into `out`; each batch is handed on to `sink` besides.
+    pub(crate) fn run(
+        &mut self,
+        unit: &str,
+        out: &mut Attempt,
+        sink: &mut dyn FnMut(Pairs) -> Result<()>,
+    ) -> Result<Outcome> {
+        let shard: u32 = unit.parse().map_err(|_| unknown_unit(unit))?;
+        let size = u64::from(self.plan.number_sample_per_shard);
+        let links = self.links.slice(u64::from(shard) * size, size)?;
+        let mut tar = out.file(&format!("{unit}.tar"))?;
+        let mut parquet = out.file(&format!("{unit}.parquet"))?;
+        let mut stats = out.file(&format!("{unit}_stats.json"))?;
+        let mut writer = PoolWriter::new(&mut tar);
+        let counts = self.fetcher.run_unit(&links, shard, &mut |pairs: Pairs| {
+            writer.push(&pairs)?;
+            sink(pairs)
+        })?;
+        let (_, summary) = writer.finish(&mut parquet, &mut stats)?;
+        tar.finish()?;
+        parquet.finish()?;
+        stats.finish()?;
+        if summary.successes != counts.kept {
+            return Err(Error::internal(format!(
+                "{} pictures fetched, {} written",
+                counts.kept, summary.successes
+            )));
+        }
+        Ok(Outcome { counts, info: json!({"bytes": summary.tar_bytes}) })
+    }
+}
+
+impl Worker for Fetch<'_> {
+    fn units(&self) -> Vec<String> {
+        Fetch::units(self)
+    }
+
+    fn run(&mut self, unit: &str, out: &mut Attempt) -> Result<Outcome> {
+        Fetch::run(self, unit, out, &mut |_| Ok(()))
+    }
+}
+
+/// Link parquets as one long list, read by row number.
+struct LinkFiles {
+    files: Vec<(Blob, u64)>,
+    rows: u64,
+}
+
+impl LinkFiles {
+    fn open(blobs: Vec<Blob>) -> Result<Self> {
+        let mut files = Vec::new();
+        let mut rows = 0;
+        for blob in blobs {
+            let count = store::parquet::File::open(&blob)?.rows();
+            rows += count;
+            files.push((blob, count));
+        }
+        Ok(Self { files, rows })
+    }
+
+    /// The rows `[start, start + count)`, fewer at the end.
+    fn slice(&self, start: u64, count: u64) -> Result<Vec<Links>> {
+        let (mut links, mut at, end) = (Vec::new(), 0, start + count);
+        for (blob, rows) in &self.files {
+            let (from, to) = (at, at + rows);
+            at = to;
+            if to <= start || from >= end {
+                continue;
+            }
+            let mut row = from;
+            for batch in store::parquet::read_parquet(blob)? {
+                let batch: RecordBatch = batch?;
+                let (first, last) = (row.max(start), (row + batch.num_rows() as u64).min(end));
+                if first < last {
+                    let part = batch.slice((first - row) as usize, (last - first) as usize);
+                    links.push(Links::try_new(part).map_err(|e| e.at(blob.name()))?);
+                }
+                row += batch.num_rows() as u64;
+                if row >= end {
+                    break;
+                }
+            }
+        }
+        Ok(links)
+    }
+}

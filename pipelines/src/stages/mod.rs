@@ -1,0 +1,212 @@
+//! How the rooms' plans become stages of a run: one file a kind.
+//!
+//! A stage has two lives. Its plan is plain data from the recipe ([`Stage`]); its worker has
+//! state (models, sockets, caches) and does units ([`Worker`]). A unit's output is written under
+//! an attempt's name and becomes real by one create-only put of its commit record.
+
+pub mod checkpoint;
+mod compress;
+mod dedup;
+mod embed;
+mod eval;
+mod fetch;
+pub(crate) mod fused;
+pub mod judge;
+mod link_list;
+mod links;
+pub mod pool;
+mod reshard;
+mod select;
+pub mod shards;
+mod task;
+mod train;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ingest::DialMap;
+use serde_json::Value;
+use stage::{Context, Counts, Error, Result};
+use store::{Attempt, Blob, Commit, StageDir};
+
+use crate::recipe::Noun;
+
+/// A stage's plan: what a recipe says of it.
+pub trait Stage: Send + Sync {
+    /// Checks the ranges of all fields.
+    ///
+    /// # Errors
+    /// Names the field, its range and the value.
+    fn validate(&self) -> Result<()>;
+
+    /// Names in the plan that may be ids of other stages, and what those must give.
+    fn references(&self) -> Vec<(String, Noun)> {
+        Vec::new()
+    }
+
+    /// What of the plan changes the output's bytes; nothing else enters the stage's key.
+    fn identity(&self) -> Value;
+
+    /// Raised when the same plan and input give other bytes than before.
+    fn code(&self) -> u32 {
+        1
+    }
+
+    /// Fingerprints of inputs that no stage made (files named in the plan).
+    ///
+    /// # Errors
+    /// When such an input is missing.
+    fn external(&self, _context: &Context) -> Result<Value> {
+        Ok(Value::Null)
+    }
+
+    /// Opens what the work needs.
+    ///
+    /// # Errors
+    /// When an input, a model or a network is not to be had.
+    fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>>;
+}
+
+/// The working life of a stage.
+pub trait Worker {
+    /// The units in order; the same for the same input, on every machine.
+    fn units(&self) -> Vec<String>;
+
+    /// Does one unit.
+    ///
+    /// # Errors
+    /// What stops the run. A bad sample does not: it is counted.
+    fn run(&mut self, unit: &str, out: &mut Attempt) -> Result<Outcome>;
+}
+
+/// What a unit tells the runner.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// What became of the samples.
+    pub counts: Counts,
+    /// What the report wants to know; clock values may be here and nowhere else.
+    pub info: Value,
+}
+
+/// Where a stage runs: its folder, its inputs, the run's context.
+pub struct Site {
+    /// The stage's id.
+    pub id: String,
+    /// Seed, threads, memory, cancel, progress.
+    pub context: Context,
+    /// The stage's folder in the output.
+    pub dir: StageDir,
+    /// Finished stages that it takes, in order.
+    pub inputs: Vec<Arc<Done>>,
+    /// Finished stages that its plan names, by id.
+    pub references: BTreeMap<String, Arc<Done>>,
+    /// Hosts that are dialled elsewhere.
+    pub dial: DialMap,
+}
+
+/// A finished stage.
+#[derive(Clone)]
+pub struct Done {
+    /// Its id.
+    pub id: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// What it gives.
+    pub noun: Noun,
+    /// Hash of everything that changed its bytes.
+    pub key: String,
+    /// Its folder.
+    pub dir: StageDir,
+    /// The commit record of each unit, in the order of units.
+    pub commits: Vec<Commit>,
+    /// Counts of all units together.
+    pub counts: Counts,
+    /// The stages that it took.
+    pub inputs: Vec<Arc<Done>>,
+    /// The plan as JSON, defaults included.
+    pub plan: Value,
+}
+
+impl Done {
+    /// Committed files whose name ends so, in the order of units.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub fn blobs(&self, suffix: &str) -> Result<Vec<Blob>> {
+        self.names(suffix).iter().map(|name| self.dir.blob(name)).collect()
+    }
+
+    /// Names of committed files that end so, in the order of units.
+    #[must_use]
+    pub fn names(&self, suffix: &str) -> Vec<String> {
+        let files = self.commits.iter().flat_map(|commit| &commit.files);
+        files.filter(|file| file.name.ends_with(suffix)).map(|file| file.name.clone()).collect()
+    }
+
+    /// Locations of committed files whose name ends so, in the order of units.
+    #[must_use]
+    pub fn locations(&self, suffix: &str) -> Vec<String> {
+        self.names(suffix).iter().map(|name| self.dir.locate(name)).collect()
+    }
+
+    /// The nearest stage upstream, this one included, that gives this noun.
+    #[must_use]
+    pub fn upstream(self: &Arc<Self>, noun: Noun) -> Option<Arc<Self>> {
+        if self.noun == noun {
+            return Some(Arc::clone(self));
+        }
+        self.inputs.iter().find_map(|input| input.upstream(noun))
+    }
+}
+
+impl Site {
+    /// The shards (tar files) among the inputs, in order.
+    ///
+    /// # Errors
+    /// When an input cannot be listed.
+    pub fn shard_urls(&self) -> Result<Vec<String>> {
+        let mut urls = Vec::new();
+        for input in &self.inputs {
+            urls.extend(shards::tar_urls(input)?);
+        }
+        Ok(urls)
+    }
+
+    /// Leaves when the run is asked to stop.
+    ///
+    /// # Errors
+    /// [`stage::Kind::Interrupted`].
+    pub fn check_cancelled(&self) -> Result<()> {
+        self.context.cancel.check()
+    }
+}
+
+/// Name, size and, where hashing is quick, sha256 of files that no stage made.
+///
+/// # Errors
+/// When nothing matches a pattern, or a file cannot be read.
+pub(crate) fn fingerprint(patterns: &[String]) -> Result<Value> {
+    /// Hashing up to here costs a fraction of a second.
+    const HASHED: u64 = 256 << 20;
+    let mut files = Vec::new();
+    for pattern in patterns {
+        for url in store::expand(pattern)? {
+            let blob = Blob::open(&url)?;
+            let sha256 = if blob.len() <= HASHED { Some(blob.sha256()?) } else { None };
+            files.push(
+                serde_json::json!({"name": base_name(&url), "bytes": blob.len(), "sha256": sha256}),
+            );
+        }
+    }
+    Ok(Value::Array(files))
+}
+
+/// The last component of a path or URL.
+pub(crate) fn base_name(url: &str) -> &str {
+    url.rsplit('/').next().unwrap_or(url)
+}
+
+/// A unit that no worker listed.
+pub(crate) fn unknown_unit(unit: &str) -> Error {
+    Error::internal(format!("no such unit `{unit}`"))
+}
