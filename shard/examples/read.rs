@@ -1,12 +1,14 @@
-//! Times reading shards: `read [--case raw|pairs] [--threads N] [--repeat N] [--runs N] SHARDS...`.
+//! Reads shards: `read [--case raw|pairs|list] [--threads N] [--repeat N] [--runs N] SHARDS...`.
 //!
 //! `raw` streams every member of every sample, as webdataset does without a decoder; `pairs` opens
-//! the shards and reads image, caption and json as batches of pairs. Prints one JSON document:
-//! samples and member bytes of one run, and the seconds of each.
+//! the shards and reads image, caption and json as batches of pairs. Both print one JSON document:
+//! samples and member bytes of one run, and the seconds of each. `list` prints a line for each
+//! member, `[key, suffix, sha256]`, for comparison with other readers.
 
-use std::io::{BufReader, Write};
+use std::io::Write;
 use std::time::Instant;
 
+use sha2::{Digest, Sha256};
 use shard::{Samples, Shards, TarReader};
 use stage::{Error, Result, ResultExt};
 use store::Blob;
@@ -21,6 +23,9 @@ struct Options {
 
 fn main() -> Result<()> {
     let options = options()?;
+    if options.case == "list" {
+        return options.shards.iter().try_for_each(|url| list(url));
+    }
     let mut counted = (0, 0);
     let mut seconds = Vec::new();
     for _ in 0..options.runs {
@@ -85,14 +90,25 @@ fn read(options: &Options) -> Result<(u64, u64)> {
 }
 
 fn raw(url: &str) -> Result<(u64, u64)> {
-    let blob = Blob::open(url)?;
-    let input = BufReader::with_capacity(1 << 20, blob.reader());
     let mut total = (0, 0);
-    for sample in Samples::new(TarReader::new(url, input)) {
+    for sample in Samples::new(TarReader::new(url, Blob::open(url)?.reader())) {
         let bytes: usize = sample?.parts.iter().map(|(_, data)| data.len()).sum();
         total = (total.0 + 1, total.1 + bytes as u64);
     }
     Ok(total)
+}
+
+fn list(url: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    for sample in Samples::new(TarReader::new(url, Blob::open(url)?.reader())) {
+        let sample = sample?;
+        for (suffix, data) in &sample.parts {
+            let line =
+                serde_json::json!([sample.key, suffix, format!("{:x}", Sha256::digest(data))]);
+            writeln!(out, "{line}").store("cannot write the list")?;
+        }
+    }
+    Ok(())
 }
 
 fn pairs(url: &str) -> Result<(u64, u64)> {

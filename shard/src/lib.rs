@@ -11,12 +11,13 @@
 //! let shards = shard::Shards::from_blobs(&[blob], shard::Truncated::Refuse)?;
 //! let pairs = shards.read(&[0])?;
 //! assert_eq!((pairs.keys().value(0), pairs.captions().value(0)), ("0001", "a cat"));
-//! # stage::Result::Ok(())
+//! # Ok::<(), stage::Error>(())
 //! ```
 //!
 //! Out: [`PoolWriter`] writes what img2dataset writes, [`ReshardPlan`] what DataComp's resharder
-//! does. In: [`Shards`] is a set of tars with random access, [`Samples`] one tar as a stream. Below
-//! them: [`TarWriter`], [`TarReader`], [`index`], [`Grouper`].
+//! does. In: [`PoolReader`] gives the rows of a pool's shard back, failures included; [`Shards`] is
+//! a set of tars with random access, [`Samples`] one tar as a stream. Below them: [`TarWriter`],
+//! [`TarReader`], [`index`], [`Grouper`].
 //!
 //! Invariants: equal samples give equal bytes (no clock, no owner, no order of completion); a tar is
 //! never unpacked; nothing that a header says is allocated before it is checked.

@@ -33,7 +33,7 @@ use crate::tar_write::TarWriter;
 /// let (mut parquet, mut stats) = (Vec::new(), Vec::new());
 /// let (tar, summary) = writer.finish(&mut parquet, &mut stats)?;
 /// assert_eq!((tar.len(), summary.successes), (1024, 0));
-/// # stage::Result::Ok(())
+/// # Ok::<(), stage::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct PoolWriter<W: Write> {

@@ -60,7 +60,7 @@ fn members<S: Source>(mut walk: Walk<S>) -> Result<(Vec<Member>, Option<Error>)>
 /// let mut reader = shard::TarReader::new("00000.tar", &bytes[..]);
 /// let (member, data) = reader.next().unwrap()?;
 /// assert_eq!((member.name.as_str(), &data[..]), ("000000000.txt", &b"a cat"[..]));
-/// # stage::Result::Ok(())
+/// # Ok::<(), stage::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct TarReader<R> {

@@ -17,7 +17,7 @@ use crate::tar_name::check_written;
 /// let mut tar = shard::TarWriter::new(Vec::new());
 /// tar.append("000000000.txt", b"a cat")?;
 /// assert_eq!(tar.finish()?.len(), 4 * 512);
-/// # stage::Result::Ok(())
+/// # Ok::<(), stage::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct TarWriter<W: Write> {
