@@ -283,23 +283,36 @@ fn the_bytes_are_the_same_at_any_thread_count_file_order_and_memory() {
         let cx = Context { threads, memory, ..Context::default() };
         assert!(run_with(&wats, &cx) == base, "threads {threads}, memory {memory}");
     }
+    // One file of more rows than a run holds: runs of it are written aside, and merged again.
+    let caption = "long ".repeat(20);
+    let large: Vec<String> = (0..3000)
+        .map(|n| {
+            let name = |i| format!("{}.jpg", (n * i) % 7000);
+            page(&(0..5).map(|i| img(&name(i), &caption)).collect::<Vec<_>>())
+        })
+        .collect();
+    let large = [wat(&large)];
+    let whole = run_with(&large, &Context { threads: 1, ..Context::default() });
+    let pieces = run_with(&large, &Context { threads: 1, memory: 0, ..Context::default() });
+    assert!(whole == pieces);
+    assert_eq!(whole.0.rows, 15_000);
     let reversed: Vec<_> = wats.iter().rev().cloned().collect();
     assert!(run_with(&reversed, &Context::default()).1 == base.1);
 }
 
 #[test]
 fn rows_are_sorted_by_uid_and_row_groups_are_cut_where_its_first_bits_change() {
-    let links: Vec<String> = (0..70_000).map(|i| img(&format!("{i}.jpg"), "alt")).collect();
+    let links: Vec<String> = (0..140_000).map(|i| img(&format!("{i}.jpg"), "alt")).collect();
     let pages: Vec<String> = links.chunks(1000).map(page).collect();
     let (_, parquet) = run_with(&[wat(&pages)], &Context::default());
     let uids: Vec<String> = rows(&parquet).into_iter().map(|[uid, ..]| uid).collect();
-    assert_eq!(uids.len(), 70_000);
+    assert_eq!(uids.len(), 140_000);
     assert!(uids.is_sorted());
     let builder = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(parquet)).unwrap();
     let groups: Vec<i64> =
         builder.metadata().row_groups().iter().map(RowGroupMetaData::num_rows).collect();
     let low = uids.iter().filter(|uid| uid.as_str() < "8").count() as i64;
-    assert_eq!(groups, [low, 70_000 - low]);
+    assert_eq!(groups, [low, 140_000 - low]);
 }
 
 #[test]

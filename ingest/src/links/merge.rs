@@ -16,13 +16,6 @@ pub(super) enum Run {
 }
 
 impl Run {
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::Memory(rows) => rows.len(),
-            Self::Spilled { rows, .. } => *rows,
-        }
-    }
-
     /// Moves sorted rows to an unnamed temporary file.
     pub(super) fn spill(rows: &Rows) -> Result<Self> {
         let write = || -> io::Result<File> {

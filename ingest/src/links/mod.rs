@@ -23,10 +23,11 @@
 //! # }
 //! ```
 //!
-//! A unit's WAT files are read on all threads; each gives rows sorted by uid, which are merged
-//! into one parquet file. Memory: the rows of the unit, up to half of `Context::memory`; beyond
-//! it whole sorted runs go to temporary files. A row costs 40 bytes and its text, so that a WAT
-//! file of Common Crawl (about 300,000 rows) takes 50 to 80 MB.
+//! A unit's WAT files are read on all threads; each gives runs of rows sorted by uid, which are
+//! merged into one parquet file. Memory: the rows of the unit, up to half of `Context::memory`;
+//! beyond it runs go to temporary files. A row costs 40 bytes and its text, so that a WAT file of
+//! Common Crawl (about 300,000 rows) takes 50 to 80 MB. To that comes the longest record of each
+//! thread, at most 64 MiB and its links.
 //!
 //! Reading order: [`LinksPlan`], [`run_unit`], [`LinksReport`]; `page` has the rules.
 

@@ -17,6 +17,7 @@ use super::source::{self, WatSource};
 pub struct LinksPlan {
     /// WAT files: paths, globs or URLs (`s3://`, `https://`), and lists of them: a name that ends
     /// in `.paths`, `.paths.gz`, `.txt` or `.txt.gz` holds one WAT file a line.
+    #[schemars(length(min = 1))]
     pub wat: Vec<String>,
     /// Put before each line of a list, such as `https://data.commoncrawl.org/` or
     /// `s3://commoncrawl/`. Default: nothing.
@@ -25,9 +26,11 @@ pub struct LinksPlan {
     /// Take only so many of the WAT files (at least 1), chosen by the recipe's seed without
     /// repetition; a larger sample of the same seed holds the smaller one. Default: all.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     pub sample: Option<u32>,
     /// WAT files in a unit of work, 1 to 4096. A unit writes one parquet file. Default 64.
     #[serde(default = "default_wats_per_unit")]
+    #[schemars(range(min = 1, max = 4096))]
     pub wats_per_unit: u32,
     /// What the links lead to. Default `image`.
     #[serde(default)]

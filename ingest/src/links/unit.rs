@@ -24,7 +24,7 @@ use crate::warc::Reader;
 /// members are counted in the report instead.
 pub fn run_unit(wats: &[WatSource], out: impl Write + Send, cx: &Context) -> Result<LinksReport> {
     let done = AtomicU64::new(0);
-    let resident = AtomicU64::new(0);
+    let budget = Budget::new(cx);
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(cx.threads.max(1))
         .build()
@@ -32,37 +32,60 @@ pub fn run_unit(wats: &[WatSource], out: impl Write + Send, cx: &Context) -> Res
     let read = pool.install(|| {
         wats.par_iter()
             .map(|wat| {
-                let (mut rows, report) = read_wat(wat, cx).map_err(|e| e.at(wat.url()))?;
-                rows.sort();
-                let bytes = rows.bytes();
-                let before = resident.fetch_add(bytes, Ordering::Relaxed);
-                let run = if before + bytes > cx.memory / 2 {
-                    resident.fetch_sub(bytes, Ordering::Relaxed);
-                    Run::spill(&rows)?
-                } else {
-                    Run::Memory(rows)
-                };
+                let (runs, report) =
+                    read_wat(wat, &budget, cx).map_err(|error| error.at(wat.url()))?;
                 let done = done.fetch_add(1, Ordering::Relaxed) + 1;
                 cx.progress.update(done, wats.len() as u64, "WAT files");
-                Ok((run, report))
+                Ok((runs, report))
             })
             .collect::<Result<Vec<_>>>()
     })?;
     let mut total = LinksReport::default();
     let mut runs = Vec::with_capacity(read.len());
-    for (run, report) in read {
+    for (wat_runs, report) in read {
         total.merge(&report);
-        runs.push(run);
+        runs.extend(wat_runs);
     }
-    let expected = runs.iter().map(|run| run.len() as u64).sum();
-    let mut writer = LinksWriter::new(out, expected)?;
+    let mut writer = LinksWriter::new(out, total.rows)?;
     merge(runs, |row| writer.push(row))?;
     total.distinct_uids = writer.finish()?;
     Ok(total)
 }
 
-fn read_wat(wat: &WatSource, cx: &Context) -> Result<(Rows, LinksReport)> {
+/// Bytes of rows that may be in memory: half of the context's, of which one half is for the rows
+/// being read on all threads, the other for sorted runs.
+struct Budget {
+    reading: u64,
+    sorted: u64,
+    resident: AtomicU64,
+}
+
+/// Rows of a thread are not cut into runs smaller than this, however small the memory.
+const LEAST_RUN: u64 = 1 << 20;
+
+impl Budget {
+    fn new(cx: &Context) -> Self {
+        let quarter = cx.memory / 4;
+        let reading = (quarter / cx.threads.max(1) as u64).max(LEAST_RUN);
+        Self { reading, sorted: quarter, resident: AtomicU64::new(0) }
+    }
+
+    /// Sorts rows, and keeps them where they are or moves them to a file.
+    fn run(&self, mut rows: Rows) -> Result<Run> {
+        rows.sort();
+        let bytes = rows.bytes();
+        let before = self.resident.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes <= self.sorted {
+            return Ok(Run::Memory(rows));
+        }
+        self.resident.fetch_sub(bytes, Ordering::Relaxed);
+        Run::spill(&rows)
+    }
+}
+
+fn read_wat(wat: &WatSource, budget: &Budget, cx: &Context) -> Result<(Vec<Run>, LinksReport)> {
     let mut reader = Reader::new(wat.url(), source::open(wat.url())?);
+    let mut runs = Vec::new();
     let mut rows = Rows::default();
     let mut report = LinksReport { wats: 1, ..LinksReport::default() };
     let mut number = 0;
@@ -74,6 +97,9 @@ fn read_wat(wat: &WatSource, cx: &Context) -> Result<(Rows, LinksReport)> {
         if number % 256 == 0 {
             cx.cancel.check()?;
         }
+        if rows.bytes() > budget.reading {
+            runs.push(budget.run(std::mem::take(&mut rows))?);
+        }
     }
     if number == 0 {
         report.fail("no_record");
@@ -83,5 +109,6 @@ fn read_wat(wat: &WatSource, cx: &Context) -> Result<(Rows, LinksReport)> {
     if !reader.damage().is_empty() {
         tracing::warn!(wat = wat.url(), damage = ?reader.damage().counts(), "damaged WAT file");
     }
-    Ok((rows, report))
+    runs.push(budget.run(rows)?);
+    Ok((runs, report))
 }

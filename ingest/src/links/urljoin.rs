@@ -222,6 +222,8 @@ const USES_PARAMS: &[&str] = &[
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::urljoin_cases::CASES;
     use super::*;
 
@@ -229,6 +231,17 @@ mod tests {
     fn every_join_is_pythons_to_the_character() {
         for &(base, url, joined) in CASES {
             assert_eq!(urljoin(base, url).as_deref(), joined, "urljoin({base:?}, {url:?})");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_two_texts_are_joined_or_refused(
+            base in "(http://a\\.example)?[a-zß/:?#;.@\\[\\] \\t⩴]{0,12}",
+            url in "[a-zß/:?#;.@\\[\\] \\t⩴]{0,12}",
+        ) {
+            let joined = urljoin(&base, &url);
+            prop_assert!(joined.is_none_or(|joined| joined.len() <= base.len() + url.len() + 4));
         }
     }
 }

@@ -14,8 +14,8 @@ use stage::{Links, Result, ResultExt};
 
 use super::rows::Row;
 
-/// Rows of a row group, about: uids are digests, so that prefixes cut evenly.
-const ROWS_PER_GROUP: u64 = 1 << 16;
+/// Rows of a row group before equal uids become one: uids are digests, so that prefixes cut evenly.
+const ROWS_PER_GROUP: u64 = 1 << 17;
 /// At most 2 to this power of row groups: 256, the first two hex digits of the uid.
 const MAX_PREFIX_BITS: u32 = 8;
 /// Rows handed to parquet at a time.
@@ -32,10 +32,10 @@ pub(super) struct LinksWriter<W: Write + Send> {
 }
 
 impl<W: Write + Send> LinksWriter<W> {
-    /// `expected` rows decide into how many row groups the uids are cut: a power of two, so that a
+    /// `rows`, those with equal uids included, decide into how many row groups the uids are cut: a power of two, so that a
     /// reader who wants one of 2^n shares of the uids finds it in row groups of its own.
-    pub(super) fn new(out: W, expected: u64) -> Result<Self> {
-        let groups = expected.div_ceil(ROWS_PER_GROUP).next_power_of_two();
+    pub(super) fn new(out: W, rows: u64) -> Result<Self> {
+        let groups = rows.div_ceil(ROWS_PER_GROUP).next_power_of_two();
         let bits = groups.trailing_zeros().min(MAX_PREFIX_BITS);
         let by_uid = SortingColumn { column_idx: 0, descending: false, nulls_first: false };
         let properties = WriterProperties::builder()
