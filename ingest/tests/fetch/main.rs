@@ -4,8 +4,11 @@ mod bodies;
 mod order;
 mod politeness;
 mod redirects;
+mod replay;
 mod safety;
 mod server;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::sync::Arc;
 
