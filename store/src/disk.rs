@@ -60,6 +60,17 @@ pub(crate) fn sync_folder(path: &Path) -> Result<()> {
         .map_err(|error| disk_error(path.display(), "cannot sync the folder", error))
 }
 
+/// vfat and some network mounts have no hard links, and say "not permitted".
+fn no_links(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS) => {
+            let message = format!("this file system has no hard links ({error})");
+            io::Error::new(ErrorKind::Unsupported, message)
+        }
+        _ => error,
+    }
+}
+
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -176,7 +187,7 @@ impl Space for Disk {
                 Ok(()) => true,
                 // A network file system may repeat a request whose answer was lost: look whose it is.
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => fs::read(&path)? == bytes,
-                Err(error) => return Err(error),
+                Err(error) => return Err(no_links(error)),
             };
             fail::point("disk.after_link")?;
             Ok(won)

@@ -173,25 +173,40 @@ fn take_file(path: &Path, place: &str, run: &str, shared: bool) -> Result<File> 
         Ok(()) => {}
         Err(TryLockError::Error(error)) => return Err(trouble(error)),
         Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            // The holder may be about to write its name: then nobody is named.
-            let _ = file.take(64 << 10).read_to_string(&mut text);
-            return Err(match serde_json::from_str::<Holder>(&text) {
-                Ok(holder) => holder.conflict(place).hint(format!(
+            return Err(match named_in(file).or_else(|| living_share(path.parent()?)) {
+                Some(holder) => holder.conflict(place).hint(format!(
                     "wait until it ends, or stop it (`kill {}` on {}); its lock ends with it",
                     holder.pid, holder.host
                 )),
-                Err(_) => Error::conflict("another run holds this output")
+                // It is about to write its name.
+                None => Error::conflict("another run holds this output")
                     .at(place)
                     .hint(format!("wait until it ends; `fuser {}` names it", path.display())),
             });
         }
     }
+    // Whoever is named there is gone. Shares name themselves in their own files.
+    file.set_len(0).map_err(trouble)?;
     if !shared {
-        let bytes = Holder::this(run).to_bytes()?;
-        file.set_len(0).and_then(|()| file.write_all(&bytes)).map_err(trouble)?;
+        file.write_all(&Holder::this(run).to_bytes()?).map_err(trouble)?;
     }
     Ok(file)
+}
+
+fn named_in(file: File) -> Option<Holder> {
+    let mut text = String::new();
+    file.take(64 << 10).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// The holder of any share whose lock is held.
+fn living_share(folder: &Path) -> Option<Holder> {
+    fs::read_dir(folder).ok()?.filter_map(Result::ok).find_map(|entry| {
+        let share = entry.file_name().to_str()?.starts_with("lock-");
+        let file = File::open(entry.path()).ok().filter(|_| share)?;
+        let held = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+        named_in(file).filter(|_| held)
+    })
 }
 
 /// A remote lease and the thread that renews it.

@@ -188,6 +188,8 @@ impl StageDir {
         let mut folders = BTreeSet::new();
         for file in &commit.files {
             let (from, to) = (format!("{attempt}/{}", file.name), self.inner(&file.name));
+            // Also of files that a killed process published: it may not have come to syncing them.
+            folders.insert(folder_of(&to).to_owned());
             if self.space().size(&to)?.is_some() {
                 if self.space().size(&from)?.is_none() {
                     continue;
@@ -196,9 +198,8 @@ impl StageDir {
                 self.check_owner(commit, &file.name)?;
             }
             point("publish.before_file")?;
-            if self.space().publish(&from, &to)? {
-                folders.insert(folder_of(&to).to_owned());
-            }
+            // `false`: another process that repairs the same commit was faster.
+            self.space().publish(&from, &to)?;
         }
         point("publish.before_sync")?;
         for folder in &folders {

@@ -93,7 +93,10 @@ pub fn read(blob: &Blob) -> Result<Vec<Uid>> {
         let error = format!("{bytes} bytes of rows are not a whole number of 16-byte rows");
         return Err(Error::input(error).at(blob.name()).hint("copy the file again"));
     }
-    let mut uids: Vec<Uid> = Vec::with_capacity((bytes / ROW as u64) as usize);
+    let mut uids: Vec<Uid> = Vec::new();
+    let rows = (bytes / ROW as u64) as usize;
+    uids.try_reserve_exact(rows)
+        .map_err(|_| Error::input(format!("{rows} rows do not fit in memory")).at(blob.name()))?;
     let mut offset = start;
     while offset < blob.len() {
         let len = (blob.len() - offset).min(CHUNK as u64);

@@ -39,7 +39,9 @@ fn shares_of_a_run_share_an_output_and_a_whole_run_does_not() {
         let first = output.lock_share("run", 0, 3).unwrap();
         let second = output.lock_share("run", 1, 3).unwrap();
         assert_eq!(output.lock_share("run", 1, 3).unwrap_err().kind(), Kind::Conflict);
-        assert_eq!(output.lock("run").unwrap_err().kind(), Kind::Conflict);
+        let error = output.lock("whole").unwrap_err();
+        assert_eq!(error.kind(), Kind::Conflict);
+        assert!(error.to_string().contains("run run on "), "{error}");
         drop((first, second));
         let whole = output.lock("run").unwrap();
         assert_eq!(output.lock_share("run", 1, 3).unwrap_err().kind(), Kind::Conflict);

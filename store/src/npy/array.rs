@@ -146,7 +146,11 @@ impl File {
         let row = self.row_len() * T::SIZE;
         let mut offset = self.header.data_offset() + (rows.start * row) as u64;
         let mut left = rows.len() * row;
-        let mut numbers = Vec::with_capacity(rows.len() * self.row_len());
+        let mut numbers = Vec::new();
+        numbers.try_reserve_exact(rows.len() * self.row_len()).map_err(|_| {
+            Error::input(format!("{left} bytes of numbers do not fit in memory"))
+                .at(self.blob.name())
+        })?;
         while left > 0 {
             let bytes = self.blob.read_at(offset, left.min(CHUNK))?;
             T::append(&bytes, &mut numbers);

@@ -87,9 +87,11 @@ impl Header {
             )
             .hint("save it as a plain array: numpy.save(path, array.astype(numpy.float32))"));
         }
-        let count = self.shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim as u64));
+        // Empty dimensions count as 1 here, so that no part of the shape overflows either.
+        let whole = self.shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim.max(1)));
         let overflow = || Error::input(format!("shape {:?} overflows", self.shape));
-        let count = count.ok_or_else(overflow)?;
+        let whole = whole.filter(|n| *n <= isize::MAX as usize / 16).ok_or_else(overflow)?;
+        let count = if self.shape.contains(&0) { 0 } else { whole as u64 };
         // In one dimension both orders are the same; numpy then writes False, but may read True.
         if fortran && self.shape.iter().filter(|&&dim| dim != 1).count() > 1 && count > 0 {
             return Err(Error::input("fortran_order: True; only C order is read")
@@ -305,6 +307,9 @@ mod tests {
         let huge =
             "{'descr': '<f8', 'fortran_order': False, 'shape': (4294967296, 4294967296, 4), }";
         assert!(refusal(&file(huge, 8)).contains("overflows"));
+        let empty =
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (0, 4294967296, 4294967296), }";
+        assert!(refusal(&file(empty, 0)).contains("overflows"));
     }
 
     #[test]
