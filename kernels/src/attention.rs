@@ -9,10 +9,10 @@ use rayon::prelude::*;
 
 use crate::elementary::Float;
 use crate::fused::{Fused, apply};
-use crate::rows::LANES;
 use crate::simd::{Level, Work};
 use crate::slices::{check, tensor, values, with_float};
 use crate::softmax::{softmax_row, softmax_row_gradient};
+use crate::tiles::{PAD, Span, Strip, plain};
 
 /// softmax(q kᵀ / √d) v for each head, with its gradient; `causal` lets position i see only j ≤ i.
 ///
@@ -116,7 +116,7 @@ pub(crate) fn forward<T: Float>(level: Level, qkv: &[T], form: Form, lengths: &[
     let inputs = split(qkv, lengths, 3 * width);
     let outputs = split_mut(&mut y, lengths, width);
     inputs.into_par_iter().zip(outputs).for_each_init(Scratch::default, |scratch, (qkv, y)| {
-        level.run(Forward { qkv, y, form, scratch });
+        level.run(Forward { qkv, y, form, level, scratch });
     });
     y
 }
@@ -138,7 +138,7 @@ pub(crate) fn backward<T: Float>(
         .zip(gradients)
         .zip(outputs)
         .for_each_init(Scratch::default, |scratch, ((qkv, dy), dx)| {
-            level.run(Backward { qkv, dy, dx, form, scratch })
+            level.run(Backward { qkv, dy, dx, form, level, scratch })
         });
     dx
 }
@@ -181,13 +181,14 @@ struct Scratch<T> {
 }
 
 fn padded(n: usize) -> usize {
-    n.div_ceil(LANES) * LANES
+    n.next_multiple_of(PAD)
 }
 
 struct Forward<'a, T> {
     qkv: &'a [T],
     y: &'a mut [T],
     form: Form,
+    level: Level,
     scratch: &'a mut Scratch<T>,
 }
 
@@ -202,17 +203,17 @@ impl<T: Float> Work for Forward<'_, T> {
         if n == 0 {
             return;
         }
-        let s = self.scratch;
+        let (s, level) = (self.scratch, self.level);
         let wide = padded(head);
+        let seen = if causal { Span::UpToRow } else { Span::All };
         for h in 0..heads {
             load(&mut s.q, self.qkv, (3 * width, h * head), (n, head), scale(head));
             load_transposed(&mut s.k_t, self.qkv, (3 * width, width + h * head), (n, head));
             load(&mut s.v, self.qkv, (3 * width, 2 * width + h * head), (n, head), T::ONE);
-            weights(&mut s.weights, &s.q, &s.k_t, (n, head), causal);
-            s.out.clear();
-            s.out.resize(n * wide, T::ZERO);
+            weights(level, &mut s.weights, &s.q, &s.k_t, (n, head), causal);
+            renew(&mut s.out, n * wide);
             let p = Factor { data: &s.weights, down: padded(n), right: 1 };
-            multiply(&mut s.out, p, &s.v, (n, wide, n));
+            multiply(level, &mut s.out, p, &s.v, (n, wide, n), seen);
             store(self.y, &s.out, (width, h * head), (n, head), T::ONE);
         }
     }
@@ -223,6 +224,7 @@ struct Backward<'a, T> {
     dy: &'a [T],
     dx: &'a mut [T],
     form: Form,
+    level: Level,
     scratch: &'a mut Scratch<T>,
 }
 
@@ -237,8 +239,11 @@ impl<T: Float> Work for Backward<'_, T> {
         if n == 0 {
             return;
         }
-        let s = self.scratch;
+        let (s, level) = (self.scratch, self.level);
         let (wide, long) = (padded(head), padded(n));
+        // Row i of P and dS is zero behind i, column j of them before j.
+        let (seen, seeing) =
+            if causal { (Span::UpToRow, Span::FromRow) } else { (Span::All, Span::All) };
         for h in 0..heads {
             let (query, key, value) = (h * head, width + h * head, 2 * width + h * head);
             load(&mut s.q, self.qkv, (3 * width, query), (n, head), scale(head));
@@ -246,28 +251,26 @@ impl<T: Float> Work for Backward<'_, T> {
             load_transposed(&mut s.k_t, self.qkv, (3 * width, key), (n, head));
             load_transposed(&mut s.v_t, self.qkv, (3 * width, value), (n, head));
             load(&mut s.dy, self.dy, (width, h * head), (n, head), T::ONE);
-            weights(&mut s.weights, &s.q, &s.k_t, (n, head), causal);
-            s.out.clear();
-            s.out.resize(n * wide, T::ZERO);
+            weights(level, &mut s.weights, &s.q, &s.k_t, (n, head), causal);
+            renew(&mut s.out, n * wide);
             // dV = Pᵀ dY
             let p_t = Factor { data: &s.weights, down: 1, right: long };
-            multiply(&mut s.out, p_t, &s.dy, (n, wide, n));
+            multiply(level, &mut s.out, p_t, &s.dy, (n, wide, n), seeing);
             store(self.dx, &s.out, (3 * width, value), (n, head), T::ONE);
             // dP = dY Vᵀ, then dS = P·(dP - Σ dP·P)
-            s.slopes.clear();
-            s.slopes.resize(n * long, T::ZERO);
+            renew(&mut s.slopes, n * long);
             let dy = Factor { data: &s.dy, down: wide, right: 1 };
-            multiply(&mut s.slopes, dy, &s.v_t, (n, long, head));
+            multiply(level, &mut s.slopes, dy, &s.v_t, (n, long, head), Span::All);
             for (p, d) in s.weights.chunks_exact(long).zip(s.slopes.chunks_exact_mut(long)) {
                 softmax_row_gradient(p, d);
             }
             // dQ = dS K / √d
             let ds = Factor { data: &s.slopes, down: long, right: 1 };
-            multiply(&mut s.out, ds, &s.k, (n, wide, n));
+            multiply(level, &mut s.out, ds, &s.k, (n, wide, n), seen);
             store(self.dx, &s.out, (3 * width, query), (n, head), scale(head));
             // dK = dSᵀ Q / √d, and Q is already divided
             let ds_t = Factor { data: &s.slopes, down: 1, right: long };
-            multiply(&mut s.out, ds_t, &s.q, (n, wide, n));
+            multiply(level, &mut s.out, ds_t, &s.q, (n, wide, n), seeing);
             store(self.dx, &s.out, (3 * width, key), (n, head), T::ONE);
         }
     }
@@ -277,9 +280,20 @@ fn scale<T: Float>(head: usize) -> T {
     T::of(1.0 / (head as f64).sqrt())
 }
 
+/// Makes a buffer `len` long; what it holds is overwritten by the caller, but for the padding,
+/// which a longer life leaves as numbers that no result is computed from.
+#[inline(always)]
+fn renew<T: Float>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() != len {
+        buffer.clear();
+        buffer.resize(len, T::ZERO);
+    }
+}
+
 /// softmax(q kᵀ) in rows of padded(n), zero where masked.
 #[inline(always)]
 fn weights<T: Float>(
+    level: Level,
     into: &mut Vec<T>,
     q: &[T],
     k_t: &[T],
@@ -287,14 +301,14 @@ fn weights<T: Float>(
     causal: bool,
 ) {
     let long = padded(n);
-    into.clear();
-    into.resize(n * long, T::ZERO);
+    renew(into, n * long);
     let q = Factor { data: q, down: padded(head), right: 1 };
-    multiply(into, q, k_t, (n, long, head));
+    multiply(level, into, q, k_t, (n, long, head), Span::All);
     for (i, row) in into.chunks_exact_mut(long).enumerate() {
         let seen = if causal { i + 1 } else { n };
-        softmax_row(&mut row[..seen]);
-        row[seen..].fill(T::ZERO);
+        // Whole vectors: e^-∞ is 0.
+        row[seen..].fill(T::LOWEST);
+        softmax_row(row);
     }
 }
 
@@ -308,8 +322,7 @@ fn load<T: Float>(
     factor: T,
 ) {
     let wide = padded(head);
-    into.clear();
-    into.resize(n * wide, T::ZERO);
+    renew(into, n * wide);
     for (to, row) in into.chunks_exact_mut(wide).zip(from.chunks_exact(stride)) {
         for (to, from) in to.iter_mut().zip(&row[start..start + head]) {
             *to = *from * factor;
@@ -326,11 +339,10 @@ fn load_transposed<T: Float>(
     (n, head): (usize, usize),
 ) {
     let long = padded(n);
-    into.clear();
-    into.resize(head * long, T::ZERO);
+    renew(into, head * long);
     for (i, row) in from.chunks_exact(stride).enumerate() {
-        for (to, from) in into.chunks_exact_mut(long).zip(&row[start..start + head]) {
-            to[i] = *from;
+        for (to, from) in into.iter_mut().skip(i).step_by(long).zip(&row[start..start + head]) {
+            *to = *from;
         }
     }
 }
@@ -360,31 +372,44 @@ struct Factor<'a, T> {
     right: usize,
 }
 
-/// Rows of the left factor in one block.
-const BLOCK: usize = 4;
-
-/// `into` (m, n) = a (m, k) · b (k, n), n a multiple of [`LANES`]; every element is summed over k in
-/// order.
+/// `into` (m, n) = a (m, k) · b (k, n), n a multiple of [`PAD`]; every element is summed over k in
+/// order, without fused steps.
 #[inline(always)]
-fn multiply<T: Float>(into: &mut [T], a: Factor<T>, b: &[T], (m, n, k): (usize, usize, usize)) {
-    debug_assert!(n.is_multiple_of(LANES) && into.len() >= m * n && b.len() >= k * n);
-    for (block, into) in into[..m * n].chunks_mut(BLOCK * n).enumerate() {
-        let first = block * BLOCK;
-        for column in (0..n).step_by(LANES) {
-            let mut sums = [[T::ZERO; LANES]; BLOCK];
-            for (l, b) in b.chunks_exact(n).take(k).enumerate() {
-                let b = &b[column..column + LANES];
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    // Rows beyond the last repeat it; their sums are not stored.
-                    let row = (first + r).min(m - 1);
-                    let factor = a.data[row * a.down + l * a.right];
-                    for (sum, b) in sums.iter_mut().zip(b) {
-                        *sum += factor * *b;
-                    }
-                }
-            }
-            for (row, sums) in into.chunks_exact_mut(n).zip(&sums) {
-                row[column..column + LANES].copy_from_slice(sums);
+fn multiply<T: Float>(
+    level: Level,
+    into: &mut [T],
+    a: Factor<T>,
+    b: &[T],
+    (m, n, k): (usize, usize, usize),
+    span: Span,
+) {
+    if let (Some(data), Some(b)) = (T::single(a.data), T::single(b))
+        && let Some(into) = T::single_mut(into)
+    {
+        let strip = Strip {
+            a: data,
+            offset: 0,
+            down: a.down,
+            right: a.right,
+            b,
+            stride: n,
+            steps: k,
+            span,
+            into,
+            into_stride: n,
+            rows: m,
+            columns: n,
+            add: false,
+        };
+        return plain(level, strip);
+    }
+    for (i, into) in into[..m * n].chunks_exact_mut(n).enumerate() {
+        into.fill(T::ZERO);
+        let (start, end) = span.of(i, 1, k);
+        for l in start..end {
+            let factor = a.data[i * a.down + l * a.right];
+            for (sum, b) in into.iter_mut().zip(&b[l * n..]) {
+                *sum += factor * *b;
             }
         }
     }

@@ -38,6 +38,14 @@ pub(crate) trait Float:
     fn slice(storage: &CpuStorage) -> Option<&[Self]>;
     /// The elements of a storage of this type, to write.
     fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+    /// The slice itself, if this type is f32.
+    fn single(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
+    /// The slice itself, if this type is f32.
+    fn single_mut(_: &mut [Self]) -> Option<&mut [f32]> {
+        None
+    }
 
     /// The larger; of a number and a NaN either.
     #[inline(always)]
@@ -122,6 +130,14 @@ impl Float for f32 {
         let tail = e * p;
         let cdf = if self > 0.0 { 1.0 - tail } else { tail };
         (cdf, e * DENSITY_AT_ZERO)
+    }
+
+    fn single(slice: &[Self]) -> Option<&[f32]> {
+        Some(slice)
+    }
+
+    fn single_mut(slice: &mut [Self]) -> Option<&mut [f32]> {
+        Some(slice)
     }
 
     fn slice(storage: &CpuStorage) -> Option<&[Self]> {

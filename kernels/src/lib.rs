@@ -48,6 +48,7 @@ mod rows;
 mod simd;
 mod slices;
 mod softmax;
+mod tiles;
 
 pub use adamw::{AdamW, adamw_step};
 pub use attention::{attention, attention_ragged};
