@@ -24,6 +24,9 @@
 //! size rules, decoding, resizing and encoding (`picture`). `queue` says whose turn it is, `unit`
 //! runs it all and `rows` puts it in order.
 //!
+//! Not done here yet: crawl-delay and limits by address, opt-out lists, a resolver of our own
+//! instead of the operating system's.
+//!
 //! # Reasons
 //!
 //! A link without a picture has one word in `error_message` and in the counts: under `dropped`
