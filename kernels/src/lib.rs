@@ -17,19 +17,19 @@
 //! operators, each with a gradient check against finite differences.
 //!
 //! Everything here runs on the CPU in f32 or f64; another dtype or device is refused with an error.
-//! Results do not depend on the number of threads or on which SIMD level ran: work is cut into
-//! pieces of fixed size, sums are taken in fixed lanes and in a fixed order, and multiplications
-//! and additions are never contracted. The one exception is the matrix product of the `gemm`
-//! crate (see [`linear()`]), whose blocking follows the caches of the machine; it is the same at
-//! any number of threads.
+//! Results do not depend on the number of threads: work is cut into pieces of fixed size, and sums
+//! are taken in fixed lanes and in a fixed order. They do not depend on which SIMD level ran either:
+//! multiplications and additions are contracted nowhere but in the matrix products, and there at
+//! every level. The exceptions are products in f64, and on machines without FMA, which are the
+//! `gemm` crate's and follow the caches of the machine. In f32 with FMA a row of a result does not
+//! depend on the rows beside it.
 //!
 //! Reading order: [`linear()`], [`layer_norm()`], [`gelu()`], [`attention()`], [`batch_norm()`],
 //! [`softmax()`], [`cross_entropy()`], [`embedding()`], [`patches()`], [`l2_normalize()`],
-//! [`adamw_step()`]; below them `simd` (the
-//! choice of SIMD level, the only `unsafe` code but for the call of gemm), `elementary`
-//! (exponential and normal distribution), `slices` (tensors as slices) and `fused` (operators with
-//! more than three inputs).
-#![allow(unsafe_code)] // in `simd` and `gemm` alone
+//! [`adamw_step()`], [`keep_freed_memory()`]; below them `gemm` and `tiles` (matrix products),
+//! `simd` (the choice of SIMD level), `elementary` (exponential and normal distribution), `rows`
+//! (sums), `slices` (tensors as slices) and `fused` (operators with any number of inputs).
+#![allow(unsafe_code)] // in `simd`, `tiles`, `gemm` and `memory`, each with its proof
 
 mod adamw;
 mod attention;
@@ -42,6 +42,7 @@ mod gelu;
 mod gemm;
 mod layer_norm;
 mod linear;
+mod memory;
 mod normalize;
 mod patches;
 mod rows;
@@ -57,7 +58,8 @@ pub use cross_entropy::cross_entropy;
 pub use embedding::embedding;
 pub use gelu::{gelu, gelu_first, quick_gelu};
 pub use layer_norm::layer_norm;
-pub use linear::linear;
+pub use linear::{linear, project};
+pub use memory::keep_freed_memory;
 pub use normalize::l2_normalize;
 pub use patches::{patches, with_class_and_positions};
 pub use softmax::softmax;

@@ -40,6 +40,70 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     }
 }
 
+/// `x w`, with gradients for both tensors; [`linear()`] without bias for a weight that lies the
+/// other way round, as CLIP's projections do.
+///
+/// # Shapes
+/// `x` (.., K), `weight` (K, N) → (.., N)
+///
+/// # Errors
+/// Other shapes, dtypes than one of f32 and f64, or devices than the CPU.
+pub fn project(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    check("project", x)?;
+    match (x.dims().last(), weight.dims()) {
+        (Some(k), [rows, _]) if k == rows => apply(Project, &[x, weight]),
+        _ => candle_core::bail!(
+            "project: x {:?}, weight {:?}; expected (.., K), (K, N)",
+            x.dims(),
+            weight.dims()
+        ),
+    }
+}
+
+struct Project;
+
+impl Fused for Project {
+    fn name(&self) -> &'static str {
+        "project"
+    }
+
+    fn forward(&self, inputs: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+        let [x, weight] = inputs else { candle_core::bail!("project takes 2 tensors") };
+        let (k, n) = weight.dims2()?;
+        let mut shape = x.dims().to_vec();
+        shape.pop();
+        let rows = shape.iter().product();
+        shape.push(n);
+        with_float!("project", x.dtype(), T => {
+            let (xs, w) = (values::<T>(x, "project")?, values::<T>(weight, "project")?);
+            let mut y = vec![<T as Float>::ZERO; rows * n];
+            product(&mut y, false, Matrix::new(&xs, rows, k), Matrix::new(&w, k, n));
+            Ok((<T as candle_core::WithDType>::to_cpu_storage_owned(y), Shape::from(shape)))
+        })
+    }
+
+    fn backward(
+        &self,
+        inputs: &[Tensor],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let [x, weight] = inputs else { candle_core::bail!("project takes 2 tensors") };
+        let (k, n) = weight.dims2()?;
+        with_float!("project", x.dtype(), T => {
+            let (xs, w) = (values::<T>(x, "project")?, values::<T>(weight, "project")?);
+            let dy = values::<T>(grad, "project")?;
+            let rows = dy.len() / n.max(1);
+            let mut dx = vec![<T as Float>::ZERO; xs.len()];
+            let (dys, ws) = (Matrix::new(&dy, rows, n), Matrix::new(&w, k, n));
+            product(&mut dx, false, dys, ws.transposed());
+            let mut dw = vec![<T as Float>::ZERO; w.len()];
+            product(&mut dw, false, Matrix::new(&xs, rows, k).transposed(), dys);
+            Ok(vec![Some(tensor(dx, x.shape())?), Some(tensor(dw, (k, n))?)])
+        })
+    }
+}
+
 struct Linear;
 
 impl Fused for Linear {

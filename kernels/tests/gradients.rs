@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 use kernels::{
     attention, attention_ragged, batch_norm, batch_norm_train, cross_entropy, embedding, gelu,
-    gelu_first, l2_normalize, layer_norm, linear, patches, quick_gelu, softmax,
+    gelu_first, l2_normalize, layer_norm, linear, patches, project, quick_gelu, softmax,
     with_class_and_positions,
 };
 
@@ -107,6 +107,7 @@ fn cross_entropy_has_the_gradient_of_its_formula() {
 fn linear_has_the_gradient_of_its_formula() {
     check(&[&[2, 3, 5], &[7, 5], &[7]], |t| linear(&t[0], &t[1], Some(&t[2])));
     check(&[&[65, 3], &[2, 3]], |t| linear(&t[0], &t[1], None));
+    check(&[&[2, 3, 5], &[5, 7]], |t| project(&t[0], &t[1]));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Times a training step (both towers, loss, backward) and says where the time goes.
 //!
-//! `cargo run --release -p clipmill-models --example step -- [config] [batch] [steps] [idle ratio]`
+//! `cargo run --release -p clipmill-models --example step -- [config] [batch] [steps] [idle ratio or -]
+//! [words of a caption] [dense]`
 
 use std::time::Instant;
 
@@ -9,12 +10,15 @@ use models::{Clip, ClipConfig, Mode, normalize};
 use stage::Change;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    kernels::keep_freed_memory();
     let mut args = std::env::args().skip(1);
     let name = args.next().unwrap_or_else(|| "tiny-32".to_owned());
     let batch: usize = args.next().map_or(Ok(128), |v| v.parse())?;
     let steps: usize = args.next().map_or(Ok(20), |v| v.parse())?;
-    let ratio: Option<f64> = args.next().map(|v| v.parse()).transpose()?;
+    let ratio: Option<f64> =
+        args.next().filter(|v| v != "-").map(|v| v.parse()).transpose()?;
     let words: u32 = args.next().map_or(Ok(12), |v| v.parse())?;
+    let sparse = args.next().is_none_or(|v| v != "dense");
     let changes: Vec<Change> =
         ratio.map(|ratio| Change::IdleChannels { ratio }).into_iter().collect();
     let config = ClipConfig::named(&name)?;
@@ -58,7 +62,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let start = Instant::now();
         let image = normalize(&clip.encode_image(&pixels, Mode::Train)?)?;
         lap(0);
-        let text = normalize(&clip.encode_text(&tokens, Mode::Train)?)?;
+        let text = match sparse {
+            true => clip.encode_text_rows(&tokens)?.0,
+            false => clip.encode_text(&tokens, Mode::Train)?,
+        };
+        let text = normalize(&text)?;
         lap(1);
         let logits = image.matmul(&text.t()?)?.broadcast_mul(&clip.logit_scale().exp()?)?;
         let there = kernels::cross_entropy(&logits, &targets)?;

@@ -14,7 +14,7 @@ use crate::config::ClipConfig;
 use crate::params::Params;
 use crate::repavit::fold_block;
 use crate::shapes::{self, Ffn, Role, Shape};
-use crate::text::Text;
+use crate::text::{Text, TokenRows};
 use crate::vision::Vision;
 use crate::{init, weights};
 
@@ -155,6 +155,21 @@ impl Clip {
         self.check_tokens(tokens)?;
         let tower = if mode == Mode::Train { &self.train.1 } else { &self.eval.1 };
         tower.forward(tokens, self.config.quick_gelu).model("the text tower failed")
+    }
+
+    /// [`Clip::encode_text`] in training mode, with the used rows of the token table as a variable
+    /// of their own: after `loss.backward()` the gradient of `token_embedding.weight` is that of
+    /// [`TokenRows::values`] in those rows and zero elsewhere, and the store holds none under the
+    /// table itself.
+    ///
+    /// # Shapes
+    /// `tokens` (B, N) u32, N ≤ context → (B, E)
+    ///
+    /// # Errors
+    /// Another shape, or an id outside the vocabulary.
+    pub fn encode_text_rows(&self, tokens: &Tensor) -> Result<(Tensor, TokenRows)> {
+        self.check_tokens(tokens)?;
+        self.train.1.forward_rows(tokens, self.config.quick_gelu).model("the text tower failed")
     }
 
     /// The tokens of pictures inside the tower, without gradient: `ln_pre`, `resblocks.{i}` and

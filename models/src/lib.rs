@@ -40,6 +40,7 @@ pub use clip::{Clip, Mode, normalize};
 pub use config::{ClipConfig, Pool, TextConfig, VisionConfig};
 pub use encode::Encoder;
 pub use params::Params;
+pub use text::TokenRows;
 pub use tokenizer::Tokenizer;
 
 #[cfg(test)]

@@ -4,10 +4,24 @@
 //! mask is causal, so nothing behind that place can reach it: those positions are left out, which
 //! changes no number and saves most of the work (captions fill a fraction of the context).
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, Var};
 
 use crate::block::{Block, Norm, Pass, Source};
 use crate::config::TextConfig;
+
+/// The rows of `token_embedding.weight` that a batch uses, as a variable of their own.
+///
+/// A batch uses a few hundred of 49,408 rows; a dense gradient of the table costs more than the
+/// text tower of a small model.
+#[derive(Debug, Clone)]
+pub struct TokenRows {
+    /// The rows, ascending, each once.
+    pub ids: Vec<u32>,
+    /// Their values (`ids.len()`, width) at the time of the forward pass. The gradient store of the
+    /// backward pass holds the gradient of these rows under this variable; all other rows of the
+    /// table have gradient zero.
+    pub values: Var,
+}
 
 #[derive(Debug, Clone)]
 pub(crate) struct Text {
@@ -37,8 +51,34 @@ impl Text {
     /// (B, N) u32, N ≤ context → (B, E)
     pub(crate) fn forward(&self, tokens: &Tensor, quick: bool) -> Result<Tensor> {
         let rows = tokens.to_vec2::<u32>()?;
+        self.encode(&rows, &self.tokens, quick)
+    }
+
+    /// The same, with the rows of the token table that these captions use as a variable of their
+    /// own, which gets the gradient in place of the table.
+    pub(crate) fn forward_rows(&self, tokens: &Tensor, quick: bool) -> Result<(Tensor, TokenRows)> {
+        let mut rows = tokens.to_vec2::<u32>()?;
+        let mut ids: Vec<u32> =
+            rows.iter().flat_map(|row| row[..=first_argmax(row)].iter().copied()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let wanted = Tensor::new(ids.as_slice(), self.tokens.device())?;
+        let values = Var::from_tensor(&kernels::embedding(&self.tokens.detach(), &wanted)?)?;
+        // In ascending order the end token stays the largest, and its first place the first.
+        for row in &mut rows {
+            let end = first_argmax(row);
+            for id in &mut row[..=end] {
+                *id = ids.partition_point(|known| known < id) as u32;
+            }
+            row.truncate(end + 1);
+        }
+        let features = self.encode(&rows, &values, quick)?;
+        Ok((features, TokenRows { ids, values }))
+    }
+
+    fn encode(&self, rows: &[Vec<u32>], table: &Tensor, quick: bool) -> Result<Tensor> {
         let lengths: Vec<usize> = rows.iter().map(|row| first_argmax(row) + 1).collect();
-        let x = self.run(&rows, &lengths, quick, &mut |_, _| {})?;
+        let x = self.run(rows, &lengths, table, quick, &mut |_, _| {})?;
         let ends: Vec<u32> = lengths
             .iter()
             .scan(0usize, |end, length| {
@@ -48,7 +88,7 @@ impl Text {
             .collect();
         let ends = Tensor::new(ends, x.device())?;
         let pooled = self.ln_final.forward(&kernels::embedding(&x, &ends)?)?; // (B, C)
-        pooled.matmul(&self.projection)
+        kernels::project(&pooled, &self.projection)
     }
 
     /// Shows the tokens (B, N, C) of all positions after each step, by name.
@@ -61,7 +101,7 @@ impl Text {
         let rows = tokens.to_vec2::<u32>()?;
         let (batch, n) = tokens.dims2()?;
         let mut failed = None;
-        let x = self.run(&rows, &vec![n; batch], quick, &mut |name, x| match x.reshape((
+        let x = self.run(&rows, &vec![n; batch], &self.tokens, quick, &mut |name, x| match x.reshape((
             batch,
             n,
             (),
@@ -81,6 +121,7 @@ impl Text {
         &self,
         rows: &[Vec<u32>],
         lengths: &[usize],
+        table: &Tensor,
         quick: bool,
         seen: &mut dyn FnMut(String, &Tensor),
     ) -> Result<Tensor> {
@@ -88,7 +129,7 @@ impl Text {
         let parts = || rows.iter().zip(lengths);
         let ids: Vec<u32> = parts().flat_map(|(row, n)| row[..*n].iter().copied()).collect();
         let places: Vec<u32> = parts().flat_map(|(_, n)| 0..*n as u32).collect();
-        let words = kernels::embedding(&self.tokens, &Tensor::new(ids, device)?)?;
+        let words = kernels::embedding(table, &Tensor::new(ids, device)?)?;
         let places = kernels::embedding(&self.positions, &Tensor::new(places, device)?)?;
         let mut x = (words + places)?;
         let pass =

@@ -69,7 +69,7 @@ impl Vision {
                 self.ln_post.forward(&x.narrow(1, 1, tokens)?)?.mean(1)?
             }
         };
-        pooled.matmul(&self.proj)
+        kernels::project(&pooled, &self.proj)
     }
 
     /// `ln_post` of all tokens (B, G + 1, C), which [`Vision::forward`] takes of the class token

@@ -115,6 +115,32 @@ fn a_step_on_the_variables_is_seen_in_both_modes() {
 }
 
 #[test]
+fn the_gradient_of_the_used_token_rows_is_that_of_the_table() {
+    let clip = Clip::init(&config(), &[], 1, &Device::Cpu).unwrap();
+    // The second end token lies behind the first, and 7 and 9 are not used.
+    let tokens = Tensor::new(&[[0u32, 3, 5, 19, 7, 19, 9], [4, 3, 3, 1, 0, 18, 19]], &Device::Cpu).unwrap();
+    let dense = clip.encode_text(&tokens, Mode::Train).unwrap();
+    let (sparse, rows) = clip.encode_text_rows(&tokens).unwrap();
+    assert_eq!(dense.to_vec2::<f32>().unwrap(), sparse.to_vec2::<f32>().unwrap());
+    assert_eq!(rows.ids, [0, 1, 3, 4, 5, 18, 19]);
+    let table = &clip.params().vars()["token_embedding.weight"];
+    let other = &clip.params().vars()["positional_embedding"];
+    let dense = dense.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+    let sparse = sparse.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+    assert!(sparse.get(table).is_none());
+    let all = dense.get(table).unwrap().to_vec2::<f32>().unwrap();
+    let used = sparse.get(&rows.values).unwrap().to_vec2::<f32>().unwrap();
+    for (id, row) in all.iter().enumerate() {
+        match rows.ids.iter().position(|used| *used as usize == id) {
+            Some(place) => assert_eq!(*row, used[place], "{id}"),
+            None => assert!(row.iter().all(|v| *v == 0.0), "{id}"),
+        }
+    }
+    let vec = |g: &candle_core::backprop::GradStore| g.get(other).unwrap().to_vec2::<f32>().unwrap();
+    assert_eq!(vec(&dense), vec(&sparse));
+}
+
+#[test]
 fn what_stands_behind_the_end_token_changes_nothing() {
     let clip = Clip::init(&config(), &[], 1, &Device::Cpu).unwrap();
     let features = |row: [u32; 7]| {
