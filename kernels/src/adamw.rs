@@ -203,3 +203,41 @@ impl<T: Float> Work for ParameterStep<'_, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    #[test]
+    fn two_steps_equal_the_formula_by_hand() {
+        let var = |v: f64| Var::from_tensor(&Tensor::new(&[v], &Device::Cpu).unwrap()).unwrap();
+        let (p, m, v) = (var(2.0), var(0.0), var(0.0));
+        let settings =
+            AdamW { lr: 0.1, beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.2, step: 1 };
+        let (mut by_hand, mut first, mut second) = (2.0f64, 0.0f64, 0.0f64);
+        for (step, g) in [(1u64, 0.5f64), (2, -0.25)] {
+            let gradient = Tensor::new(&[g], &Device::Cpu).unwrap();
+            adamw_step(&p, &gradient, &m, &v, &AdamW { step, ..settings }).unwrap();
+            first = 0.9 * first + 0.1 * g;
+            second = 0.98 * second + 0.02 * g * g;
+            let (c1, c2) = (1.0 - 0.9f64.powf(step as f64), 1.0 - 0.98f64.powf(step as f64));
+            by_hand -= 0.1 * 0.2 * by_hand;
+            by_hand -= 0.1 * (first / c1) / ((second / c2).sqrt() + 1e-6);
+        }
+        let got = p.to_vec1::<f64>().unwrap()[0];
+        assert!((got - by_hand).abs() < 1e-12, "{got} {by_hand}");
+    }
+
+    #[test]
+    fn step_zero_and_other_shapes_are_refused() {
+        let var = |n: usize| Var::zeros(n, DType::F32, &Device::Cpu).unwrap();
+        let settings =
+            AdamW { lr: 0.1, beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.0, step: 0 };
+        let (p, m, v) = (var(3), var(3), var(3));
+        assert!(adamw_step(&p, m.as_tensor(), &m, &v, &settings).is_err());
+        let settings = AdamW { step: 1, ..settings };
+        assert!(adamw_step(&p, var(2).as_tensor(), &m, &v, &settings).is_err());
+    }
+}

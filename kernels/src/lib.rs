@@ -63,3 +63,6 @@ pub use memory::keep_freed_memory;
 pub use normalize::l2_normalize;
 pub use patches::{patches, with_class_and_positions};
 pub use softmax::softmax;
+
+#[cfg(test)]
+mod levels;

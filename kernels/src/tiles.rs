@@ -149,7 +149,7 @@ fn plain_baseline(strip: Strip) {
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernel {
     ($name:ident, $tile:ident, $features:literal, $vector:ident, $lanes:literal, $rows:literal,
-     $load:ident, $store:ident, $broadcast:ident, $zero:ident,
+     $load:ident, $store:ident, $broadcast:ident, $zero:ident, $add:ident,
      |$x:ident, $y:ident, $z:ident| $step:expr) => {
         /// # Safety
         /// The strip was checked.
@@ -209,18 +209,24 @@ macro_rules! kernel {
             }
             let shown = (P * $lanes).min(strip.columns - column);
             for (r, sums) in sums.iter().enumerate().take(count) {
+                let into = &mut strip.into[(first + r) * strip.into_stride + column..][..shown];
+                if shown == P * $lanes {
+                    for (p, sum) in sums.iter().enumerate() {
+                        // SAFETY: `into` has P·lanes elements and p < P.
+                        unsafe {
+                            let to = into.as_mut_ptr().add(p * $lanes);
+                            $store(to, if strip.add { $add($load(to), *sum) } else { *sum });
+                        }
+                    }
+                    continue;
+                }
                 let mut values = [0f32; 2 * $lanes];
                 for (p, sum) in sums.iter().enumerate() {
                     // SAFETY: p < P ≤ 2, so the lanes end within the 2·lanes elements.
                     unsafe { $store(values.as_mut_ptr().add(p * $lanes), *sum) };
                 }
-                let into = &mut strip.into[(first + r) * strip.into_stride + column..][..shown];
-                if strip.add {
-                    for (to, sum) in into.iter_mut().zip(&values) {
-                        *to += *sum;
-                    }
-                } else {
-                    into.copy_from_slice(&values[..shown]);
+                for (to, sum) in into.iter_mut().zip(&values) {
+                    *to = if strip.add { *to + *sum } else { *sum };
                 }
             }
         }
@@ -242,6 +248,7 @@ kernel!(
     _mm256_storeu_ps,
     _mm256_set1_ps,
     _mm256_setzero_ps,
+    _mm256_add_ps,
     |a, b, sum| _mm256_fmadd_ps(a, b, sum)
 );
 
@@ -257,6 +264,7 @@ kernel!(
     _mm512_storeu_ps,
     _mm512_set1_ps,
     _mm512_setzero_ps,
+    _mm512_add_ps,
     |a, b, sum| _mm512_fmadd_ps(a, b, sum)
 );
 
@@ -272,6 +280,7 @@ kernel!(
     _mm256_storeu_ps,
     _mm256_set1_ps,
     _mm256_setzero_ps,
+    _mm256_add_ps,
     |a, b, sum| _mm256_add_ps(sum, _mm256_mul_ps(a, b))
 );
 
@@ -287,6 +296,7 @@ kernel!(
     _mm512_storeu_ps,
     _mm512_set1_ps,
     _mm512_setzero_ps,
+    _mm512_add_ps,
     |a, b, sum| _mm512_add_ps(sum, _mm512_mul_ps(a, b))
 );
 

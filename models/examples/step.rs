@@ -15,8 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let name = args.next().unwrap_or_else(|| "tiny-32".to_owned());
     let batch: usize = args.next().map_or(Ok(128), |v| v.parse())?;
     let steps: usize = args.next().map_or(Ok(20), |v| v.parse())?;
-    let ratio: Option<f64> =
-        args.next().filter(|v| v != "-").map(|v| v.parse()).transpose()?;
+    let ratio: Option<f64> = args.next().filter(|v| v != "-").map(|v| v.parse()).transpose()?;
     let words: u32 = args.next().map_or(Ok(12), |v| v.parse())?;
     let sparse = args.next().is_none_or(|v| v != "dense");
     let changes: Vec<Change> =

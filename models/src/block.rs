@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Result, Tensor, Var};
+use candle_core::{D, Result, Tensor, Var};
 
 use crate::repavit::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, BatchNorm, FoldedFfn, IdleFfn};
 use crate::shapes::Ffn;
@@ -157,16 +157,40 @@ impl Block {
         self.feed(&x, pass)
     }
 
+    /// [`Block::forward`] for these rows of (.., C) alone, counted through: (rows, C). What follows
+    /// the attention works row by row, so the last block of a tower need not go on with tokens that
+    /// nobody looks at.
+    pub(crate) fn forward_rows(&self, x: &Tensor, rows: &Tensor, pass: Pass) -> Result<Tensor> {
+        let pick = |t: &Tensor| kernels::embedding(&t.reshape(((), t.dim(D::Minus1)?))?, rows);
+        let y = pick(&self.look(x, pass)?)?;
+        let x = self.join(&pick(x)?, &y)?;
+        self.feed(&x, pass)
+    }
+
+    /// Whether every row of the result depends on its own token after the attention; batch
+    /// statistics see all of them.
+    pub(crate) fn works_by_rows(&self, pass: Pass) -> bool {
+        !(pass.train && matches!(self.ffn, FfnLayer::Idle(_)))
+    }
+
     /// The attention half, with its residual.
     fn attend(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        self.join(x, &self.look(x, pass)?)
+    }
+
+    /// The heads' outputs, side by side.
+    fn look(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
         let (w, b) = &self.in_proj;
         let qkv = kernels::linear(&self.ln_1.forward(x)?, w, Some(b))?;
-        let y = match pass.lengths {
-            Some(lengths) => kernels::attention_ragged(&qkv, lengths, pass.heads, pass.causal)?,
-            None => kernels::attention(&qkv, pass.heads, pass.causal)?,
-        };
+        match pass.lengths {
+            Some(lengths) => kernels::attention_ragged(&qkv, lengths, pass.heads, pass.causal),
+            None => kernels::attention(&qkv, pass.heads, pass.causal),
+        }
+    }
+
+    fn join(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
         let (w, b) = &self.out_proj;
-        x + kernels::linear(&y, w, Some(b))?
+        x + kernels::linear(y, w, Some(b))?
     }
 
     /// The FFN half, with its residual.

@@ -139,9 +139,7 @@ impl Clip {
         self.check_pixels(pixels)?;
         let train = mode == Mode::Train;
         let tower = if train { &self.train.0 } else { &self.eval.0 };
-        tower
-            .forward(pixels, train, self.config.quick_gelu, &mut |_, _| {})
-            .model("the image tower failed")
+        tower.forward(pixels, train, self.config.quick_gelu).model("the image tower failed")
     }
 
     /// Features of captions, not normalised: the state at the first place of the largest id.
@@ -179,19 +177,12 @@ impl Clip {
     /// As [`Clip::encode_image`].
     pub fn image_states(&self, pixels: &Tensor) -> Result<BTreeMap<String, Tensor>> {
         self.check_pixels(pixels)?;
-        let (mut states, mut last) = (BTreeMap::new(), None);
-        let mut seen = |name: String, x: &Tensor| {
-            last = Some(x.clone());
-            states.insert(name, x.clone());
-        };
-        let vision = &self.eval.0;
-        vision
-            .forward(pixels, false, self.config.quick_gelu, &mut seen)
+        let mut states = BTreeMap::new();
+        let mut seen = |name: String, x: &Tensor| drop(states.insert(name, x.clone()));
+        self.eval
+            .0
+            .states(pixels, self.config.quick_gelu, &mut seen)
             .model("the image tower failed")?;
-        if let Some(last) = last {
-            let normed = vision.ln_post(&last).model("the image tower failed")?;
-            states.insert("ln_post".to_owned(), normed);
-        }
         Ok(states)
     }
 

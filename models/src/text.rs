@@ -78,7 +78,14 @@ impl Text {
 
     fn encode(&self, rows: &[Vec<u32>], table: &Tensor, quick: bool) -> Result<Tensor> {
         let lengths: Vec<usize> = rows.iter().map(|row| first_argmax(row) + 1).collect();
-        let x = self.run(rows, &lengths, table, quick, &mut |_, _| {})?;
+        let pass = self.pass(quick, &lengths);
+        let mut x = self.embed(rows, &lengths, table)?; // (ΣN, C)
+        let Some((last, blocks)) = self.blocks.split_last() else {
+            candle_core::bail!("a tower without blocks")
+        };
+        for block in blocks {
+            x = block.forward(&x, pass)?;
+        }
         let ends: Vec<u32> = lengths
             .iter()
             .scan(0usize, |end, length| {
@@ -87,7 +94,7 @@ impl Text {
             })
             .collect();
         let ends = Tensor::new(ends, x.device())?;
-        let pooled = self.ln_final.forward(&kernels::embedding(&x, &ends)?)?; // (B, C)
+        let pooled = self.ln_final.forward(&last.forward_rows(&x, &ends, pass)?)?; // (B, C)
         kernels::project(&pooled, &self.projection)
     }
 
@@ -100,45 +107,28 @@ impl Text {
     ) -> Result<()> {
         let rows = tokens.to_vec2::<u32>()?;
         let (batch, n) = tokens.dims2()?;
-        let mut failed = None;
-        let x = self.run(&rows, &vec![n; batch], &self.tokens, quick, &mut |name, x| match x.reshape((
-            batch,
-            n,
-            (),
-        )) {
-            Ok(x) => seen(name, &x),
-            Err(error) => failed = Some(error),
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
+        let lengths = vec![n; batch];
+        let mut x = self.embed(&rows, &lengths, &self.tokens)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&x, self.pass(quick, &lengths))?;
+            seen(format!("resblocks.{i}"), &x.reshape((batch, n, ()))?);
         }
         seen("ln_final".to_owned(), &self.ln_final.forward(&x)?.reshape((batch, n, ()))?);
         Ok(())
     }
 
-    /// The blocks over the first `lengths` tokens of each row: (ΣN, C).
-    fn run(
-        &self,
-        rows: &[Vec<u32>],
-        lengths: &[usize],
-        table: &Tensor,
-        quick: bool,
-        seen: &mut dyn FnMut(String, &Tensor),
-    ) -> Result<Tensor> {
+    fn pass<'a>(&self, quick: bool, lengths: &'a [usize]) -> Pass<'a> {
+        Pass { train: false, quick, heads: self.heads, causal: true, lengths: Some(lengths) }
+    }
+
+    /// The first `lengths` tokens of each row with their positions: (ΣN, C).
+    fn embed(&self, rows: &[Vec<u32>], lengths: &[usize], table: &Tensor) -> Result<Tensor> {
         let device = self.tokens.device();
         let parts = || rows.iter().zip(lengths);
         let ids: Vec<u32> = parts().flat_map(|(row, n)| row[..*n].iter().copied()).collect();
         let places: Vec<u32> = parts().flat_map(|(_, n)| 0..*n as u32).collect();
         let words = kernels::embedding(table, &Tensor::new(ids, device)?)?;
-        let places = kernels::embedding(&self.positions, &Tensor::new(places, device)?)?;
-        let mut x = (words + places)?;
-        let pass =
-            Pass { train: false, quick, heads: self.heads, causal: true, lengths: Some(lengths) };
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, pass)?;
-            seen(format!("resblocks.{i}"), &x);
-        }
-        Ok(x)
+        words + kernels::embedding(&self.positions, &Tensor::new(places, device)?)?
     }
 }
 

@@ -41,40 +41,68 @@ impl Vision {
         })
     }
 
-    /// (B, 3, S, S) → (B, E); `seen` is shown the tokens after each step, by name.
-    pub(crate) fn forward(
-        &self,
-        pixels: &Tensor,
-        train: bool,
-        quick: bool,
-        seen: &mut dyn FnMut(String, &Tensor),
-    ) -> Result<Tensor> {
-        let pass = Pass { train, quick, heads: self.heads, causal: false, lengths: None };
-        let rows = kernels::patches(pixels, self.patch)?; // (B, G, 3·p·p)
-        let tokens = kernels::linear(&rows, &self.kernel, None)?; // (B, G, C)
-        let mut x = kernels::with_class_and_positions(&self.class, &tokens, &self.positions)?;
-        if let Some(norm) = &self.ln_pre {
-            x = norm.forward(&x)?; // (B, G + 1, C)
-        }
-        seen("ln_pre".to_owned(), &x);
-        for (i, block) in self.blocks.iter().enumerate() {
+    /// (B, 3, S, S) → (B, E)
+    pub(crate) fn forward(&self, pixels: &Tensor, train: bool, quick: bool) -> Result<Tensor> {
+        let pass = self.pass(train, quick);
+        let mut x = self.embed(pixels)?;
+        let Some((last, blocks)) = self.blocks.split_last() else {
+            candle_core::bail!("a tower without blocks")
+        };
+        for block in blocks {
             x = block.forward(&x, pass)?;
-            seen(format!("resblocks.{i}"), &x);
         }
         let pooled = match self.pool {
             // LayerNorm works row by row, so only the class token's row is needed.
-            Pool::Token => self.ln_post.forward(&x.narrow(1, 0, 1)?.squeeze(1)?)?,
+            Pool::Token => {
+                let (batch, tokens, _) = x.dims3()?;
+                let rows: Vec<u32> = (0..batch).map(|i| (i * tokens) as u32).collect();
+                let rows = Tensor::new(rows, x.device())?;
+                let class = if last.works_by_rows(pass) {
+                    last.forward_rows(&x, &rows, pass)?
+                } else {
+                    kernels::embedding(&last.forward(&x, pass)?.flatten_to(1)?, &rows)?
+                };
+                self.ln_post.forward(&class)? // (B, C)
+            }
             Pool::Average => {
-                let tokens = x.dim(1)? - 1;
-                self.ln_post.forward(&x.narrow(1, 1, tokens)?)?.mean(1)?
+                let x = last.forward(&x, pass)?;
+                let patches = x.dim(1)? - 1;
+                self.ln_post.forward(&x.narrow(1, 1, patches)?)?.mean(1)?
             }
         };
         kernels::project(&pooled, &self.proj)
     }
 
-    /// `ln_post` of all tokens (B, G + 1, C), which [`Vision::forward`] takes of the class token
-    /// alone.
-    pub(crate) fn ln_post(&self, x: &Tensor) -> Result<Tensor> {
-        self.ln_post.forward(x)
+    /// Shows the tokens (B, G + 1, C) of all places after each step, by name.
+    pub(crate) fn states(
+        &self,
+        pixels: &Tensor,
+        quick: bool,
+        seen: &mut dyn FnMut(String, &Tensor),
+    ) -> Result<()> {
+        let pass = self.pass(false, quick);
+        let mut x = self.embed(pixels)?;
+        seen("ln_pre".to_owned(), &x);
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&x, pass)?;
+            seen(format!("resblocks.{i}"), &x);
+        }
+        seen("ln_post".to_owned(), &self.ln_post.forward(&x)?);
+        Ok(())
+    }
+
+    fn pass(&self, train: bool, quick: bool) -> Pass<'static> {
+        Pass { train, quick, heads: self.heads, causal: false, lengths: None }
+    }
+
+    /// Patches, class token, positions, the first LayerNorm: (B, G + 1, C)
+    fn embed(&self, pixels: &Tensor) -> Result<Tensor> {
+        let rows = kernels::patches(pixels, self.patch)?; // (B, G, 3·p·p)
+        let tokens = kernels::linear(&rows, &self.kernel, None)?; // (B, G, C)
+        let x = kernels::with_class_and_positions(&self.class, &tokens, &self.positions)?;
+        match &self.ln_pre {
+            Some(norm) => norm.forward(&x),
+            None => Ok(x),
+        }
     }
 }

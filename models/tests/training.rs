@@ -118,7 +118,8 @@ fn a_step_on_the_variables_is_seen_in_both_modes() {
 fn the_gradient_of_the_used_token_rows_is_that_of_the_table() {
     let clip = Clip::init(&config(), &[], 1, &Device::Cpu).unwrap();
     // The second end token lies behind the first, and 7 and 9 are not used.
-    let tokens = Tensor::new(&[[0u32, 3, 5, 19, 7, 19, 9], [4, 3, 3, 1, 0, 18, 19]], &Device::Cpu).unwrap();
+    let tokens =
+        Tensor::new(&[[0u32, 3, 5, 19, 7, 19, 9], [4, 3, 3, 1, 0, 18, 19]], &Device::Cpu).unwrap();
     let dense = clip.encode_text(&tokens, Mode::Train).unwrap();
     let (sparse, rows) = clip.encode_text_rows(&tokens).unwrap();
     assert_eq!(dense.to_vec2::<f32>().unwrap(), sparse.to_vec2::<f32>().unwrap());
@@ -136,7 +137,8 @@ fn the_gradient_of_the_used_token_rows_is_that_of_the_table() {
             None => assert!(row.iter().all(|v| *v == 0.0), "{id}"),
         }
     }
-    let vec = |g: &candle_core::backprop::GradStore| g.get(other).unwrap().to_vec2::<f32>().unwrap();
+    let vec =
+        |g: &candle_core::backprop::GradStore| g.get(other).unwrap().to_vec2::<f32>().unwrap();
     assert_eq!(vec(&dense), vec(&sparse));
 }
 
