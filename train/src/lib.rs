@@ -1,4 +1,22 @@
 //! CLIP training: objective, optimiser, schedule, data order, checkpoints.
+//!
+//! ```
+//! use train::TrainPlan;
+//! let text = r#"{"model": "tiny-32", "batch_size": 128, "epochs": 3}"#;
+//! let plan: TrainPlan = serde_json::from_str(text).unwrap();
+//! let settings = plan.resolve(1000, 0).unwrap(); // 1000 samples, seed 0
+//! assert_eq!((settings.steps, settings.warmup), (21, 2));
+//! assert_eq!(settings.schedule().at(2), 5e-4);
+//! ```
+//!
+//! Invariants: what a step sees is a function of seed and step alone; a step whose loss or gradient
+//! is not finite changes nothing; a training that was stopped at any moment ends with the bytes of
+//! an undisturbed one, on the CPU at a fixed number of threads.
+//!
+//! Reading order: [`plan`] (what a recipe says), [`run()`] (the loop), [`trainer`] (one step),
+//! [`loss`], [`gradients`], [`adamw`], [`schedule`], [`order`] (which sample when), [`data`] and
+//! [`crop`] (samples to tensors), and inside `run`: `state` (saved states) and `metrics`.
+
 pub mod adamw;
 pub mod crop;
 pub mod data;
