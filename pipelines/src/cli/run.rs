@@ -25,7 +25,12 @@ pub(crate) fn execute(graph: &Graph, args: &ArgMatches, dial: Option<DialMap>) -
     stop_on_signals(&context)?;
     let url = output_url(&graph.recipe, args);
     let output = store::Output::open(&url)?;
-    let _lease = output.lock(&graph.recipe.name)?;
+    let _lease = match options.share {
+        Some(share) => {
+            output.lock_share(&graph.recipe.name, share.index as u32, share.of as u32)?
+        }
+        None => output.lock(&graph.recipe.name)?,
+    };
     let world = Replaying::start(&graph.recipe, dial)?;
     output.put("recipe.yaml", graph.recipe.text().to_owned().into())?;
     output.put("recipe.resolved.json", resolved(graph).to_string().into())?;

@@ -22,7 +22,7 @@ pub(crate) fn why(args: &ArgMatches) -> Result<Output> {
         return Err(Error::recipe(format!("`{uid}` is no uid"))
             .hint("a uid has 32 hex characters; the first four are enough here"));
     }
-    let output = store::Output::open(url)?;
+    let output = store::Output::open_existing(url)?;
     let resolved = output.get("recipe.resolved.json")?.ok_or_else(|| {
         Error::input("no run has written here").at(url).hint("name the output of a run")
     })?;

@@ -1,12 +1,15 @@
 //! The demo's pictures: Twemoji, with the words that are known of each, grouped by concept.
 //!
 //! Graphics: Twemoji, copyright Twitter, Inc and other contributors, CC-BY-4.0, from the crate
-//! `twemoji-assets`. Names, shortcodes and groups: the crate `emojis`.
+//! `twemoji-assets`. Names, shortcodes and groups: the crate `emojis`;
+//! subgroups: Unicode.
 
 use std::collections::BTreeMap;
 
 use emojis::Group;
 use twemoji_assets::png::PngTwemojiAsset;
+
+use super::subgroups::SUBGROUPS;
 
 /// One picture and its words.
 #[derive(Debug, Clone)]
@@ -26,13 +29,17 @@ pub(crate) struct Emoji {
 
 /// Every emoji that has a picture, in Unicode's order, skin-tone variants left out.
 pub(crate) fn all() -> Vec<Emoji> {
+    let mut subgroup = "";
     emojis::iter()
         .filter_map(|emoji| {
+            if let Some((_, words)) = SUBGROUPS.iter().find(|(first, _)| *first == emoji.as_str()) {
+                subgroup = words;
+            }
             let asset = picture(emoji.as_str())?;
             let category = category(emoji.group());
             Some(Emoji {
                 code: code(emoji.as_str()),
-                caption: caption(emoji, category),
+                caption: caption(emoji, subgroup, category),
                 category,
                 png: asset,
                 concept: concept(emoji.as_str()),
@@ -70,8 +77,8 @@ fn code(emoji: &str) -> String {
     points.join("-")
 }
 
-/// Name, then the words of the shortcodes that the name lacks, then the category.
-fn caption(emoji: &emojis::Emoji, category: &str) -> String {
+/// Name, then the words of the shortcodes that the name lacks, then subgroup and category.
+fn caption(emoji: &emojis::Emoji, subgroup: &str, category: &str) -> String {
     let mut words: Vec<String> = split(emoji.name());
     for shortcode in emoji.shortcodes() {
         for word in split(shortcode) {
@@ -80,7 +87,7 @@ fn caption(emoji: &emojis::Emoji, category: &str) -> String {
             }
         }
     }
-    format!("{}, {category}", words.join(" "))
+    format!("{}, {subgroup}, {category}", words.join(" "))
 }
 
 fn split(text: &str) -> Vec<String> {
@@ -143,6 +150,6 @@ mod tests {
     #[test]
     fn a_caption_has_name_shortcodes_and_category() {
         let rocket = all().into_iter().find(|e| e.code == "1f680").unwrap();
-        assert_eq!(rocket.caption, "rocket, travel and places");
+        assert_eq!(rocket.caption, "rocket, air transport, travel and places");
     }
 }

@@ -7,6 +7,7 @@
 mod concepts;
 mod faults;
 mod serve;
+mod subgroups;
 mod truth;
 mod wat;
 mod world;

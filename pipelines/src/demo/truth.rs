@@ -131,7 +131,7 @@ fn dedup_quality(truth: &[Truth], stages: &[Arc<Done>]) -> Quality {
     // `links` removes duplicates within a unit, `dedup` those between units.
     let removed = |kind: &str| {
         let done = stages.iter().find(|d| d.kind == kind);
-        done.map_or(0, |d| d.counts.dropped.get("duplicate").copied().unwrap_or(0)) as usize
+        done.map_or(0, |d| d.counts.dropped.get("duplicate_uid").copied().unwrap_or(0)) as usize
     };
     let away = removed("links") + removed("dedup");
     measure(away, bad, away.min(bad))

@@ -74,7 +74,7 @@ pub(crate) struct Row {
 /// What is there already and what is not; looks only.
 pub(crate) fn plan(graph: &Graph, url: &str) -> Result<Vec<Row>> {
     let exists = !is_local(url) || std::path::Path::new(url).is_dir();
-    let output = if exists { Some(Output::open(url)?) } else { None };
+    let output = if exists { Some(Output::open_existing(url)?) } else { None };
     let mut rows = Vec::new();
     for node in &graph.nodes {
         let kind = graph.recipe.stages[node.entry].kind.name();

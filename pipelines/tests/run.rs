@@ -1,0 +1,205 @@
+//! Whole runs of the binary on a little web: bytes, stops, kills, other recipes, other runs.
+
+mod common;
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
+
+use common::{PICTURES, STAGES, World, clipmill, published, run, run_well, stderr, stdout};
+
+/// Pictures that answer, and those of them whose caption has more than one word.
+fn expected() -> (usize, usize) {
+    let answers = (0..PICTURES).filter(|n| n % 7 != 0);
+    (answers.clone().count(), answers.filter(|n| n % 11 != 0).count())
+}
+
+#[test]
+fn a_run_ends_in_shards_counts_and_a_report() {
+    let world = World::new(Duration::ZERO);
+    let recipe = world.ordinary("whole", "min_words: 2");
+    let output = clipmill().args(["--json", "run"]).arg(&recipe).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let result: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let counts = |kind: &str| {
+        let stages = result["stages"].as_array().unwrap();
+        stages.iter().find(|s| s["kind"] == kind).unwrap()["counts"].clone()
+    };
+    let (fetched, kept) = expected();
+    assert_eq!(counts("links")["kept"], PICTURES);
+    assert_eq!(counts("fetch")["kept"], fetched);
+    assert_eq!(counts("fetch")["failed"]["http_404"], PICTURES - fetched);
+    assert_eq!(counts("judge")["dropped"]["caption_words"], fetched - kept);
+    assert_eq!(counts("reshard")["kept"], kept);
+    let report = std::fs::read_to_string(world.path("out/report.html")).unwrap();
+    assert!(report.contains("caption_words") && report.contains("data:image/jpeg;base64,"));
+    let files = published(&world.path("out"), &["reshard"]);
+    assert!(files.contains_key("reshard/00000000.tar") && files.contains_key("reshard/sizes.json"));
+}
+
+#[test]
+fn one_stream_and_stages_apart_give_the_same_bytes_at_any_number_of_threads() {
+    let world = World::new(Duration::ZERO);
+    let recipe = world.ordinary("bytes", "min_words: 2");
+    run_well(&recipe, &["--threads", "1"]);
+    let stream = published(&world.path("out"), &STAGES);
+    let apart = world.path("apart");
+    run_well(&recipe, &["--apart", "--threads", "4", "--output", apart.to_str().unwrap()]);
+    assert_eq!(stream, published(&apart, &STAGES));
+    assert!(stream.len() > 20, "{}", stream.len());
+}
+
+#[test]
+fn shares_of_the_units_make_one_whole() {
+    let world = World::new(Duration::ZERO);
+    let recipe = world.ordinary("shares", "min_words: 2");
+    run_well(&recipe, &[]);
+    let whole = published(&world.path("out"), &STAGES);
+    let shared = world.path("shared");
+    let output =
+        |share: &str| run(&recipe, &["--units", share, "--output", shared.to_str().unwrap()]);
+    let first = output("0/2");
+    assert!(first.status.success(), "{}", stderr(&first));
+    assert!(stdout(&first).contains("other shares are still missing"), "{}", stdout(&first));
+    // Each share goes as far as the others let it; the last one ends the run.
+    for share in ["1/2", "0/2", "1/2"] {
+        let output = output(share);
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    assert_eq!(whole, published(&shared, &STAGES));
+}
+
+#[test]
+fn killed_at_ten_moments_and_run_again_it_ends_with_the_same_bytes() {
+    let world = World::new(Duration::from_millis(4));
+    let recipe = world.ordinary("kill", "min_words: 2");
+    run_well(&recipe, &[]);
+    let undisturbed = published(&world.path("out"), &STAGES);
+    let victim = world.path("victim");
+    let mut killed = 0;
+    for moment in 0..10_u64 {
+        let mut child = clipmill()
+            .arg("run")
+            .arg(&recipe)
+            .args(["--output", victim.to_str().unwrap()])
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(15 + moment * 37 % 110));
+        child.kill().unwrap();
+        killed += u32::from(child.wait().unwrap().signal() == Some(9));
+    }
+    assert!(killed > 0, "no run was caught alive");
+    run_well(&recipe, &["--output", victim.to_str().unwrap()]);
+    assert_eq!(undisturbed, published(&victim, &STAGES));
+}
+
+#[test]
+fn killed_at_every_durable_step_it_ends_with_the_same_bytes() {
+    let world = World::new(Duration::ZERO);
+    let recipe = world.recipe(
+        "steps",
+        &format!(
+            "  - links: {{wat: [{}]}}\n  - fetch: {{image_size: 16, number_sample_per_shard: 30, retries: 0}}\n  - judge:\n      - caption_length: {{min_words: 2}}\n",
+            world.path("crawl.warc.wat").display()
+        ),
+    );
+    let stages = ["links", "fetch", "judge"];
+    run_well(&recipe, &[]);
+    let undisturbed = published(&world.path("out"), &stages);
+    // Every seventh step here; `bench/kill.sh` takes every one.
+    let mut step = 1;
+    let mut deaths = 0;
+    loop {
+        let victim = world.path(&format!("victim-{step}"));
+        let to = ["--output", victim.to_str().unwrap()];
+        let output = clipmill()
+            .arg("run")
+            .arg(&recipe)
+            .args(to)
+            .env("CLIPMILL_FAIL", format!("*:{step}=kill"))
+            .output()
+            .unwrap();
+        if output.status.success() {
+            break;
+        }
+        deaths += 1;
+        run_well(&recipe, &to);
+        assert_eq!(undisturbed, published(&victim, &stages), "killed at step {step}");
+        step += 7;
+    }
+    assert!(deaths >= 10, "{deaths} deaths before step {step}");
+}
+
+#[test]
+fn a_full_disk_is_said_and_nothing_is_lost() {
+    let world = World::new(Duration::ZERO);
+    let recipe = world.ordinary("full", "min_words: 2");
+    let full = clipmill()
+        .arg("run")
+        .arg(&recipe)
+        .env("CLIPMILL_FAIL", "file.before_write:4=enospc")
+        .output()
+        .unwrap();
+    assert_eq!(full.status.code(), Some(4), "{}", stderr(&full));
+    assert!(stderr(&full).contains("No space left on device"), "{}", stderr(&full));
+    assert!(stderr(&full).contains("hint: "), "{}", stderr(&full));
+    run_well(&recipe, &[]);
+    let again = world.path("again");
+    run_well(&recipe, &["--output", again.to_str().unwrap()]);
+    assert_eq!(published(&world.path("out"), &STAGES), published(&again, &STAGES));
+}
+
+#[test]
+fn a_changed_recipe_is_refused_field_by_field_and_redo_makes_it_again() {
+    let world = World::new(Duration::ZERO);
+    run_well(&world.ordinary("change", "min_words: 2"), &[]);
+    let changed = world.ordinary("change", "min_words: 3");
+    let refused = run(&changed, &[]);
+    assert_eq!(refused.status.code(), Some(5), "{}", stderr(&refused));
+    let text = stderr(&refused);
+    assert!(text.contains("stage `judge`: its output was made by another recipe"), "{text}");
+    assert!(text.contains("min_words: 2 → 3"), "{text}");
+    assert!(text.contains("--redo judge"), "{text}");
+    let again = run(&changed, &["--redo", "judge"]);
+    assert!(again.status.success(), "{}", stderr(&again));
+    assert!(stderr(&again).contains("fetch  reused"), "{}", stderr(&again));
+}
+
+#[test]
+fn a_second_run_on_the_same_output_is_told_who_holds_it() {
+    let world = World::new(Duration::from_millis(100));
+    let recipe = world.ordinary("twice", "min_words: 2");
+    let mut first =
+        clipmill().arg("run").arg(&recipe).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let lock = world.path("out/.clipmill/lock");
+    let began = Instant::now();
+    while !lock.exists() && began.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    let second = run(&recipe, &[]);
+    let pid = first.id().to_string();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert_eq!(second.status.code(), Some(5), "{}", stderr(&second));
+    assert!(stderr(&second).contains(&pid), "{}", stderr(&second));
+}
+
+#[test]
+fn why_tells_what_became_of_a_pair() {
+    let world = World::new(Duration::ZERO);
+    run_well(&world.ordinary("why", "min_words: 2"), &[]);
+    let out = world.path("out");
+    let rows = store::parquet::read_parquet(
+        &store::Blob::open(out.join("judge/00000.parquet").to_str().unwrap()).unwrap(),
+    );
+    let batch = rows.unwrap().next().unwrap().unwrap();
+    let uid = arrow_array::cast::AsArray::as_string::<i32>(batch.column_by_name("uid").unwrap())
+        .value(0)
+        .to_owned();
+    let output = clipmill().args(["why", &uid[..8], "--output"]).arg(&out).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
+    assert!(text.contains("links:") && text.contains("judge:") && text.contains(&uid), "{text}");
+}
