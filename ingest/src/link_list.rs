@@ -153,9 +153,15 @@ impl LinkListPlan {
         std::iter::once(self.url_col.clone()).chain(self.caption_col.clone()).chain([uid]).collect()
     }
 
-    fn links(&self, batch: &RecordBatch, schema: &SchemaRef, counts: &mut Counts) -> Result<RecordBatch> {
+    fn links(
+        &self,
+        batch: &RecordBatch,
+        schema: &SchemaRef,
+        counts: &mut Counts,
+    ) -> Result<RecordBatch> {
         let urls = text_column(batch, &self.url_col)?;
-        let captions = self.caption_col.as_ref().map(|name| text_column(batch, name)).transpose()?;
+        let captions =
+            self.caption_col.as_ref().map(|name| text_column(batch, name)).transpose()?;
         let uids = match &self.uid_col {
             Some(name) => Some(text_column(batch, name)?),
             None => batch.column_by_name("uid").map(|_| text_column(batch, "uid")).transpose()?,
@@ -273,7 +279,8 @@ fn json(text: Box<dyn Read + Send>, format: Format, names: Vec<String>) -> Resul
     ));
     let mut text = BufReader::new(text);
     let mut rows: Box<dyn Iterator<Item = Result<serde_json::Value>>> = if format == Format::Json {
-        let all: Vec<serde_json::Value> = serde_json::from_reader(text).input("no array of objects")?;
+        let all: Vec<serde_json::Value> =
+            serde_json::from_reader(text).input("no array of objects")?;
         Box::new(all.into_iter().map(Ok))
     } else {
         Box::new(std::iter::from_fn(move || match next_line(&mut text) {

@@ -133,13 +133,12 @@ pub(crate) fn backward<T: Float>(
     let inputs = split(qkv, lengths, 3 * width);
     let gradients = split(dy, lengths, width);
     let outputs = split_mut(&mut dx, lengths, 3 * width);
-    inputs
-        .into_par_iter()
-        .zip(gradients)
-        .zip(outputs)
-        .for_each_init(Scratch::default, |scratch, ((qkv, dy), dx)| {
-            level.run(Backward { qkv, dy, dx, form, level, scratch })
-        });
+    inputs.into_par_iter().zip(gradients).zip(outputs).for_each_init(
+        Scratch::default,
+        |scratch, ((qkv, dy), dx)| {
+            level.run(Backward { qkv, dy, dx, form, level, scratch });
+        },
+    );
     dx
 }
 

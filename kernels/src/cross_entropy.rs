@@ -110,7 +110,7 @@ impl<T: Float> Work for RowGradient<'_, T> {
     #[inline(always)]
     fn run(self) {
         crate::softmax::softmax_row(self.row);
-        self.row[self.target] = self.row[self.target] - T::ONE;
+        self.row[self.target] -= T::ONE;
         for v in self.row.iter_mut() {
             *v *= self.scale;
         }

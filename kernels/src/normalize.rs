@@ -40,7 +40,7 @@ impl Fused for Normalize {
             for row in y.chunks_exact_mut(width) {
                 let length = length(row);
                 for v in row {
-                    *v = *v / length;
+                    *v /= length;
                 }
             }
             Ok((<T as candle_core::WithDType>::to_cpu_storage_owned(y), x.shape().clone()))

@@ -234,9 +234,6 @@ macro_rules! kernel {
 }
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{__m256, __m512};
-
-#[cfg(target_arch = "x86_64")]
 kernel!(
     fused_avx2,
     fused_avx2_tile,

@@ -158,5 +158,5 @@ fn most_bytes(config: &ClipConfig, checkpoint: &Checkpoint) -> Result<u64> {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(bytes))
 }

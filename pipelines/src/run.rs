@@ -136,7 +136,7 @@ impl Runner<'_> {
         let place = self.place(node)?;
         if let Some(consumer) = self.fusable(node) {
             let after = self.graph.node(&consumer).ok_or_else(|| Error::internal("no consumer"))?;
-            return self.fused(place, after);
+            return self.fused(&place, after);
         }
         let kind = self.kind(node);
         let stage = kind.stage();
@@ -198,13 +198,13 @@ impl Runner<'_> {
         (judge.inputs == [node.id.clone()] && ready).then(|| judge.id.clone())
     }
 
-    fn fused(&mut self, fetch: Place, judge: &Node) -> Result<Option<Vec<Arc<Done>>>> {
+    fn fused(&mut self, fetch: &Place, judge: &Node) -> Result<Option<Vec<Arc<Done>>>> {
         let started = Instant::now();
         let mut place = self.place_with(judge, |id| {
             (id == fetch.site.id).then(|| Arc::new(fetch.done(Vec::new())))
         })?;
         let (fetched, judged) = (fetch.site.dir.commits()?, place.site.dir.commits()?);
-        let units = match (finished_before(&fetch, &fetched), finished_before(&place, &judged)) {
+        let units = match (finished_before(fetch, &fetched), finished_before(&place, &judged)) {
             (Some(fetch), Some(judge)) => {
                 self.watch.reused(&fetch.id, fetch.kind, &fetch.counts);
                 self.watch.reused(&judge.id, judge.kind, &judge.counts);
@@ -256,7 +256,7 @@ impl Runner<'_> {
                 units
             }
         };
-        let Some(mut first) = self.finish(&fetch, &units, started)? else { return Ok(None) };
+        let Some(mut first) = self.finish(fetch, &units, started)? else { return Ok(None) };
         place.site.inputs = vec![Arc::clone(&first[0])];
         let Some(second) = self.finish(&place, &units, started)? else { return Ok(None) };
         first.extend(second);

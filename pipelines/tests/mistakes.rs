@@ -166,8 +166,9 @@ fn broken_hostile_and_silent_pictures_are_counted_and_the_rest_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let list = folder.path().join("urls.csv");
     let names = ["good", "cut", "bomb", "silent"];
-    let rows: String =
+    let rows: Vec<String> =
         names.iter().map(|n| format!("http://pictures.example/{n}.jpg,a {n} picture\n")).collect();
+    let rows = rows.concat();
     std::fs::write(&list, format!("url,caption\n{rows}")).unwrap();
     let recipe = folder.path().join("r.yaml");
     let text = format!(

@@ -12,7 +12,7 @@ fn golden(name: &str) -> Option<std::collections::HashMap<String, Tensor>> {
     let file = named.clone().unwrap_or(beside).join("data/golden/dsmil").join(name);
     if !file.exists() {
         assert!(named.is_none(), "CLIPMILL_SHARED is set and {} is missing", file.display());
-        println!("skipped: no ../shared");
+        eprintln!("skipped: no ../shared");
         return None;
     }
     Some(candle_core::safetensors::load(file, &Device::Cpu).unwrap())

@@ -21,6 +21,8 @@ use stage::{Error, Result};
 /// Parses the command line, runs the command, prints its result or its error.
 #[must_use]
 pub fn main() -> ExitCode {
+    // The allocator would give large tensors back to the system between steps, and ask again.
+    kernels::keep_freed_memory();
     let command = args::command();
     let matches = command.get_matches();
     init_logging(matches.get_count("verbose"));

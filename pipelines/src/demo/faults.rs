@@ -31,9 +31,9 @@ pub(crate) fn huge() -> Vec<u8> {
     header.extend(30_000_u32.to_be_bytes());
     header.extend(30_000_u32.to_be_bytes());
     header.extend([1, 0, 0, 0, 0]);
-    chunk(&mut bytes, b"IHDR", &header);
-    chunk(&mut bytes, b"IDAT", &[0x78, 0x9c, 0x03, 0, 0, 0, 0, 1]);
-    chunk(&mut bytes, b"IEND", &[]);
+    chunk(&mut bytes, *b"IHDR", &header);
+    chunk(&mut bytes, *b"IDAT", &[0x78, 0x9c, 0x03, 0, 0, 0, 0, 1]);
+    chunk(&mut bytes, *b"IEND", &[]);
     bytes
 }
 
@@ -67,7 +67,7 @@ fn png(width: u32, height: u32, grey: u8) -> Vec<u8> {
     pixels::encode_png(&Picture { width, height, rgb }, 6)
 }
 
-fn chunk(out: &mut Vec<u8>, kind: &[u8; 4], body: &[u8]) {
+fn chunk(out: &mut Vec<u8>, kind: [u8; 4], body: &[u8]) {
     out.extend((body.len() as u32).to_be_bytes());
     let start = out.len();
     out.extend(kind);

@@ -40,7 +40,7 @@ pub(crate) fn prepare(folder: &Path, seed: u64) -> Result<Web> {
     write(folder, "world/categories.txt", (classes.join("\n") + "\n").as_bytes())?;
     let truth = serde_json::to_vec(&world.truth).internal("cannot write the truth")?;
     write(folder, TRUTH, &truth)?;
-    Web::new(world.answers, &world.closed)
+    Ok(Web::new(world.answers, &world.closed))
 }
 
 /// Clean pairs as one WebDataset shard.

@@ -20,11 +20,8 @@ pub(crate) struct Web {
 pub(crate) struct Serving(Server);
 
 impl Web {
-    pub(super) fn new(
-        answers: BTreeMap<(String, String), Answer>,
-        closed: &[String],
-    ) -> Result<Self> {
-        Ok(Self { answers: Arc::new(answers), closed: Arc::new(closed.to_vec()) })
+    pub(super) fn new(answers: BTreeMap<(String, String), Answer>, closed: &[String]) -> Self {
+        Self { answers: Arc::new(answers), closed: Arc::new(closed.to_vec()) }
     }
 
     /// Starts serving on a free port of loopback.

@@ -27,7 +27,7 @@ impl World {
                 return Response::status(404);
             };
             let number: usize = number.parse().unwrap();
-            if number % 7 == 0 {
+            if number.is_multiple_of(7) {
                 return Response::status(404);
             }
             let png = picture(number);
