@@ -5,12 +5,13 @@
 //! select: {baseline: {clip_score: {arch: l14, fraction: 0.3}}}
 //! ```
 //!
-//! Reading order: the plan here, `expression` (what a `where` may say), `quantile` and `sample`
-//! (its two functions that look at the whole pool or draw), [`baseline`].
+//! Reading order: the plan here, `expression` (what a `where` may say), `functions` (what it
+//! can call beyond SQL), `quantile` and `sample` (what two of them compute), [`baseline`].
 
 pub mod baseline;
 
 mod expression;
+mod functions;
 mod quantile;
 mod sample;
 

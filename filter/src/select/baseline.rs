@@ -10,7 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stage::{Error, Result};
 
-use super::expression::{Condition, column, top_fraction};
+use super::expression::{Condition, column};
+use super::functions::top_fraction;
 
 /// A baseline of DataComp's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
