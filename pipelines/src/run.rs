@@ -208,7 +208,10 @@ impl Runner<'_> {
             (Some(fetch), Some(judge)) => {
                 self.watch.reused(&fetch.id, fetch.kind, &fetch.counts);
                 self.watch.reused(&judge.id, judge.kind, &judge.counts);
-                return Ok(Some(vec![Arc::new(fetch), Arc::new(judge)]));
+                // The judge was placed before its input's units were known.
+                let fetch = Arc::new(fetch);
+                let judge = Done { inputs: vec![Arc::clone(&fetch)], ..judge };
+                return Ok(Some(vec![fetch, Arc::new(judge)]));
             }
             _ => {
                 let (Kind::Fetch(fetch_plan), Kind::Judge(judge_plan)) = (&fetch.kind, &place.kind)

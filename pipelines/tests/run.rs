@@ -132,6 +132,17 @@ fn killed_at_every_durable_step_it_ends_with_the_same_bytes() {
 }
 
 #[test]
+fn a_run_that_stopped_behind_a_finished_stream_goes_on() {
+    let world = World::new(Duration::ZERO);
+    let recipe = world.ordinary("behind", "min_words: 2");
+    run_well(&recipe, &["--until", "judge"]);
+    run_well(&recipe, &[]);
+    let whole = world.path("whole");
+    run_well(&recipe, &["--output", whole.to_str().unwrap()]);
+    assert_eq!(published(&world.path("out"), &STAGES), published(&whole, &STAGES));
+}
+
+#[test]
 fn a_full_disk_is_said_and_nothing_is_lost() {
     let world = World::new(Duration::ZERO);
     let recipe = world.ordinary("full", "min_words: 2");

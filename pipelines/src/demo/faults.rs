@@ -2,6 +2,11 @@
 
 use pixels::{Limits, Picture};
 
+/// The same picture without its transparency.
+pub(crate) fn on_white(png: &[u8]) -> Vec<u8> {
+    pixels::decode(png, &Limits::default()).map(|p| pixels::encode_png(&p, 6)).unwrap_or_default()
+}
+
 /// The same picture as a JPEG on white.
 pub(crate) fn as_jpeg(png: &[u8]) -> Vec<u8> {
     pixels::decode(png, &Limits::default()).map(|p| pixels::encode_jpeg(&p, 90)).unwrap_or_default()

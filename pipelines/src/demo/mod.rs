@@ -43,7 +43,7 @@ pub(crate) fn prepare(folder: &Path, seed: u64) -> Result<Web> {
     Ok(Web::new(world.answers, &world.closed))
 }
 
-/// Clean pairs as one WebDataset shard.
+/// Clean pairs as one WebDataset shard; on white, as the fetcher makes of the pool's pictures.
 fn shard_of(pairs: &[Emoji]) -> Result<Vec<u8>> {
     let mut tar = shard::TarWriter::new(Vec::new());
     let mut sorted: Vec<&Emoji> = pairs.iter().collect();
@@ -51,7 +51,7 @@ fn shard_of(pairs: &[Emoji]) -> Result<Vec<u8>> {
     for emoji in sorted {
         let json = json!({"caption": emoji.caption, "category": emoji.category, "key": emoji.code});
         tar.append(&format!("{}.json", emoji.code), json.to_string().as_bytes())?;
-        tar.append(&format!("{}.png", emoji.code), emoji.png)?;
+        tar.append(&format!("{}.png", emoji.code), &faults::on_white(emoji.png))?;
         tar.append(&format!("{}.txt", emoji.code), emoji.caption.as_bytes())?;
     }
     tar.finish()
