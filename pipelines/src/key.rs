@@ -42,6 +42,14 @@ fn differ(path: &str, before: &Value, now: &Value, lines: &mut Vec<String>) {
         }
         return;
     }
+    if let (Value::Array(a), Value::Array(b)) = (before, now)
+        && a.len() == b.len()
+    {
+        for (i, (a, b)) in a.iter().zip(b).enumerate() {
+            differ(&format!("{path}[{i}]"), a, b, lines);
+        }
+        return;
+    }
     lines.push(format!("{path}: {} → {}", short(before), short(now)));
 }
 
@@ -80,6 +88,13 @@ mod tests {
         let now = Identity(json!({"plan": {"min_side": 256, "mode": "border"}}));
         let before = json!({"plan": {"min_side": 200, "mode": "border"}});
         assert_eq!(now.differences(&before), ["plan.min_side: 200 → 256"]);
+    }
+
+    #[test]
+    fn a_changed_judge_is_named_by_its_place_in_the_list() {
+        let now = Identity(json!({"plan": [{"caption_length": {"min_words": 3}}]}));
+        let before = json!({"plan": [{"caption_length": {"min_words": 2}}]});
+        assert_eq!(now.differences(&before), ["plan[0].caption_length.min_words: 2 → 3"]);
     }
 
     #[test]

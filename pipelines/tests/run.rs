@@ -170,7 +170,7 @@ fn a_changed_recipe_is_refused_field_by_field_and_redo_makes_it_again() {
     assert_eq!(refused.status.code(), Some(5), "{}", stderr(&refused));
     let text = stderr(&refused);
     assert!(text.contains("stage `judge`: its output was made by another recipe"), "{text}");
-    assert!(text.contains("min_words: 2 → 3"), "{text}");
+    assert!(text.contains("plan[0].caption_length.min_words: 2 → 3"), "{text}");
     assert!(text.contains("--redo judge"), "{text}");
     let again = run(&changed, &["--redo", "judge"]);
     assert!(again.status.success(), "{}", stderr(&again));
