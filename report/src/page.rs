@@ -67,6 +67,10 @@ impl Section {
 /// One piece of content.
 #[derive(Debug, Clone)]
 pub enum Block {
+    /// A heading below the section's.
+    Heading(String),
+    /// A paragraph between blocks.
+    Note(String),
     /// The few numbers that matter most, large.
     Numbers(Vec<Number>),
     /// A table.

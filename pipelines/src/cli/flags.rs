@@ -72,6 +72,19 @@ fn parse(name: &str, text: &str, field: &Value) -> Result<Value> {
 /// The properties of a schema, through one `$ref` if need be.
 fn fields(schema: &Value) -> Vec<(String, Value)> {
     let target = resolve(schema, schema);
+    // A plan that is a choice has one flag a choice: `--mil '{...}'`.
+    if let Some(choices) = target.get("oneOf").and_then(Value::as_array) {
+        let named = |choice: &Value| {
+            let about = choice.get("description").cloned();
+            let (name, inner) = choice.get("properties")?.as_object()?.iter().next()?;
+            let mut field = merged(schema, inner);
+            if let (Some(field), Some(about)) = (field.as_object_mut(), about) {
+                field.insert("description".to_owned(), about);
+            }
+            Some((name.clone(), field))
+        };
+        return choices.iter().filter_map(named).collect();
+    }
     let Some(properties) = target.get("properties").and_then(Value::as_object) else {
         return Vec::new();
     };
@@ -138,6 +151,21 @@ mod tests {
         assert_eq!(read_flags(&["--wat", "a.gz"])["wat"], serde_json::json!(["a.gz"]));
         assert_eq!(read_flags(&["--wat", "a", "--wat", "b"])["wat"], serde_json::json!(["a", "b"]));
         assert_eq!(read_flags(&["--wat", "[a, b]"])["wat"], serde_json::json!(["a", "b"]));
+    }
+
+    #[test]
+    fn a_choice_is_a_flag_of_its_own() {
+        #[derive(schemars::JsonSchema)]
+        #[serde(rename_all = "snake_case")]
+        #[allow(dead_code, reason = "only its schema is used")]
+        enum Choice {
+            /// One way.
+            Mil(Plan),
+        }
+        let schema = serde_json::to_value(schemars::schema_for!(Choice)).unwrap();
+        let command = add(Command::new("t"), &schema, &[]);
+        let matches = command.try_get_matches_from(["t", "--mil", "{image_size: 3}"]).unwrap();
+        assert_eq!(read(&matches, &schema, &[]).unwrap()["mil"]["image_size"], 3);
     }
 
     #[test]

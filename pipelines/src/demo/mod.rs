@@ -69,3 +69,60 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     }
     std::fs::write(&path, bytes).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use stage::{Context, Counts, NoProgress};
+
+    use super::*;
+    use crate::recipe::{Graph, Recipe};
+    use crate::run::{Options, Watch, run};
+
+    struct Silent;
+
+    impl Watch for Silent {
+        fn begin(&self, _: &str, _: &str, _: usize, _: usize) {}
+        fn reused(&self, _: &str, _: &str, _: &Counts) {}
+        fn end(&self, _: &str, _: &str, _: &Counts, _: f64) {}
+        fn progress(&self, _: &str) -> Arc<dyn stage::Progress> {
+            Arc::new(NoProgress)
+        }
+    }
+
+    /// The demo's stages that need no training, with short deadlines: bytes of what they publish.
+    fn published(keep_truth: bool) -> BTreeMap<String, Vec<u8>> {
+        let folder = tempfile::tempdir().unwrap();
+        let server = prepare(folder.path(), 0).unwrap().serve().unwrap();
+        if !keep_truth {
+            std::fs::remove_dir_all(folder.path().join("truth")).unwrap();
+        }
+        let text = format!(
+            "version: 1\nname: t\noutput: {0}/run\nstages:\n  - links: {{wat: [{0}/world/crawl.warc.wat.gz]}}\n  - dedup: {{}}\n  - fetch: {{image_size: 72, resize_mode: border, number_sample_per_shard: 500, retries: 0, timeout: 1, connect_timeout: 1, first_byte_timeout: 1, total_timeout: 1}}\n  - judge:\n      - caption_length: {{min_words: 2, min_chars: 6}}\n      - image_size: {{min_side: 32, max_aspect: 3.0}}\n  - select: {{}}\n  - reshard: {{}}\n",
+            folder.path().display()
+        );
+        let graph = Graph::new(Recipe::parse("t.yaml", &text).unwrap()).unwrap();
+        let output = store::Output::open(&graph.recipe.output).unwrap();
+        let context = Context::default();
+        run(&graph, &output, &context, &server.dial(), &Options::default(), &Silent).unwrap();
+        let mut files = BTreeMap::new();
+        for stage in ["links", "dedup", "fetch", "judge", "select", "reshard"] {
+            for commit in output.stage(stage).commits().unwrap().into_values() {
+                for file in commit.files {
+                    let bytes = output.stage(stage).blob(&file.name).unwrap().read_all().unwrap();
+                    files.insert(format!("{stage}/{}", file.name), bytes.to_vec());
+                }
+            }
+        }
+        files
+    }
+
+    #[test]
+    fn a_run_gives_the_same_bytes_without_the_truth() {
+        let with = published(true);
+        assert!(with.len() > 10, "{:?}", with.keys());
+        assert_eq!(with, published(false));
+    }
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, Float64Type, Int32Type, Int64Type};
+use arrow_array::types::Float32Type;
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::DataType;
 use serde_json::Value;
@@ -91,13 +91,8 @@ fn judged(batch: &RecordBatch, row: usize, names: &[String]) -> Judged {
 
 fn number(batch: &RecordBatch, name: &str, row: usize) -> Option<f32> {
     let column = batch.column_by_name(name).filter(|c| c.is_valid(row))?;
-    Some(match column.data_type() {
-        DataType::Float32 => column.as_primitive::<Float32Type>().value(row),
-        DataType::Float64 => column.as_primitive::<Float64Type>().value(row) as f32,
-        DataType::Int32 => column.as_primitive::<Int32Type>().value(row) as f32,
-        DataType::Int64 => column.as_primitive::<Int64Type>().value(row) as f32,
-        _ => return None,
-    })
+    let value = arrow_cast::cast(&column.slice(row, 1), &DataType::Float32).ok()?;
+    value.is_valid(0).then(|| value.as_primitive::<Float32Type>().value(0))
 }
 
 /// The loss of each step of a training: `metrics.jsonl`.

@@ -96,7 +96,7 @@ fn counts(stages: &[Arc<Done>]) -> Section {
     let mut section = Section::new("counts", "What became of every sample");
     section.say("At every stage in = kept + dropped + failed; the runner checks it before a stage counts as done.");
     for done in stages.iter().filter(|d| d.counts.entered > 0) {
-        section.push(Block::Table(Table::new(&[&format!("{} ({})", done.id, done.kind)])));
+        section.push(Block::Heading(format!("{} ({})", done.id, done.kind)));
         section.push(Block::Counts(CountsBar::new(&done.counts)));
     }
     section
@@ -262,10 +262,10 @@ fn accuracy(stages: &[Arc<Done>]) -> Option<Section> {
     }
     let mut section = Section::new("accuracy", "Accuracy");
     for (title, rows) in by_title {
-        section.push(Block::Table(Table::new(&[&title])));
+        section.push(Block::Heading(title));
         section.push(Block::Table(metrics_table("model", &rows)));
         for note in &rows[0].1.notes {
-            section.push(Block::Table(Table::new(&[note])));
+            section.push(Block::Note(note.clone()));
         }
     }
     Some(section)
@@ -274,7 +274,7 @@ fn accuracy(stages: &[Arc<Done>]) -> Option<Section> {
 fn metrics_table(first: &str, rows: &[(String, Report)]) -> Table {
     let metrics = &rows[0].1.metrics;
     let mut table = Table { head: vec![first.to_owned()], rows: Vec::new() };
-    table.head.extend(metrics.iter().map(|m| m.name.clone()));
+    table.head.extend(metrics.iter().map(|m| heading(&m.name)));
     for (id, report) in rows {
         let cells = metrics
             .iter()
@@ -287,6 +287,14 @@ fn metrics_table(first: &str, rows: &[(String, Report)]) -> Table {
         table.rows.push(std::iter::once("guessing".to_owned()).chain(cells).collect());
     }
     table
+}
+
+/// The field's names as people say them; the files keep the long ones.
+fn heading(metric: &str) -> String {
+    metric
+        .replace("image_retrieval_recall@", "text → image R@")
+        .replace("text_retrieval_recall@", "image → text R@")
+        .replace("mean_per_class_recall", "per-class recall")
 }
 
 fn compression(stages: &[Arc<Done>]) -> Option<Section> {
@@ -341,7 +349,7 @@ fn time(stages: &[Arc<Done>]) -> Section {
 fn shown(value: f64, unit: &str) -> String {
     match unit {
         "share" => format!("{value:.3}"),
-        "count" | "parameters" | "MACs" => thousands(value as u64),
+        "count" | "parameters" | "MAC" => thousands(value as u64),
         _ if value != 0.0 && value.abs() < 0.01 => format!("{value:.1e}"),
         _ => format!("{value:.2}"),
     }
