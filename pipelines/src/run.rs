@@ -7,7 +7,7 @@ use std::time::Instant;
 use ingest::DialMap;
 use serde_json::{Value, json};
 use stage::{Context, Counts, Error, Result};
-use store::{Attempt, Commit, Output, StageDir};
+use store::{Attempt, Commit, Output};
 
 use crate::key::{self, Identity};
 use crate::recipe::{Graph, Kind, Node};
@@ -391,12 +391,6 @@ fn commit(attempt: Attempt, key: &str, outcome: Outcome, began: Instant) -> Resu
         .hint("another run with another recipe writes to this output; stop one"));
     }
     Ok(())
-}
-
-/// Opens a stage's folder for reading only.
-#[must_use]
-pub fn stage_dir(output: &Output, id: &str) -> StageDir {
-    output.stage(id)
 }
 
 #[cfg(test)]

@@ -179,6 +179,20 @@ fn a_changed_recipe_is_refused_field_by_field_and_redo_makes_it_again() {
 }
 
 #[test]
+fn an_input_that_changed_under_its_name_is_noticed() {
+    let world = World::new(Duration::ZERO);
+    let recipe = world.ordinary("input", "min_words: 2");
+    run_well(&recipe, &[]);
+    let wat = world.path("crawl.warc.wat");
+    let mut bytes = std::fs::read(&wat).unwrap();
+    bytes.extend(b"WARC/1.0\r\nWARC-Type: warcinfo\r\nContent-Length: 0\r\n\r\n\r\n\r\n");
+    std::fs::write(&wat, bytes).unwrap();
+    let refused = run(&recipe, &[]);
+    assert_eq!(refused.status.code(), Some(5), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("external[0].sha256"), "{}", stderr(&refused));
+}
+
+#[test]
 fn a_second_run_on_the_same_output_is_told_who_holds_it() {
     let world = World::new(Duration::from_millis(100));
     let recipe = world.ordinary("twice", "min_words: 2");

@@ -21,8 +21,10 @@ pub(crate) fn summary(stages: &[Arc<Done>]) -> Vec<Value> {
     stages
         .iter()
         .map(|done| {
-            let mut units = done.commits.iter().map(|c| strip(&c.info));
-            let info = if done.commits.len() == 1 { units.next() } else { Some(added(done)) };
+            let info = match done.commits.as_slice() {
+                [one] => one.info.clone(),
+                _ => added(done),
+            };
             json!({
                 "id": done.id,
                 "kind": done.kind,
@@ -30,7 +32,7 @@ pub(crate) fn summary(stages: &[Arc<Done>]) -> Vec<Value> {
                 "counts": done.counts,
                 "units": done.commits.len(),
                 "folder": done.dir.locate(""),
-                "info": info.unwrap_or(Value::Null),
+                "info": info,
             })
         })
         .collect()
@@ -49,10 +51,6 @@ fn added(done: &Done) -> Value {
         }
     }
     Value::Object(sums)
-}
-
-fn strip(info: &Value) -> Value {
-    info.clone()
 }
 
 /// Two lines a stage at most: what came in and what became of it.

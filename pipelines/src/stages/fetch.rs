@@ -14,11 +14,13 @@ impl Stage for FetchPlan {
         Self::validate(self)
     }
 
-    /// How many sockets and threads change when, not what.
+    /// How many sockets at once, and where hosts are dialled, change when and not what.
     fn identity(&self) -> Value {
         let mut plan = serde_json::to_value(self).unwrap_or_default();
         if let Some(plan) = plan.as_object_mut() {
-            plan.remove("thread_count");
+            for field in ["thread_count", "max_per_host", "dial"] {
+                plan.remove(field);
+            }
         }
         plan
     }

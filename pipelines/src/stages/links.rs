@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use stage::{Context, Result};
 use store::Attempt;
 
-use super::{Outcome, Site, Stage, Worker, unknown_unit};
+use super::{Outcome, Site, Stage, Worker, fingerprint_of, unknown_unit};
 
 impl Stage for LinksPlan {
     fn validate(&self) -> Result<()> {
@@ -18,7 +18,10 @@ impl Stage for LinksPlan {
 
     fn external(&self, context: &Context) -> Result<Value> {
         let units = self.units(context)?;
-        Ok(units.iter().flat_map(|unit| &unit.wats).map(|wat| json!(wat.url())).collect())
+        let wats = units.iter().flat_map(|unit| &unit.wats).map(ingest::links::WatSource::url);
+        // A crawl's file on a web server never changes under its name; a local one may.
+        let is_web = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+        wats.map(|url| if is_web(url) { Ok(json!(url)) } else { fingerprint_of(url) }).collect()
     }
 
     fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {

@@ -181,24 +181,30 @@ impl Site {
     }
 }
 
-/// Name, size and, where hashing is quick, sha256 of files that no stage made.
+/// [`fingerprint_of`] all files that these patterns name.
 ///
 /// # Errors
 /// When nothing matches a pattern, or a file cannot be read.
 pub(crate) fn fingerprint(patterns: &[String]) -> Result<Value> {
-    /// Hashing up to here costs a fraction of a second.
-    const HASHED: u64 = 256 << 20;
     let mut files = Vec::new();
     for pattern in patterns {
         for url in store::expand(pattern)? {
-            let blob = Blob::open(&url)?;
-            let sha256 = if blob.len() <= HASHED { Some(blob.sha256()?) } else { None };
-            files.push(
-                serde_json::json!({"name": base_name(&url), "bytes": blob.len(), "sha256": sha256}),
-            );
+            files.push(fingerprint_of(&url)?);
         }
     }
     Ok(Value::Array(files))
+}
+
+/// Name, size and, where hashing is quick, sha256 of a file that no stage made.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn fingerprint_of(url: &str) -> Result<Value> {
+    /// Hashing up to here costs a fraction of a second.
+    const HASHED: u64 = 256 << 20;
+    let blob = Blob::open(url)?;
+    let sha256 = if blob.len() <= HASHED { Some(blob.sha256()?) } else { None };
+    Ok(serde_json::json!({"name": base_name(url), "bytes": blob.len(), "sha256": sha256}))
 }
 
 /// The last component of a path or URL.
