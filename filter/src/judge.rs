@@ -4,7 +4,10 @@
 //! from the plan holds weights and memory ([`Judge`]). The plans that a recipe can name are the
 //! rows of [`AnyJudge`].
 //!
-//! Reading order: the traits here, [`JudgeContext`], the judges, [`run_unit`].
+//! Scores and verdicts are two steps. Only the first needs pictures and models; the second reads
+//! scores and thresholds alone, so that another threshold costs no second look at the pool.
+//!
+//! Reading order: the traits here, [`JudgeContext`], the judges, [`run_unit`], [`rejudge_unit`].
 
 mod context;
 
@@ -12,47 +15,67 @@ pub mod caption_length;
 pub mod clip_score;
 pub mod image_size;
 
+mod score;
 mod unit;
+mod verdict;
 
 use arrow_array::ArrayRef;
 use arrow_schema::Field;
+use serde_json::Value;
 use stage::{Pairs, Result};
 
 pub use context::JudgeContext;
-pub use unit::{KeepPairs, run_unit};
+pub use unit::{rejudge_unit, run_unit};
 
-/// A judge as the recipe describes it.
+/// A judge as the recipe describes it: its scores by name, and the thresholds on them.
 pub trait JudgePlan {
-    /// Checks the ranges of the fields, without opening anything; names the field.
-    fn validate(&self) -> Result<()>;
-
-    /// Opens what the judge needs.
-    fn build(&self, cx: &JudgeContext<'_>) -> Result<Box<dyn Judge>>;
-}
-
-/// Gives every pair its scores, and a reason where a threshold fails.
-pub trait Judge: Send {
     /// The key in the recipe.
     fn name(&self) -> &'static str;
 
-    /// The score columns, all nullable, in the order of [`Verdicts::scores`].
+    /// Checks the ranges of the fields, without opening anything; names the field.
+    fn validate(&self) -> Result<()>;
+
+    /// The score columns, all nullable, in the order of [`Scored::scores`].
     fn scores(&self) -> Vec<Field>;
 
-    /// Judges a batch. A row whose status is not success passes through: its scores are null and
-    /// it gets no reason here, for it has one already.
-    ///
-    /// # Errors
-    /// When the judge itself breaks; a broken pair is a row with a reason.
-    fn judge(&mut self, pairs: &Pairs) -> Result<Verdicts>;
+    /// What of the plan changes a score. Thresholds are not in it: scores made under an equal
+    /// value are used again.
+    fn scoring(&self) -> Value;
+
+    /// Why a row is turned away, in one `snake_case` word, for each row of these score columns;
+    /// `None` lets it pass. What it says of a row without a picture is not looked at.
+    fn reasons(&self, scores: &[ArrayRef]) -> Vec<Option<&'static str>>;
+
+    /// Opens what scoring needs.
+    fn build(&self, cx: &JudgeContext<'_>) -> Result<Box<dyn Judge>>;
 }
 
-/// What a judge says about a batch, row by row.
+/// Gives every pair its scores.
+pub trait Judge: Send {
+    /// Scores a batch. A row whose status is not success passes through: its scores are null.
+    ///
+    /// # Errors
+    /// When the judge itself breaks; a broken pair is a row that is refused.
+    fn score(&mut self, pairs: &Pairs) -> Result<Scored>;
+}
+
+/// What a judge finds in a batch, row by row.
 #[derive(Debug, Clone)]
-pub struct Verdicts {
-    /// One column a score, as [`Judge::scores`] declares them; written whatever the verdict.
+pub struct Scored {
+    /// One column a score, as [`JudgePlan::scores`] declares them.
     pub scores: Vec<ArrayRef>,
-    /// Why a row is turned away, in one snake_case word; `None` lets it pass.
-    pub reasons: Vec<Option<&'static str>>,
+    /// Why a row has no score and is turned away whatever the thresholds, such as a picture that
+    /// cannot be decoded.
+    pub refused: Vec<Option<&'static str>>,
+}
+
+impl Scored {
+    /// Scores that refuse nothing.
+    #[must_use]
+    pub fn of(scores: Vec<ArrayRef>) -> Self {
+        let rows = scores.first().map_or(0, |column| column.len());
+        Self { scores, refused: vec![None; rows] }
+    }
 }
 
 stage::registry! {
@@ -102,20 +125,47 @@ pub(crate) mod tests {
         }
     }
 
-    /// Judges these rows.
-    pub(crate) fn check(plan: &dyn JudgePlan, rows: &[PairRow<'_>]) -> Verdicts {
+    /// The scores of these rows and the first reason of each.
+    pub(crate) fn check(
+        plan: &dyn JudgePlan,
+        rows: &[PairRow<'_>],
+    ) -> (Vec<ArrayRef>, Vec<Option<&'static str>>) {
         let mut builder = PairsBuilder::default();
         for row in rows {
             builder.push(*row);
         }
         let cx = stage::Context::default();
         let mut judge = plan.build(&JudgeContext::new(&cx)).unwrap();
-        let verdicts = judge.judge(&builder.finish()).unwrap();
-        assert_eq!(verdicts.scores.len(), judge.scores().len());
-        for (column, field) in verdicts.scores.iter().zip(judge.scores()) {
+        let Scored { scores, refused } = judge.score(&builder.finish()).unwrap();
+        assert_eq!(scores.len(), plan.scores().len());
+        for (column, field) in scores.iter().zip(plan.scores()) {
             assert_eq!((column.data_type(), column.len()), (field.data_type(), rows.len()));
         }
-        verdicts
+        let success = rows.iter().map(|row| row.status == Status::Success);
+        let reasons = refused.into_iter().zip(plan.reasons(&scores)).zip(success);
+        let reasons = reasons.map(|((refused, reason), ok)| refused.or(reason).filter(|_| ok));
+        (scores.clone(), reasons.collect())
+    }
+
+    #[test]
+    fn a_threshold_is_no_part_of_what_makes_a_score() {
+        let scoring = |text: &str| {
+            let plan: AnyJudge = serde_json::from_str(text).unwrap();
+            (plan.plan().name(), plan.plan().scoring())
+        };
+        let pairs = [
+            (r#"{"caption_length": {"min_words": 1}}"#, r#"{"caption_length": {"min_chars": 9}}"#),
+            (r#"{"image_size": {"min_side": 1}}"#, r#"{"image_size": {"max_aspect": 9.0}}"#),
+            (
+                r#"{"clip_score": {"checkpoint": "a", "min": 0.1}}"#,
+                r#"{"clip_score": {"checkpoint": "a"}}"#,
+            ),
+        ];
+        for (one, other) in pairs {
+            assert_eq!(scoring(one), scoring(other));
+        }
+        let other_model = r#"{"clip_score": {"checkpoint": "b"}}"#;
+        assert_ne!(scoring(pairs[2].0), scoring(other_model));
     }
 
     #[test]

@@ -27,7 +27,9 @@
 //!         image: None,
 //!     });
 //! }
-//! let counts = run_unit(&mut judges, [Ok(pairs.finish())], Vec::new(), None)?;
+//! let (mut scores, mut verdicts) = (Vec::new(), Vec::new());
+//! let pairs = [Ok(pairs.finish())];
+//! let counts = run_unit(&plans, &mut judges, pairs, &mut scores, &mut verdicts)?;
 //! assert_eq!((counts.kept, counts.dropped["caption_words"]), (1, 1));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

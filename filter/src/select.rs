@@ -25,8 +25,8 @@ use datafusion::prelude::{DataFrame, Expr, cast, lit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stage::{Context, Counts, Error, Result, ResultExt, Status};
-use store::Attempt;
 use store::subset::{self, Uid};
+use store::{Attempt, Blob};
 
 use crate::engine::{Budget, Engine, query_error};
 use crate::reasons::count_failure;
@@ -48,6 +48,10 @@ pub struct SelectPlan {
     pub condition: Option<String>,
     /// A baseline of DataComp's by name, default none.
     pub baseline: Option<Baseline>,
+    /// How many of the pairs that satisfy the rest are drawn, by chance and without putting back:
+    /// a number, or a subset file (or the id of a `select` stage) of which as many; default all.
+    /// The same pairs on every machine, by uid and seed.
+    pub sample: Option<Sample>,
     /// Whether pairs that a judge turned away may be picked, default no. Pairs without a picture
     /// never are.
     pub keep_dropped: bool,
@@ -55,10 +59,20 @@ pub struct SelectPlan {
     pub allow_empty: bool,
 }
 
+/// How many pairs a draw gives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Sample {
+    /// So many.
+    Count(u64),
+    /// As many as this subset has.
+    AsMany(String),
+}
+
 /// What a selection gave.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Selection {
-    /// Kept; dropped by the judges' reasons or as `not_selected`; failed by error message, or as
+    /// Kept; dropped by the judges' reasons, as `not_selected` or as `not_drawn`; failed by error message, or as
     /// `bad_uid`.
     pub counts: Counts,
     /// Each `quantile(..)` and `top_fraction(..)` as written, with its exact value; `None` where
@@ -119,7 +133,7 @@ impl SelectPlan {
         let frame = frame.select(columns).map_err(|e| query_error(&e, "cannot select"))?;
         let mut tally = Tally::new(self.keep_dropped);
         engine.stream(&frame, |batch| tally.push(&batch))?;
-        let Tally { mut uids, counts, .. } = tally;
+        let Tally { mut uids, mut counts, .. } = tally;
         if counts.entered == 0 {
             return Err(Error::input(format!("no pair in {}", crate::name_files(pool)))
                 .at("select")
@@ -128,9 +142,30 @@ impl SelectPlan {
         if uids.is_empty() && !self.allow_empty {
             return Err(nothing_selected(&counts));
         }
+        if let Some(sample) = &self.sample {
+            let wanted = sample.count()?;
+            let there = uids.len();
+            sample::draw(&mut uids, wanted, cx.seed_for("select")).ok_or_else(|| {
+                Error::input(format!("a sample of {wanted} was asked of {there} pairs"))
+                    .at("select: sample")
+                    .hint("ask for fewer, or loosen the condition")
+            })?;
+            let undrawn = (there - uids.len()) as u64;
+            counts.kept -= undrawn;
+            *counts.dropped.entry("not_drawn".to_owned()).or_default() += undrawn;
+        }
         uids.sort_unstable();
         counts.check()?;
         Ok((uids, Selection { counts, thresholds }))
+    }
+}
+
+impl Sample {
+    fn count(&self) -> Result<u64> {
+        match self {
+            Self::Count(count) => Ok(*count),
+            Self::AsMany(file) => subset::read(&Blob::open(file)?).map(|uids| uids.len() as u64),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use arrow_array::{Array, Float32Array};
 use candle_core::{Device, Tensor};
 use filter::embed::EmbedPlan;
 use filter::judge::clip_score::ClipScore;
-use filter::judge::{AnyJudge, JudgeContext, JudgePlan, Verdicts};
+use filter::judge::{AnyJudge, JudgeContext, JudgePlan, Scored};
 use half::f16;
 use models::{Clip, ClipConfig, Mode, Tokenizer};
 use pixels::Picture;
@@ -79,18 +79,17 @@ fn pairs(broken: Option<usize>) -> Pairs {
     builder.finish()
 }
 
-fn judge(checkpoint: &str, batch_size: u32, threads: usize, batches: &[Pairs]) -> Vec<Verdicts> {
+fn judge(checkpoint: &str, batch_size: u32, threads: usize, batches: &[Pairs]) -> Vec<Scored> {
     let column = "clip_score".to_owned();
     let plan = ClipScore { checkpoint: checkpoint.to_owned(), min: None, batch_size, column };
     let cx = Context { threads, ..Context::default() };
     let mut judge = plan.build(&JudgeContext::new(&cx)).unwrap();
-    batches.iter().map(|pairs| judge.judge(pairs).unwrap()).collect()
+    batches.iter().map(|pairs| judge.score(pairs).unwrap()).collect()
 }
 
 /// Bits of the scores, so that equal means equal.
-fn bits(verdicts: &[Verdicts]) -> Vec<Option<u32>> {
-    let column =
-        |v: &Verdicts| -> Float32Array { v.scores[0].as_primitive::<Float32Type>().clone() };
+fn bits(verdicts: &[Scored]) -> Vec<Option<u32>> {
+    let column = |v: &Scored| -> Float32Array { v.scores[0].as_primitive::<Float32Type>().clone() };
     verdicts
         .iter()
         .flat_map(|v| column(v).iter().collect::<Vec<_>>())
@@ -130,7 +129,7 @@ fn a_score_is_the_cosine_that_the_model_gives_directly() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = checkpoint(folder.path(), |_| {});
     let verdicts = judge(&checkpoint, 4, 2, &[pairs(None)]);
-    assert_eq!(verdicts[0].reasons, [None; 8]);
+    assert_eq!(verdicts[0].refused, [None; 8]);
     let scores = verdicts[0].scores[0].as_primitive::<Float32Type>();
     assert!(scores.is_null(7), "no picture, no score");
     let expected = directly(&checkpoint);
@@ -168,9 +167,9 @@ fn a_picture_that_cannot_be_decoded_has_a_reason_and_changes_no_other_score() {
     let sound = bits(&judge(&checkpoint, 4, 2, &[pairs(None)]));
     let verdicts = judge(&checkpoint, 4, 2, &[pairs(Some(2))]);
     let broken = bits(&verdicts);
-    assert!(verdicts[0].reasons[2].is_some() && broken[2].is_none());
+    assert!(verdicts[0].refused[2].is_some() && broken[2].is_none());
     for i in (0..8).filter(|&i| i != 2) {
-        assert_eq!((broken[i], verdicts[0].reasons[i]), (sound[i], None), "pair {i}");
+        assert_eq!((broken[i], verdicts[0].refused[i]), (sound[i], None), "pair {i}");
     }
 }
 
@@ -182,8 +181,8 @@ fn a_feature_without_direction_is_nonfinite() {
         *proj = proj.zeros_like().unwrap();
     });
     let verdicts = judge(&checkpoint, 4, 2, &[pairs(None)]);
-    assert_eq!(verdicts[0].reasons[..7], [Some("nonfinite"); 7]);
-    assert_eq!(verdicts[0].reasons[7], None);
+    assert_eq!(verdicts[0].refused[..7], [Some("nonfinite"); 7]);
+    assert_eq!(verdicts[0].refused[7], None);
     assert_eq!(verdicts[0].scores[0].null_count(), 8);
 }
 

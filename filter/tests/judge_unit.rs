@@ -4,15 +4,26 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::UInt32Type;
 use arrow_array::{Array, RecordBatch};
 use bytes::Bytes;
-use filter::judge::{AnyJudge, Judge, JudgeContext, run_unit};
+use filter::judge::{AnyJudge, JudgeContext, rejudge_unit, run_unit};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use stage::{Context, Counts, PairRow, Pairs, PairsBuilder, Result, Status};
 
-fn judges(text: &str) -> Vec<Box<dyn Judge>> {
-    let plans: Vec<AnyJudge> = serde_json::from_str(text).unwrap();
+fn plans(text: &str) -> Vec<AnyJudge> {
+    serde_json::from_str(text).unwrap()
+}
+
+/// Judges a unit; gives the table of scores and the output.
+fn judge(
+    text: &str,
+    batches: impl IntoIterator<Item = Result<Pairs>>,
+) -> Result<(Counts, Vec<u8>, Vec<u8>)> {
+    let plans = plans(text);
     let cx = Context::default();
     let cx = JudgeContext::new(&cx);
-    plans.iter().map(|plan| plan.plan().build(&cx).unwrap()).collect()
+    let mut judges: Vec<_> = plans.iter().map(|plan| plan.plan().build(&cx).unwrap()).collect();
+    let (mut scores, mut out) = (Vec::new(), Vec::new());
+    let counts = run_unit(&plans, &mut judges, batches, &mut scores, &mut out)?;
+    Ok((counts, scores, out))
 }
 
 const BASIC: &str = r#"[{"caption_length": {}}, {"image_size": {}}]"#;
@@ -55,8 +66,7 @@ fn read(bytes: Vec<u8>) -> RecordBatch {
 
 #[test]
 fn every_pair_is_one_row_with_scores_and_the_first_reason() {
-    let mut bytes = Vec::new();
-    let counts = run_unit(&mut judges(BASIC), [Ok(pairs())], &mut bytes, None).unwrap();
+    let (counts, _, bytes) = judge(BASIC, [Ok(pairs())]).unwrap();
     let expected: Counts = serde_json::from_str(
         r#"{"in": 5, "kept": 1, "dropped": {"caption_words": 2},
             "failed": {"failed_to_resize": 1, "http_404": 1}}"#,
@@ -116,32 +126,43 @@ fn how_pairs_are_cut_into_batches_leaves_no_trace() {
             let length = step.min(whole.len() - start);
             Pairs::try_new(whole.batch().slice(start, length))
         });
-        let mut bytes = Vec::new();
-        run_unit(&mut judges(BASIC), batches, &mut bytes, None).unwrap();
-        bytes
+        let (_, scores, out) = judge(BASIC, batches).unwrap();
+        (scores, out)
     };
     assert_eq!(bytes(5), bytes(1));
     assert_eq!(bytes(5), bytes(2));
 }
 
 #[test]
-fn the_next_stage_gets_pairs_with_scores_and_reasons() {
-    let mut seen = Vec::new();
-    let mut keep = |pairs: &Pairs, reasons: &[Option<&'static str>]| {
-        assert!(pairs.batch().column_by_name("caption_words").is_some());
-        seen.extend(reasons.iter().zip(pairs.keys()).map(|(r, k)| (k.unwrap().to_owned(), *r)));
-        Ok(())
-    };
-    run_unit(&mut judges(BASIC), [Ok(pairs())], Vec::new(), Some(&mut keep)).unwrap();
-    assert_eq!(seen.len(), 5);
-    assert_eq!(seen[1], ("000000001".to_owned(), Some("caption_words")));
-    assert_eq!(seen[3], ("000000003".to_owned(), None));
+fn other_thresholds_on_the_same_scores_give_what_judging_anew_gives() {
+    let text = r#"[{"caption_length": {"min_words": 2}}, {"image_size": {"min_side": 700}}]"#;
+    let (_, scores, _) = judge(BASIC, [Ok(pairs())]).unwrap();
+    let (anew, same_scores, expected) = judge(text, [Ok(pairs())]).unwrap();
+    assert_eq!(scores, same_scores, "no threshold is in the scores");
+    let table = read(scores);
+    for step in [5, 2] {
+        let batches = (0..5).step_by(step).map(|at| Ok(table.slice(at, step.min(5 - at))));
+        let mut out = Vec::new();
+        let again = rejudge_unit(&plans(text), &table.schema(), batches, &mut out).unwrap();
+        assert_eq!(again, anew);
+        assert_eq!(out, expected);
+    }
+    assert_eq!((anew.dropped["image_side"], anew.dropped["caption_words"]), (2, 1));
+}
+
+#[test]
+fn scores_of_other_judges_are_refused() {
+    let (_, scores, _) = judge(BASIC, [Ok(pairs())]).unwrap();
+    let table = read(scores);
+    for text in [r#"[{"caption_length": {}}]"#, r#"[{"image_size": {}}, {"caption_length": {}}]"#] {
+        let error = rejudge_unit(&plans(text), &table.schema(), [], Vec::new()).unwrap_err();
+        assert_eq!(error.to_string(), "these scores were made by other judges");
+    }
 }
 
 #[test]
 fn a_unit_without_pairs_is_a_file_with_columns_and_no_rows() {
-    let mut bytes = Vec::new();
-    let counts = run_unit(&mut judges(BASIC), [], &mut bytes, None).unwrap();
+    let (counts, _, bytes) = judge(BASIC, []).unwrap();
     assert_eq!(counts, Counts::default());
     let rows = read(bytes);
     assert_eq!((rows.num_rows(), rows.num_columns()), (0, 16));
@@ -150,7 +171,7 @@ fn a_unit_without_pairs_is_a_file_with_columns_and_no_rows() {
 #[test]
 fn two_scores_of_one_name_are_refused() {
     let text = r#"[{"caption_length": {}}, {"caption_length": {"min_words": 5}}]"#;
-    let error = run_unit(&mut judges(text), [Ok(pairs())], Vec::new(), None).unwrap_err();
+    let error = judge(text, [Ok(pairs())]).unwrap_err();
     assert_eq!(error.to_string(), "two columns would be called `caption_words`");
     assert_eq!(error.kind(), stage::Kind::Recipe);
 }
@@ -158,6 +179,6 @@ fn two_scores_of_one_name_are_refused() {
 #[test]
 fn an_error_of_the_source_ends_the_unit() {
     let broken = Err(stage::Error::input("cut short").at("00000.tar"));
-    let error = run_unit(&mut judges(BASIC), [Ok(pairs()), broken], Vec::new(), None).unwrap_err();
+    let error = judge(BASIC, [Ok(pairs()), broken]).unwrap_err();
     assert_eq!(error.to_string(), "00000.tar: cut short");
 }

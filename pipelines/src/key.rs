@@ -1,13 +1,53 @@
 //! A stage's key: the hash of everything that changes its bytes, and of nothing else.
 
-use serde_json::Value;
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use stage::{Error, Result};
+use stage::{Context, Error, Result};
+
+use crate::recipe::Kind;
 
 /// What a key is made of; kept beside the output as `_stage.json`, so that a difference can be
 /// shown field by field.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Identity(pub(crate) Value);
+
+/// A stage's identity and, where it has scores, theirs.
+pub(crate) struct Identities {
+    pub(crate) stage: Identity,
+    /// Thresholds left out.
+    pub(crate) scores: Option<Identity>,
+}
+
+impl Identities {
+    /// `inputs` are the keys of the stages that it takes, `references` the keys of those that its
+    /// plan names, by id.
+    ///
+    /// # Errors
+    /// When a file that the plan names cannot be read.
+    pub(crate) fn of(
+        kind: &Kind,
+        context: &Context,
+        inputs: &[String],
+        references: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let stage = kind.stage();
+        let external = stage.external(context)?;
+        let identity = |plan: Value| {
+            Identity(json!({
+                "kind": kind.name(),
+                "code": stage.code(),
+                "seed": context.seed,
+                "plan": plan,
+                "inputs": inputs,
+                "references": references,
+                "external": external,
+            }))
+        };
+        Ok(Self { stage: identity(stage.identity()), scores: stage.scoring().map(identity) })
+    }
+}
 
 impl Identity {
     pub(crate) fn key(&self) -> String {
@@ -62,14 +102,15 @@ fn short(value: &Value) -> String {
     }
 }
 
-/// Another recipe made what lies in this stage's folder.
-pub(crate) fn changed(id: &str, differences: &[String]) -> Error {
+/// Another recipe made what lies in this stage's folder. `scores`: its scores can be used again.
+pub(crate) fn changed(id: &str, differences: &[String], scores: bool) -> Error {
+    let kept = if scores { "; its scores are used again" } else { "" };
     Error::conflict(format!(
         "stage `{id}`: its output was made by another recipe\n    {}",
         differences.join("\n    ")
     ))
     .hint(format!(
-        "add `--redo {id}` to make this stage and all after it again, or choose another output"
+        "add `--redo {id}` to make this stage and all after it again{kept}, or choose another output"
     ))
 }
 

@@ -6,6 +6,7 @@
 pub mod cli;
 mod demo;
 mod key;
+mod plan;
 pub mod recipe;
 mod results;
 pub mod run;

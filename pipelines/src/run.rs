@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use stage::{Context, Counts, Error, Result};
 use store::{Attempt, Commit, Output};
 
-use crate::key::{self, Identity};
+use crate::key::{self, Identities, Identity};
 use crate::recipe::{Graph, Kind, Node};
-use crate::stages::{Done, Outcome, Site, fused};
+use crate::stages::{Done, Outcome, Scores, Site, fused};
 
 /// How to run a recipe.
 #[derive(Debug, Clone, Default)]
@@ -112,7 +112,8 @@ pub fn run(
             runner.done.insert(done.id.clone(), Arc::clone(&done));
             stages.push(done);
         }
-        if options.until.as_ref() == Some(&node.id) {
+        // One stream finishes two stages.
+        if options.until.as_ref().is_some_and(|id| runner.done.contains_key(id)) {
             break;
         }
     }
@@ -240,19 +241,23 @@ impl Runner<'_> {
                     let at = |e: Error| e.at(format!("stages `{name}`, unit {unit}"));
                     match (fetched.contains_key(unit), judged.contains_key(unit)) {
                         (true, true) => {}
-                        (false, done) => {
-                            let mut shard = fetch.site.dir.begin(unit)?;
-                            let mut scores = place.site.dir.begin(unit)?;
-                            let (a, b) = stream.run(unit, &mut shard, &mut scores).map_err(at)?;
-                            commit(shard, &fetch.key, a, began)?;
-                            if !done {
-                                commit(scores, &place.key, b, began)?;
+                        (false, _) => {
+                            let mut parts = stream.begin(unit, place.site.dir.begin(unit)?)?;
+                            let (a, mut b) = stream.run(unit, &mut parts).map_err(at)?;
+                            let ours = parts.shard.name();
+                            if commit(parts.shard, &fetch.key, a, began)?.attempt == ours {
+                                stream.commit_scores(parts.scores)?;
+                            } else {
+                                // Another run's shard stands: these scores are of other pictures.
+                                parts.verdicts = place.site.dir.begin(unit)?;
+                                b = stream.judge_apart(unit, &mut parts.verdicts).map_err(at)?;
                             }
+                            commit(parts.verdicts, &place.key, b, began)?;
                         }
                         (true, false) => {
-                            let mut scores = place.site.dir.begin(unit)?;
-                            let outcome = stream.judge_apart(unit, &mut scores).map_err(at)?;
-                            commit(scores, &place.key, outcome, began)?;
+                            let mut verdicts = place.site.dir.begin(unit)?;
+                            let outcome = stream.judge_apart(unit, &mut verdicts).map_err(at)?;
+                            commit(verdicts, &place.key, outcome, began)?;
                         }
                     }
                 }
@@ -290,40 +295,70 @@ impl Runner<'_> {
         let inputs: Vec<Arc<Done>> = node.inputs.iter().map(find).collect::<Result<_>>()?;
         let references: BTreeMap<String, Arc<Done>> =
             node.references.iter().map(|id| Ok((id.clone(), find(id)?))).collect::<Result<_>>()?;
-        let stage = kind.stage();
-        let external =
-            stage.external(self.context).map_err(|e| e.at(format!("stage `{}`", node.id)))?;
-        let identity = Identity(json!({
-            "kind": kind.name(),
-            "code": stage.code(),
-            "seed": self.context.seed,
-            "plan": stage.identity(),
-            "inputs": inputs.iter().map(|d| d.key.clone()).collect::<Vec<_>>(),
-            "references": references.iter().map(|(id, d)| (id.clone(), Value::from(d.key.clone()))).collect::<serde_json::Map<_, _>>(),
-            "external": external,
-        }));
-        let dir = self.output.stage(&node.id);
-        let name = format!("{}/_stage.json", node.id);
+        let input_keys: Vec<String> = inputs.iter().map(|done| done.key.clone()).collect();
+        let reference_keys =
+            references.iter().map(|(id, done)| (id.clone(), done.key.clone())).collect();
+        let identities = Identities::of(&kind, self.context, &input_keys, &reference_keys)
+            .map_err(|e| e.at(format!("stage `{}`", node.id)))?;
         let inherited =
             node.inputs.iter().chain(&node.references).any(|id| self.redone.contains(id));
         let redo = inherited || self.options.redo.contains(&node.id);
+        let dir = self.output.stage(&node.id);
+        let name = stage_file(&node.id);
+        let before = self.output.get(&name)?.map(|bytes| key::parse(&bytes)).transpose()?;
+        let unchanged = before.as_ref() == Some(&identities.stage.0);
+        if let Some(before) = before.as_ref().filter(|_| !unchanged && !redo) {
+            let differences = identities.stage.differences(before);
+            let scores = match &identities.scores {
+                Some(scores) => self.scores_there(node, scores)?,
+                None => false,
+            };
+            return Err(key::changed(&node.id, &differences, scores));
+        }
+        let scores = match &identities.scores {
+            // Asked to make again what is unchanged, or with other inputs: the scores too.
+            Some(scores) => Some(self.scores(node, scores, inherited || (redo && unchanged))?),
+            None => None,
+        };
         if redo && self.redone.insert(node.id.clone()) {
             dir.clear()?;
         }
-        match self.output.get(&name)?.filter(|_| !redo) {
-            Some(bytes) => {
-                let differences = identity.differences(&key::parse(&bytes)?);
-                if !differences.is_empty() {
-                    return Err(key::changed(&node.id, &differences));
-                }
-            }
-            None => self.output.put(&name, identity.0.to_string().into())?,
+        if redo || before.is_none() {
+            self.output.put(&name, identities.stage.0.to_string().into())?;
         }
         let context = Context { progress: self.watch.progress(&node.id), ..self.context.clone() };
-        let site =
-            Site { id: node.id.clone(), context, dir, inputs, references, dial: self.dial.clone() };
-        Ok(Place { key: identity.key(), site, kind })
+        let (id, dial) = (node.id.clone(), self.dial.clone());
+        let site = Site { id, context, dir, scores, inputs, references, dial };
+        Ok(Place { key: identities.stage.key(), site, kind })
     }
+
+    /// Where a stage's scores lie. Those that were made otherwise are cleared, and with `again`
+    /// all.
+    fn scores(&self, node: &Node, identity: &Identity, again: bool) -> Result<Scores> {
+        let dir = self.output.stage(&scores_id(&node.id));
+        if again || !self.scores_there(node, identity)? {
+            dir.clear()?;
+            let name = stage_file(&scores_id(&node.id));
+            self.output.put(&name, identity.0.to_string().into())?;
+        }
+        Ok(Scores { dir, key: identity.key() })
+    }
+
+    /// Whether the scores that lie there were made as this identity says.
+    fn scores_there(&self, node: &Node, identity: &Identity) -> Result<bool> {
+        let before = self.output.get(&stage_file(&scores_id(&node.id)))?;
+        Ok(before.map(|bytes| key::parse(&bytes)).transpose()?.as_ref() == Some(&identity.0))
+    }
+}
+
+/// The record of what a stage's key is made of.
+pub(crate) fn stage_file(id: &str) -> String {
+    format!("{id}/_stage.json")
+}
+
+/// The folder of a stage's scores: no id has a dot.
+pub(crate) fn scores_id(id: &str) -> String {
+    format!("{id}.scores")
 }
 
 /// A stage in its folder.
@@ -355,7 +390,7 @@ impl Place {
 
 /// The marker that all units of a stage are there: it lists them, so that a finished stage is
 /// known without opening its inputs.
-const FINISHED: &str = "_finished";
+pub(crate) const FINISHED: &str = "_finished";
 
 fn finished_before(place: &Place, commits: &BTreeMap<String, Commit>) -> Option<Done> {
     let units = commits.get(FINISHED)?.info.get("units")?.as_array()?;
@@ -375,7 +410,7 @@ impl Site {
     }
 }
 
-fn commit(attempt: Attempt, key: &str, outcome: Outcome, began: Instant) -> Result<()> {
+fn commit(attempt: Attempt, key: &str, outcome: Outcome, began: Instant) -> Result<Commit> {
     let mut info = match outcome.info {
         Value::Object(map) => map,
         Value::Null => serde_json::Map::new(),
@@ -390,7 +425,7 @@ fn commit(attempt: Attempt, key: &str, outcome: Outcome, began: Instant) -> Resu
         ))
         .hint("another run with another recipe writes to this output; stop one"));
     }
-    Ok(())
+    Ok(committed)
 }
 
 #[cfg(test)]

@@ -280,5 +280,5 @@ fn one_stage_from_the_command_line_is_a_recipe_too() {
     run_well(&world.ordinary("after", "min_words: 2"), &[]);
     let plan = clipmill().arg("plan").arg(world.path("after.yaml")).output().unwrap();
     assert!(stdout(&plan).contains("reshard"), "{}", stdout(&plan));
-    assert!(stdout(&plan).contains("done"), "{}", stdout(&plan));
+    assert!(stdout(&plan).contains("reuse"), "{}", stdout(&plan));
 }

@@ -179,6 +179,60 @@ fn a_changed_recipe_is_refused_field_by_field_and_redo_makes_it_again() {
 }
 
 #[test]
+fn another_threshold_uses_the_scores_again_and_gives_what_a_new_run_gives() {
+    let world = World::new(Duration::ZERO);
+    run_well(&world.ordinary("scores", "min_words: 2"), &[]);
+    let changed = world.ordinary("scores", "min_words: 3");
+    let scored = || std::fs::read(world.path("out/judge.scores/_commits/00000.json")).unwrap();
+    let judged = || -> serde_json::Value {
+        let record = std::fs::read(world.path("out/judge/_commits/00000.json")).unwrap();
+        serde_json::from_slice(&record).unwrap()
+    };
+    let before = scored();
+    run_well(&changed, &["--redo", "judge"]);
+    assert_eq!(before, scored(), "the pictures were scored again");
+    assert_eq!(judged()["info"]["scores"], "reused");
+    let anew = world.path("anew");
+    run_well(&changed, &["--output", anew.to_str().unwrap()]);
+    assert_eq!(published(&world.path("out"), &STAGES), published(&anew, &STAGES));
+    // Nothing has changed now: who asks all the same gets new scores.
+    run_well(&changed, &["--redo", "judge"]);
+    assert_ne!(before, scored());
+    assert!(judged()["info"]["scores"].is_null());
+}
+
+#[test]
+fn a_plan_says_of_each_stage_whether_it_is_used_again_and_why_not() {
+    let world = World::new(Duration::ZERO);
+    let recipe = world.ordinary("plan", "min_words: 2");
+    let plan = |recipe: &std::path::Path| -> Vec<serde_json::Value> {
+        let output = clipmill().args(["--json", "plan"]).arg(recipe).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let result: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+        result["stages"].as_array().unwrap().clone()
+    };
+    let states = |stages: &[serde_json::Value]| -> Vec<(String, String)> {
+        let text =
+            |stage: &serde_json::Value, field: &str| stage[field].as_str().unwrap().to_owned();
+        stages.iter().map(|stage| (text(stage, "id"), text(stage, "state"))).collect()
+    };
+    assert!(states(&plan(&recipe)).iter().all(|(_, state)| state == "make"));
+    run_well(&recipe, &["--until", "judge"]);
+    for (id, state) in states(&plan(&recipe)) {
+        let after = ["select", "reshard"].contains(&id.as_str());
+        assert_eq!(state, if after { "make" } else { "reuse" }, "{id}");
+    }
+    run_well(&recipe, &[]);
+    let changed = plan(&world.ordinary("plan", "min_words: 3"));
+    let stage = |id: &str| changed.iter().find(|stage| stage["id"] == id).unwrap();
+    assert_eq!(stage("fetch")["state"], "reuse");
+    assert_eq!(stage("judge")["state"], "changed");
+    assert_eq!(stage("judge")["why"][0], "plan[0].caption_length.min_words: 2 → 3");
+    assert_eq!(stage("judge")["scores_reused"], true);
+    assert_eq!(stage("select")["why"][0], "`judge` above it is made again");
+}
+
+#[test]
 fn an_input_that_changed_under_its_name_is_noticed() {
     let world = World::new(Duration::ZERO);
     let recipe = world.ordinary("input", "min_words: 2");

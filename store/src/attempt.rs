@@ -60,6 +60,12 @@ impl Attempt {
         Ok(Self { stage, unit, nonce, folder, files, mine: true, _alive: alive })
     }
 
+    /// `<unit>.<nonce>`, as [`Commit::attempt`] says when this attempt wins.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.unit, self.nonce)
+    }
+
     /// A new file of the unit; hashed while it is written. `name` is its path in the stage's
     /// folder after the commit. For a remote output it is written here and uploaded at commit.
     pub fn file(&mut self, name: &str) -> Result<AttemptFile> {
@@ -148,10 +154,6 @@ impl Attempt {
         self.point("commit.after_put")?;
         stage.publish(&commit)?;
         Ok(commit)
-    }
-
-    fn name(&self) -> String {
-        format!("{}.{}", self.unit, self.nonce)
     }
 
     fn place(&self) -> String {

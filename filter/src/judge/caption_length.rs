@@ -6,13 +6,16 @@
 
 use std::sync::Arc;
 
-use arrow_array::UInt32Array;
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt32Type;
+use arrow_array::{ArrayRef, UInt32Array};
 use arrow_schema::{DataType, Field};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use stage::{Pairs, Result};
 
-use super::{Judge, JudgeContext, JudgePlan, Verdicts, is_success};
+use super::{Judge, JudgeContext, JudgePlan, Scored, is_success};
 use crate::words::{count_chars, count_words};
 
 /// Fewest words and characters of a caption. Scores: `caption_words`, `caption_chars`.
@@ -32,47 +35,55 @@ impl Default for CaptionLength {
 }
 
 impl JudgePlan for CaptionLength {
+    fn name(&self) -> &'static str {
+        "caption_length"
+    }
+
     /// Every number is allowed: 0 switches a rule off and leaves its score.
     fn validate(&self) -> Result<()> {
         Ok(())
-    }
-
-    fn build(&self, _cx: &JudgeContext<'_>) -> Result<Box<dyn Judge>> {
-        Ok(Box::new(self.clone()))
-    }
-}
-
-impl Judge for CaptionLength {
-    fn name(&self) -> &'static str {
-        "caption_length"
     }
 
     fn scores(&self) -> Vec<Field> {
         ["caption_words", "caption_chars"].map(|n| Field::new(n, DataType::UInt32, true)).to_vec()
     }
 
-    fn judge(&mut self, pairs: &Pairs) -> Result<Verdicts> {
-        let count = |counter: fn(&str) -> usize| -> UInt32Array {
-            let captions = pairs.captions();
-            (0..pairs.len())
-                .map(|i| is_success(pairs, i).then(|| saturating(counter(captions.value(i)))))
-                .collect()
-        };
-        let (words, chars) = (count(count_words), count(count_chars));
-        let reasons = words.iter().zip(&chars).map(|(words, chars)| self.reason(words?, chars?));
-        Ok(Verdicts { reasons: reasons.collect(), scores: vec![Arc::new(words), Arc::new(chars)] })
+    fn scoring(&self) -> Value {
+        Value::Null
+    }
+
+    fn reasons(&self, scores: &[ArrayRef]) -> Vec<Option<&'static str>> {
+        let [words, chars] = [0, 1].map(|i| scores[i].as_primitive::<UInt32Type>());
+        let rows = words.iter().zip(chars);
+        rows.map(|(words, chars)| {
+            if words? < self.min_words {
+                Some("caption_words")
+            } else if chars? < self.min_chars {
+                Some("caption_chars")
+            } else {
+                None
+            }
+        })
+        .collect()
+    }
+
+    fn build(&self, _cx: &JudgeContext<'_>) -> Result<Box<dyn Judge>> {
+        Ok(Box::new(Counter))
     }
 }
 
-impl CaptionLength {
-    fn reason(&self, words: u32, chars: u32) -> Option<&'static str> {
-        if words < self.min_words {
-            Some("caption_words")
-        } else if chars < self.min_chars {
-            Some("caption_chars")
-        } else {
-            None
-        }
+struct Counter;
+
+impl Judge for Counter {
+    fn score(&mut self, pairs: &Pairs) -> Result<Scored> {
+        let count = |counter: fn(&str) -> usize| -> ArrayRef {
+            let captions = pairs.captions();
+            let counts: UInt32Array = (0..pairs.len())
+                .map(|i| is_success(pairs, i).then(|| saturating(counter(captions.value(i)))))
+                .collect();
+            Arc::new(counts)
+        };
+        Ok(Scored::of(vec![count(count_words), count(count_chars)]))
     }
 }
 
@@ -82,9 +93,6 @@ fn saturating(count: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use arrow_array::cast::AsArray;
-    use arrow_array::types::UInt32Type;
-
     use super::*;
     use crate::judge::tests::{check, failed_row, row};
 
@@ -92,17 +100,17 @@ mod tests {
     fn datacomp_keeps_three_words_and_six_chars() {
         let rows =
             [row("a red car", None), row("red cars", None), row("a b c", None), row("", None)];
-        let verdicts = check(&CaptionLength::default(), &rows);
+        let (scores, reasons) = check(&CaptionLength::default(), &rows);
         let expected = [None, Some("caption_words"), Some("caption_chars"), Some("caption_words")];
-        assert_eq!(verdicts.reasons, expected);
-        assert_eq!(verdicts.scores[0].as_primitive::<UInt32Type>().values(), &[3, 2, 3, 0]);
-        assert_eq!(verdicts.scores[1].as_primitive::<UInt32Type>().values(), &[9, 8, 5, 0]);
+        assert_eq!(reasons, expected);
+        assert_eq!(scores[0].as_primitive::<UInt32Type>().values(), &[3, 2, 3, 0]);
+        assert_eq!(scores[1].as_primitive::<UInt32Type>().values(), &[9, 8, 5, 0]);
     }
 
     #[test]
     fn a_failed_download_gets_no_score_and_no_reason() {
-        let verdicts = check(&CaptionLength::default(), &[failed_row()]);
-        assert_eq!(verdicts.reasons, [None]);
-        assert!(verdicts.scores.iter().all(|column| column.is_null(0)));
+        let (scores, reasons) = check(&CaptionLength::default(), &[failed_row()]);
+        assert_eq!(reasons, [None]);
+        assert!(scores.iter().all(|column| column.is_null(0)));
     }
 }

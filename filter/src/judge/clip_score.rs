@@ -5,13 +5,16 @@
 
 use std::sync::Arc;
 
-use arrow_array::Float32Array;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float32Type;
+use arrow_array::{ArrayRef, Float32Array};
 use arrow_schema::{DataType, Field};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use stage::{Error, Pairs, Result};
 
-use super::{Judge, JudgeContext, JudgePlan, Verdicts, is_success};
+use super::{Judge, JudgeContext, JudgePlan, Scored, is_success};
 use crate::clip::{ClipEncoder, cosine};
 
 /// Cosine of picture and caption under a CLIP model.
@@ -45,6 +48,10 @@ fn default_column() -> String {
 }
 
 impl JudgePlan for ClipScore {
+    fn name(&self) -> &'static str {
+        "clip_score"
+    }
+
     fn validate(&self) -> Result<()> {
         if let Some(min) = self.min
             && !(-1.0..=1.0).contains(&min)
@@ -63,49 +70,51 @@ impl JudgePlan for ClipScore {
         Ok(())
     }
 
+    fn scores(&self) -> Vec<Field> {
+        vec![Field::new(&self.column, DataType::Float32, true)]
+    }
+
+    fn scoring(&self) -> Value {
+        let Self { checkpoint, min: _, batch_size, column } = self;
+        json!({"checkpoint": checkpoint, "batch_size": batch_size, "column": column})
+    }
+
+    fn reasons(&self, scores: &[ArrayRef]) -> Vec<Option<&'static str>> {
+        let below = |score: f32| self.min.is_some_and(|min| score < min);
+        let scores = scores[0].as_primitive::<Float32Type>().iter();
+        scores.map(|score| score.filter(|&score| below(score)).map(|_| "clip_score")).collect()
+    }
+
     fn build(&self, cx: &JudgeContext<'_>) -> Result<Box<dyn Judge>> {
         self.validate()?;
         let encoder = ClipEncoder::open(cx, &self.checkpoint, self.batch_size)?;
-        Ok(Box::new(Scorer { plan: self.clone(), encoder }))
+        Ok(Box::new(Scorer { encoder }))
     }
 }
 
 struct Scorer {
-    plan: ClipScore,
     encoder: ClipEncoder,
 }
 
 impl Judge for Scorer {
-    fn name(&self) -> &'static str {
-        "clip_score"
-    }
-
-    fn scores(&self) -> Vec<Field> {
-        vec![Field::new(&self.plan.column, DataType::Float32, true)]
-    }
-
-    fn judge(&mut self, pairs: &Pairs) -> Result<Verdicts> {
+    fn score(&mut self, pairs: &Pairs) -> Result<Scored> {
         let rows: Vec<usize> = (0..pairs.len()).filter(|&i| is_success(pairs, i)).collect();
         let mut scores = vec![None; pairs.len()];
-        let mut reasons = vec![None; pairs.len()];
+        let mut refused = vec![None; pairs.len()];
         self.encoder.encode(pairs, &rows, |i, features| {
-            (scores[i], reasons[i]) = match features {
-                Ok(features) => self.plan.verdict(cosine(features.image, features.text)),
+            (scores[i], refused[i]) = match features {
+                Ok(features) => finite(cosine(features.image, features.text)),
                 Err(reason) => (None, Some(reason)),
             };
             Ok(())
         })?;
-        Ok(Verdicts { scores: vec![Arc::new(Float32Array::from(scores))], reasons })
+        Ok(Scored { scores: vec![Arc::new(Float32Array::from(scores))], refused })
     }
 }
 
-impl ClipScore {
-    fn verdict(&self, score: f32) -> (Option<f32>, Option<&'static str>) {
-        if !score.is_finite() {
-            return (None, Some("nonfinite"));
-        }
-        (Some(score), self.min.filter(|&min| score < min).map(|_| "clip_score"))
-    }
+/// A score, or why there is none.
+fn finite(score: f32) -> (Option<f32>, Option<&'static str>) {
+    if score.is_finite() { (Some(score), None) } else { (None, Some("nonfinite")) }
 }
 
 #[cfg(test)]
@@ -117,16 +126,18 @@ mod tests {
     }
 
     #[test]
-    fn a_score_below_min_has_a_reason_and_stays_written() {
-        assert_eq!(plan(Some(0.28)).verdict(0.28), (Some(0.28), None));
-        assert_eq!(plan(Some(0.28)).verdict(0.279), (Some(0.279), Some("clip_score")));
-        assert_eq!(plan(None).verdict(-0.9), (Some(-0.9), None));
+    fn a_score_below_min_has_a_reason_and_no_score_none() {
+        let scores: ArrayRef = Arc::new(Float32Array::from(vec![Some(0.28), Some(0.279), None]));
+        let expected = [None, Some("clip_score"), None];
+        assert_eq!(plan(Some(0.28)).reasons(std::slice::from_ref(&scores)), expected);
+        assert_eq!(plan(None).reasons(&[scores]), [None, None, None]);
     }
 
     #[test]
     fn a_score_that_is_no_number_is_null_with_its_own_reason() {
-        assert_eq!(plan(None).verdict(f32::NAN), (None, Some("nonfinite")));
-        assert_eq!(plan(Some(0.1)).verdict(f32::INFINITY), (None, Some("nonfinite")));
+        assert_eq!(finite(-0.9), (Some(-0.9), None));
+        assert_eq!(finite(f32::NAN), (None, Some("nonfinite")));
+        assert_eq!(finite(f32::INFINITY), (None, Some("nonfinite")));
     }
 
     #[test]

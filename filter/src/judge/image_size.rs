@@ -7,13 +7,16 @@
 
 use std::sync::Arc;
 
-use arrow_array::{Array, Float64Array, Int32Array};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int32Type};
+use arrow_array::{Array, ArrayRef, Float64Array, Int32Array};
 use arrow_schema::{DataType, Field};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use stage::{Error, Pairs, Result};
 
-use super::{Judge, JudgeContext, JudgePlan, Verdicts, is_success};
+use super::{Judge, JudgeContext, JudgePlan, Scored, is_success};
 
 /// Smallest side and largest aspect ratio. Scores: `image_min_side` (pixels), `image_aspect`
 /// (longer side over shorter side).
@@ -34,22 +37,15 @@ impl Default for ImageSize {
 }
 
 impl JudgePlan for ImageSize {
+    fn name(&self) -> &'static str {
+        "image_size"
+    }
+
     fn validate(&self) -> Result<()> {
         if self.max_aspect >= 1.0 {
             return Ok(());
         }
         Err(Error::recipe(format!("max_aspect must be at least 1, got {}", self.max_aspect)))
-    }
-
-    fn build(&self, _cx: &JudgeContext<'_>) -> Result<Box<dyn Judge>> {
-        self.validate()?;
-        Ok(Box::new(self.clone()))
-    }
-}
-
-impl Judge for ImageSize {
-    fn name(&self) -> &'static str {
-        "image_size"
     }
 
     fn scores(&self) -> Vec<Field> {
@@ -59,27 +55,42 @@ impl Judge for ImageSize {
         ]
     }
 
-    fn judge(&mut self, pairs: &Pairs) -> Result<Verdicts> {
+    fn scoring(&self) -> Value {
+        Value::Null
+    }
+
+    fn reasons(&self, scores: &[ArrayRef]) -> Vec<Option<&'static str>> {
+        let sides = scores[0].as_primitive::<Int32Type>();
+        let aspects = scores[1].as_primitive::<Float64Type>();
+        let rows = sides.iter().zip(aspects);
+        rows.map(|(side, aspect)| match (side, aspect) {
+            (Some(side), Some(aspect)) => self.reason(side, aspect),
+            _ => Some("image_size_unknown"),
+        })
+        .collect()
+    }
+
+    fn build(&self, _cx: &JudgeContext<'_>) -> Result<Box<dyn Judge>> {
+        Ok(Box::new(Measure))
+    }
+}
+
+struct Measure;
+
+impl Judge for Measure {
+    fn score(&mut self, pairs: &Pairs) -> Result<Scored> {
         let original = (pairs.int("original_width"), pairs.int("original_height"));
         let stored = (pairs.int("width"), pairs.int("height"));
         let mut sides = Vec::with_capacity(pairs.len());
         let mut aspects = Vec::with_capacity(pairs.len());
-        let mut reasons = Vec::with_capacity(pairs.len());
         for i in 0..pairs.len() {
             let judged = is_success(pairs, i);
             let size = judged.then(|| size(original, i).or_else(|| size(stored, i))).flatten();
-            let score = size.map(|(w, h)| (w.min(h), f64::from(w.max(h)) / f64::from(w.min(h))));
-            reasons.push(match score {
-                Some((side, aspect)) => self.reason(side, aspect),
-                None => judged.then_some("image_size_unknown"),
-            });
-            sides.push(score.map(|(side, _)| side));
-            aspects.push(score.map(|(_, aspect)| aspect));
+            sides.push(size.map(|(w, h)| w.min(h)));
+            aspects.push(size.map(|(w, h)| f64::from(w.max(h)) / f64::from(w.min(h))));
         }
-        Ok(Verdicts {
-            scores: vec![Arc::new(Int32Array::from(sides)), Arc::new(Float64Array::from(aspects))],
-            reasons,
-        })
+        let (sides, aspects) = (Int32Array::from(sides), Float64Array::from(aspects));
+        Ok(Scored::of(vec![Arc::new(sides), Arc::new(aspects)]))
     }
 }
 
@@ -103,9 +114,6 @@ fn size((widths, heights): (&Int32Array, &Int32Array), i: usize) -> Option<(i32,
 
 #[cfg(test)]
 mod tests {
-    use arrow_array::cast::AsArray;
-    use arrow_array::types::{Float64Type, Int32Type};
-
     use super::*;
     use crate::judge::tests::{check, failed_row, row};
 
@@ -113,21 +121,22 @@ mod tests {
     fn datacomp_keeps_200_pixels_and_3_to_1() {
         let sizes = [(200, 600), (199, 400), (200, 601), (601, 200)];
         let rows: Vec<_> = sizes.iter().map(|size| row("a", Some(*size))).collect();
-        let verdicts = check(&ImageSize::default(), &rows);
+        let (scores, reasons) = check(&ImageSize::default(), &rows);
         let expected = [None, Some("image_side"), Some("image_aspect"), Some("image_aspect")];
-        assert_eq!(verdicts.reasons, expected);
-        let sides = verdicts.scores[0].as_primitive::<Int32Type>();
+        assert_eq!(reasons, expected);
+        let sides = scores[0].as_primitive::<Int32Type>();
         assert_eq!(sides.values(), &[200, 199, 200, 200]);
-        let aspects = verdicts.scores[1].as_primitive::<Float64Type>();
+        let aspects = scores[1].as_primitive::<Float64Type>();
         assert_eq!(aspects.values(), &[3.0, 400.0 / 199.0, 3.005, 3.005]);
     }
 
     #[test]
     fn without_an_original_size_the_stored_one_counts_and_without_both_it_is_unknown() {
         let stored = stage::PairRow { size: Some((256, 256)), ..row("a", None) };
-        let verdicts = check(&ImageSize::default(), &[stored, row("a", None), failed_row()]);
-        assert_eq!(verdicts.reasons, [None, Some("image_size_unknown"), None]);
-        assert!(verdicts.scores[0].is_valid(0) && verdicts.scores[0].is_null(1));
+        let (scores, reasons) =
+            check(&ImageSize::default(), &[stored, row("a", None), failed_row()]);
+        assert_eq!(reasons, [None, Some("image_size_unknown"), None]);
+        assert!(scores[0].is_valid(0) && scores[0].is_null(1));
     }
 
     #[test]

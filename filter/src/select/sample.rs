@@ -1,4 +1,4 @@
-//! A random share of the pool that depends on uid and seed alone.
+//! Draws by chance that depend on uid and seed alone: a share of the pool, or a number of pairs.
 
 use std::sync::Arc;
 
@@ -12,10 +12,24 @@ use store::subset::Uid;
 /// `true` for about this share of uids; the same uids on every machine, and for a larger share
 /// under the same seed all of them and more. Rows of equal uid go together.
 pub(crate) fn is_drawn(uid: Uid, share: f64, seed: u64) -> bool {
-    let Uid(high, low) = uid;
-    let hash = mix(mix(mix(seed) ^ high) ^ low);
     // 53 bits: as many as an f64 holds exactly.
-    ((hash >> 11) as f64) < share * (1_u64 << 53) as f64
+    ((hash(uid, seed) >> 11) as f64) < share * (1_u64 << 53) as f64
+}
+
+/// Leaves `count` of these uids, in no order: those of the smallest hash. `None` when there are
+/// fewer.
+pub(crate) fn draw(uids: &mut Vec<Uid>, count: u64, seed: u64) -> Option<()> {
+    let count = usize::try_from(count).ok().filter(|&count| count <= uids.len())?;
+    if count > 0 {
+        // The uid too, so that two of equal hash have an order.
+        uids.select_nth_unstable_by_key(count - 1, |&uid| (hash(uid, seed), uid));
+    }
+    uids.truncate(count);
+    Some(())
+}
+
+fn hash(Uid(high, low): Uid, seed: u64) -> u64 {
+    mix(mix(mix(seed) ^ high) ^ low)
 }
 
 /// The finaliser of SplitMix64 after its increment (Steele, Lea, Flood 2014, "Fast Splittable
@@ -58,6 +72,22 @@ mod tests {
         let golden = 0x9e37_79b9_7f4a_7c15_u64;
         assert_eq!(mix(1_234_567), 6_457_827_717_110_365_317);
         assert_eq!(mix(1_234_567_u64.wrapping_add(golden)), 3_203_168_211_198_807_973);
+    }
+
+    #[test]
+    fn a_draw_has_exactly_as_many_whatever_the_order() {
+        let uids: Vec<Uid> = (0..1_000).map(|i| Uid(mix(i), i)).collect();
+        let drawn = |mut uids: Vec<Uid>, count, seed| {
+            draw(&mut uids, count, seed).unwrap();
+            uids.sort_unstable();
+            uids
+        };
+        let forward = drawn(uids.clone(), 317, 1);
+        assert_eq!(forward.len(), 317);
+        assert_eq!(drawn(uids.iter().rev().copied().collect(), 317, 1), forward);
+        assert_ne!(drawn(uids.clone(), 317, 2), forward);
+        assert!(drawn(uids.clone(), 0, 1).is_empty());
+        assert_eq!(draw(&mut uids.clone(), 1_001, 1), None);
     }
 
     #[test]

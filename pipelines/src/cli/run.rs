@@ -1,5 +1,6 @@
 //! Commands that run a recipe or read its output: `run`, `plan`, `replay`, `report`.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::ArgMatches;
@@ -9,6 +10,7 @@ use stage::{Context, Error, Result};
 
 use super::progress::Talk;
 use super::{Output, inspect};
+use crate::plan::{self, State};
 use crate::recipe::{Graph, Recipe};
 use crate::results;
 use crate::run::{self, Options, Share};
@@ -51,14 +53,23 @@ pub(crate) fn execute(graph: &Graph, args: &ArgMatches, dial: Option<DialMap>) -
 pub(crate) fn plan(args: &ArgMatches) -> Result<Output> {
     let graph = inspect::graph(args)?;
     let url = output_url(&graph.recipe, args);
-    let rows = results::plan(&graph, &url)?;
+    let exists = url.contains("://") && !url.starts_with("file://") || Path::new(&url).is_dir();
+    let output = if exists { Some(store::Output::open_existing(&url)?) } else { None };
+    let rows = plan::plan(&graph, &context(&graph.recipe, args), output.as_ref())?;
     let mut text = format!("output: {url}\n");
-    for row in &rows {
-        text.push_str(&format!("  {:<16} {:<10} {}\n", row.id, row.kind, row.state));
+    if !exists {
+        text.push_str("  it does not exist yet\n");
     }
-    let stages: Vec<Value> =
-        rows.iter().map(|r| json!({"id": r.id, "kind": r.kind, "state": r.state})).collect();
-    Ok(Output::new(text, json!({"output": url, "stages": stages})))
+    for row in &rows {
+        text.push_str(&format!("  {:<16} {:<10} {}\n", row.id, row.kind, row.say()));
+    }
+    let changed = rows.iter().find(|row| matches!(row.state, State::Changed(_)));
+    if let Some(first) = changed {
+        let id = &first.id;
+        text.push_str(&format!("\n`run --redo {id}` makes {id} and all after it again\n"));
+    }
+    let stages: Vec<Value> = rows.iter().map(plan::Row::to_json).collect();
+    Ok(Output::new(text, json!({"output": url, "exists": exists, "stages": stages})))
 }
 
 pub(crate) fn report(args: &ArgMatches) -> Result<Output> {

@@ -1,4 +1,4 @@
-//! What a finished run has to say: the table at its end, the plan before it, the HTML report.
+//! What a finished run has to say: the table at its end, the HTML report.
 
 mod collect;
 mod page;
@@ -60,41 +60,6 @@ pub(crate) fn table(stages: &[Arc<Done>]) -> String {
         text.push_str(&format!("  {:<16} {:<10}{}\n", done.id, done.kind, brief(&done.counts)));
     }
     text
-}
-
-/// One stage of a plan.
-pub(crate) struct Row {
-    pub(crate) id: String,
-    pub(crate) kind: &'static str,
-    pub(crate) state: String,
-}
-
-/// What is there already and what is not; looks only.
-pub(crate) fn plan(graph: &Graph, url: &str) -> Result<Vec<Row>> {
-    let exists = !is_local(url) || std::path::Path::new(url).is_dir();
-    let output = if exists { Some(Output::open_existing(url)?) } else { None };
-    let mut rows = Vec::new();
-    for node in &graph.nodes {
-        let kind = graph.recipe.stages[node.entry].kind.name();
-        let state = match &output {
-            None => "to do: the output does not exist yet".to_owned(),
-            Some(output) => {
-                let commits = output.stage(&node.id).commits()?;
-                let made = commits.keys().filter(|unit| !unit.starts_with('_')).count();
-                match (commits.contains_key("_finished"), made) {
-                    (true, n) => format!("done: {n} units"),
-                    (false, 0) => "to do".to_owned(),
-                    (false, n) => format!("begun: {n} units are done"),
-                }
-            }
-        };
-        rows.push(Row { id: node.id.clone(), kind, state });
-    }
-    Ok(rows)
-}
-
-fn is_local(url: &str) -> bool {
-    !url.contains("://") || url.starts_with("file://")
 }
 
 /// The finished stages of an output, for a report after the fact.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use stage::{Checkpoint, Context, Counts, Error, Result};
 use store::Attempt;
 
-use super::{Done, Outcome, Site, Stage, Worker, fingerprint};
+use super::{Done, Outcome, Site, Stage, Worker, fingerprint, fingerprint_if_file};
 
 /// An existing model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -63,6 +63,14 @@ impl Worker for Link<'_> {
 fn file(path: &str) -> PathBuf {
     let path = Path::new(path);
     if path.is_dir() { path.join("checkpoint.json") } else { path.to_owned() }
+}
+
+/// What a key holds of checkpoints that a plan names by path: each handle has its weights' sha256.
+///
+/// # Errors
+/// When one cannot be read.
+pub(crate) fn fingerprints<'a>(names: impl Iterator<Item = &'a str>) -> Result<Value> {
+    names.map(|name| fingerprint_if_file(&file(name).display().to_string())).collect()
 }
 
 /// The checkpoint of a finished stage, and the folder that its paths are relative to.

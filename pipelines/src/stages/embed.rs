@@ -3,7 +3,7 @@
 use filter::embed::EmbedPlan;
 use filter::judge::JudgeContext;
 use serde_json::Value;
-use stage::Result;
+use stage::{Context, Result};
 use store::Attempt;
 
 use super::{Outcome, Site, Stage, Worker, checkpoint};
@@ -20,6 +20,10 @@ impl Stage for EmbedPlan {
 
     fn identity(&self) -> Value {
         serde_json::to_value(self).unwrap_or_default()
+    }
+
+    fn external(&self, _context: &Context) -> Result<Value> {
+        checkpoint::fingerprints([self.checkpoint.as_str()].into_iter())
     }
 
     fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {

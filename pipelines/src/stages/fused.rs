@@ -8,8 +8,8 @@ use stage::{Error, Result};
 use store::Attempt;
 
 use super::fetch::Fetch;
-use super::judge::{self, Judges, JudgesPlan};
-use super::{Outcome, Site};
+use super::judge::{self, Judges, JudgesPlan, judge_again, scores_of};
+use super::{Outcome, Scores, Site};
 
 /// Batches between the two stages; each holds its pictures, so few are enough.
 const BATCHES: usize = 2;
@@ -18,7 +18,9 @@ const BATCHES: usize = 2;
 pub(crate) struct Stream<'a> {
     fetch: Fetch<'a>,
     fetched: &'a Site,
-    judges: Judges,
+    plan: &'a JudgesPlan,
+    judges: Judges<'a>,
+    scores: &'a Scores,
 }
 
 impl<'a> Stream<'a> {
@@ -29,25 +31,24 @@ impl<'a> Stream<'a> {
         judge_site: &'a Site,
     ) -> Result<Self> {
         let judges = Judges::open(judge, judge_site)?;
-        Ok(Self { fetch: Fetch::open(fetch, fetch_site)?, fetched: fetch_site, judges })
+        let scores = scores_of(judge_site)?;
+        let fetch = Fetch::open(fetch, fetch_site)?;
+        Ok(Self { fetch, fetched: fetch_site, plan: judge, judges, scores })
     }
 
     pub(crate) fn units(&self) -> Vec<String> {
         self.fetch.units()
     }
 
-    /// Fetches and judges one shard at once.
-    pub(crate) fn run(
-        &mut self,
-        unit: &str,
-        shard: &mut Attempt,
-        scores: &mut Attempt,
-    ) -> Result<(Outcome, Outcome)> {
+    /// Fetches and judges one shard at once. Commit the shard first: scores of pictures that
+    /// nobody keeps are worth nothing.
+    pub(crate) fn run(&mut self, unit: &str, parts: &mut Parts) -> Result<(Outcome, Outcome)> {
         let (send, receive) = sync_channel(BATCHES);
         let (fetch, judges) = (&mut self.fetch, &mut self.judges);
+        let Parts { shard, scores, verdicts } = parts;
         std::thread::scope(|scope| {
-            let judging =
-                scope.spawn(move || judges.run(unit, receive.into_iter().map(Ok), scores));
+            let judging = scope
+                .spawn(move || judges.run(unit, receive.into_iter().map(Ok), scores, verdicts));
             let fetched = fetch.run(unit, shard, &mut |pairs| {
                 // A judge that failed has hung up; its own error says more than this one.
                 send.send(pairs).map_err(|_| Error::internal("the judge stopped"))
@@ -61,9 +62,36 @@ impl<'a> Stream<'a> {
         })
     }
 
-    /// Judges a shard that was committed before a stop.
-    pub(crate) fn judge_apart(&mut self, unit: &str, scores: &mut Attempt) -> Result<Outcome> {
-        let tar = self.fetched.dir.locate(&format!("{unit}.tar"));
-        self.judges.run(unit, judge::read(&tar)?, scores)
+    /// Attempts at the three outputs of a unit.
+    pub(crate) fn begin(&self, unit: &str, verdicts: Attempt) -> Result<Parts> {
+        let shard = self.fetched.dir.begin(unit)?;
+        Ok(Parts { shard, scores: self.scores.dir.begin(unit)?, verdicts })
     }
+
+    /// Makes a unit's scores real.
+    pub(crate) fn commit_scores(&self, scores: Attempt) -> Result<()> {
+        self.scores.commit(scores)
+    }
+
+    /// Judges a shard that was committed before a stop, or by another run.
+    pub(crate) fn judge_apart(&mut self, unit: &str, verdicts: &mut Attempt) -> Result<Outcome> {
+        if let Some(outcome) = judge_again(self.plan, unit, self.scores, verdicts)? {
+            return Ok(outcome);
+        }
+        let tar = self.fetched.dir.locate(&format!("{unit}.tar"));
+        let mut scores = self.scores.dir.begin(unit)?;
+        let outcome = self.judges.run(unit, judge::read(&tar)?, &mut scores, verdicts)?;
+        self.scores.commit(scores)?;
+        Ok(outcome)
+    }
+}
+
+/// What one unit of the stream writes.
+pub(crate) struct Parts {
+    /// The fetched shard.
+    pub(crate) shard: Attempt,
+    /// Scores of its pairs.
+    pub(crate) scores: Attempt,
+    /// The judge's output.
+    pub(crate) verdicts: Attempt,
 }

@@ -1,13 +1,17 @@
 //! `judge`: scores beside the pairs of each shard, one shard a unit.
+//!
+//! A unit's scores are kept in the folder `<id>.scores`, verdicts on them in the stage's own. After
+//! a change of thresholds the verdicts are made again from the scores that lie there, without a
+//! look at a picture.
 
-use filter::judge::{AnyJudge, Judge, JudgeContext, run_unit};
+use filter::judge::{AnyJudge, Judge, JudgeContext, rejudge_unit, run_unit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use stage::{Error, Pairs, Result};
+use serde_json::{Value, json};
+use stage::{Context, Error, Pairs, Result};
 use store::Attempt;
 
-use super::{Outcome, Site, Stage, Worker, base_name, checkpoint, shards, unknown_unit};
+use super::{Outcome, Scores, Site, Stage, Worker, base_name, checkpoint, shards, unknown_unit};
 use crate::recipe::Noun;
 
 /// The judges of a stage, in order; the first that fails gives the reason.
@@ -24,65 +28,130 @@ impl Stage for JudgesPlan {
     }
 
     fn references(&self) -> Vec<(String, Noun)> {
-        let names = self.0.iter().filter_map(|judge| match judge {
-            AnyJudge::ClipScore(plan) => Some(plan.checkpoint.clone()),
-            _ => None,
-        });
-        names.map(|name| (name, Noun::Checkpoint)).collect()
+        self.checkpoints().map(|name| (name.to_owned(), Noun::Checkpoint)).collect()
     }
 
     fn identity(&self) -> Value {
         serde_json::to_value(self).unwrap_or_default()
     }
 
+    fn scoring(&self) -> Option<Value> {
+        let judges =
+            self.0.iter().map(|judge| json!({judge.plan().name(): judge.plan().scoring()}));
+        Some(judges.collect())
+    }
+
+    fn external(&self, _context: &Context) -> Result<Value> {
+        checkpoint::fingerprints(self.checkpoints())
+    }
+
     fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {
         let tars = site.shard_urls()?;
-        Ok(Box::new(Apart { judges: Judges::open(self, site)?, tars }))
+        let scores = scores_of(site)?;
+        let there = scores.dir.commits()?;
+        // With all scores there, no model is opened.
+        let judges = if tars.iter().all(|tar| there.contains_key(&stem(tar))) {
+            None
+        } else {
+            Some(Judges::open(self, site)?)
+        };
+        Ok(Box::new(Apart { plan: self, judges, scores, tars }))
     }
 }
 
-/// The judges with their models open.
-pub(crate) struct Judges(Vec<Box<dyn Judge>>);
+impl JudgesPlan {
+    fn checkpoints(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|judge| match judge {
+            AnyJudge::ClipScore(plan) => Some(plan.checkpoint.as_str()),
+            _ => None,
+        })
+    }
+}
 
-impl Judges {
-    pub(crate) fn open(plan: &JudgesPlan, site: &Site) -> Result<Self> {
+/// Where a judge's scores lie.
+pub(crate) fn scores_of(site: &Site) -> Result<&Scores> {
+    site.scores.as_ref().ok_or_else(|| Error::internal("a judge without a place for scores"))
+}
+
+/// The judges with their models open.
+pub(crate) struct Judges<'a> {
+    plan: &'a JudgesPlan,
+    open: Vec<Box<dyn Judge>>,
+}
+
+impl<'a> Judges<'a> {
+    pub(crate) fn open(plan: &'a JudgesPlan, site: &Site) -> Result<Self> {
         let find = |name: &str| match site.references.get(name) {
             Some(done) => checkpoint::of(done),
             None => checkpoint::open(std::path::Path::new(name)),
         };
         let context = JudgeContext::new(&site.context).with_checkpoints(&find);
-        plan.0.iter().map(|judge| judge.plan().build(&context)).collect::<Result<_>>().map(Self)
+        let open =
+            plan.0.iter().map(|judge| judge.plan().build(&context)).collect::<Result<_>>()?;
+        Ok(Self { plan, open })
     }
 
-    /// Judges the pairs of one shard into `<shard>.parquet`.
+    /// Judges the pairs of one shard into `<shard>.parquet`: scores to one attempt, verdicts to
+    /// the other.
     pub(crate) fn run(
         &mut self,
         shard: &str,
         pairs: impl IntoIterator<Item = Result<Pairs>>,
+        scores: &mut Attempt,
         out: &mut Attempt,
     ) -> Result<Outcome> {
+        let mut table = scores.file(&format!("{shard}.parquet"))?;
         let mut file = out.file(&format!("{shard}.parquet"))?;
-        let counts = run_unit(&mut self.0, pairs, &mut file, None)?;
+        let counts = run_unit(&self.plan.0, &mut self.open, pairs, &mut table, &mut file)?;
+        table.finish()?;
         file.finish()?;
         Ok(Outcome { counts, info: Value::Null })
     }
 }
 
+/// Verdicts from the scores of a shard, if they are there.
+pub(crate) fn judge_again(
+    plan: &JudgesPlan,
+    shard: &str,
+    scores: &Scores,
+    out: &mut Attempt,
+) -> Result<Option<Outcome>> {
+    if scores.dir.commit(shard)?.is_none() {
+        return Ok(None);
+    }
+    let blob = scores.dir.blob(&format!("{shard}.parquet"))?;
+    let table = store::parquet::File::open(&blob)?;
+    let batches = table.batches(&store::parquet::Pick::default())?;
+    let mut file = out.file(&format!("{shard}.parquet"))?;
+    let counts = rejudge_unit(&plan.0, table.schema(), batches, &mut file)?;
+    file.finish()?;
+    Ok(Some(Outcome { counts, info: json!({"scores": "reused"}) }))
+}
+
 /// Judges shards that lie on disk.
-struct Apart {
-    judges: Judges,
+struct Apart<'a> {
+    plan: &'a JudgesPlan,
+    judges: Option<Judges<'a>>,
+    scores: &'a Scores,
     tars: Vec<String>,
 }
 
-impl Worker for Apart {
+impl Worker for Apart<'_> {
     fn units(&self) -> Vec<String> {
         self.tars.iter().map(|tar| stem(tar)).collect()
     }
 
     fn run(&mut self, unit: &str, out: &mut Attempt) -> Result<Outcome> {
+        if let Some(outcome) = judge_again(self.plan, unit, self.scores, out)? {
+            return Ok(outcome);
+        }
         let tar =
             self.tars.iter().find(|tar| stem(tar) == unit).ok_or_else(|| unknown_unit(unit))?;
-        self.judges.run(unit, read(tar)?, out)
+        let judges = self.judges.as_mut().ok_or_else(|| Error::internal("scores vanished"))?;
+        let mut scores = self.scores.dir.begin(unit)?;
+        let outcome = judges.run(unit, read(tar)?, &mut scores, out)?;
+        self.scores.commit(scores)?;
+        Ok(outcome)
     }
 }
 

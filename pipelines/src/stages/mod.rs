@@ -47,6 +47,12 @@ pub trait Stage: Send + Sync {
     /// What of the plan changes the output's bytes; nothing else enters the stage's key.
     fn identity(&self) -> Value;
 
+    /// For a stage that scores: what of the plan changes a score. Scores lie in a folder of their
+    /// own under their own key, so that another threshold uses them again.
+    fn scoring(&self) -> Option<Value> {
+        None
+    }
+
     /// Raised when the same plan and input give other bytes than before.
     fn code(&self) -> u32 {
         1
@@ -96,12 +102,32 @@ pub struct Site {
     pub context: Context,
     /// The stage's folder in the output.
     pub dir: StageDir,
+    /// Where its scores lie, for a stage that has [`Stage::scoring`].
+    pub scores: Option<Scores>,
     /// Finished stages that it takes, in order.
     pub inputs: Vec<Arc<Done>>,
     /// Finished stages that its plan names, by id.
     pub references: BTreeMap<String, Arc<Done>>,
     /// Hosts that are dialled elsewhere.
     pub dial: DialMap,
+}
+
+/// The scores of a stage, without the verdicts that its thresholds make of them.
+pub struct Scores {
+    /// Their folder, `<id>.scores`.
+    pub dir: StageDir,
+    /// Hash of everything that changed their bytes.
+    pub key: String,
+}
+
+impl Scores {
+    /// Makes one unit's scores real.
+    ///
+    /// # Errors
+    /// As [`Attempt::commit`].
+    pub fn commit(&self, scores: Attempt) -> Result<()> {
+        scores.commit(&self.key, Counts::default(), Value::Null).map(drop)
+    }
 }
 
 /// A finished stage.
@@ -193,6 +219,15 @@ pub(crate) fn fingerprint(patterns: &[String]) -> Result<Value> {
         }
     }
     Ok(Value::Array(files))
+}
+
+/// [`fingerprint_of`] what a plan names by id or by path, if it is a local file; a stage's id has
+/// that stage's key instead.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(crate) fn fingerprint_if_file(name: &str) -> Result<Value> {
+    if std::path::Path::new(name).is_file() { fingerprint_of(name) } else { Ok(Value::Null) }
 }
 
 /// Name, size and, where hashing is quick, sha256 of a file that no stage made.

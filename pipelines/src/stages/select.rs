@@ -1,19 +1,34 @@
 //! `select`: scores to a subset file, over the whole pool at once.
 
-use filter::select::SelectPlan;
+use filter::select::{OUTPUT, Sample, SelectPlan};
 use serde_json::{Value, json};
-use stage::Result;
+use stage::{Context, Result};
 use store::Attempt;
 
-use super::{Outcome, Site, Stage, Worker, pool};
+use super::{Outcome, Site, Stage, Worker, fingerprint_if_file, pool};
+use crate::recipe::Noun;
 
 impl Stage for SelectPlan {
     fn validate(&self) -> Result<()> {
         Self::validate(self)
     }
 
+    fn references(&self) -> Vec<(String, Noun)> {
+        match &self.sample {
+            Some(Sample::AsMany(name)) => vec![(name.clone(), Noun::Subset)],
+            _ => Vec::new(),
+        }
+    }
+
     fn identity(&self) -> Value {
         serde_json::to_value(self).unwrap_or_default()
+    }
+
+    fn external(&self, _context: &Context) -> Result<Value> {
+        match &self.sample {
+            Some(Sample::AsMany(name)) => fingerprint_if_file(name),
+            _ => Ok(Value::Null),
+        }
     }
 
     fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {
@@ -36,7 +51,13 @@ impl Worker for Select<'_> {
         for input in &self.site.inputs {
             files.extend(pool::parquets(input)?);
         }
-        let selection = self.plan.run(&self.site.context, &files, out)?;
+        let mut plan = self.plan.clone();
+        if let Some(Sample::AsMany(name)) = &mut plan.sample
+            && let Some(stage) = self.site.references.get(name)
+        {
+            *name = stage.dir.locate(OUTPUT);
+        }
+        let selection = plan.run(&self.site.context, &files, out)?;
         let thresholds: serde_json::Map<String, Value> =
             selection.thresholds.into_iter().map(|(what, value)| (what, json!(value))).collect();
         Ok(Outcome { counts: selection.counts, info: json!({"thresholds": thresholds}) })
