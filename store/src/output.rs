@@ -15,7 +15,7 @@ use crate::address::{Address, parse};
 use crate::bucket::{self, Bucket};
 use crate::disk::{Disk, make_folder};
 use crate::lease::{self, Lease};
-use crate::name::{HOUSE, check_path, nonce};
+use crate::name::{COMMITS, HOUSE, check_path, nonce};
 use crate::space::Space;
 use crate::{StageDir, cache};
 
@@ -131,6 +131,21 @@ impl Output {
     #[must_use]
     pub fn stage(&self, id: &str) -> StageDir {
         StageDir::new(self.clone(), id)
+    }
+
+    /// Stages that have committed a unit, by name; the scores of a judge count as a stage.
+    ///
+    /// # Errors
+    /// When the output cannot be listed.
+    pub fn stages(&self) -> Result<Vec<String>> {
+        let mut stages = Vec::new();
+        for folder in self.space.folders("")? {
+            if folder != HOUSE && self.space.has_folder(&format!("{folder}/{COMMITS}"))? {
+                stages.push(folder);
+            }
+        }
+        stages.sort();
+        Ok(stages)
     }
 
     /// The address it was opened with.

@@ -87,6 +87,35 @@ pub(crate) fn command() -> Command {
                 .arg(output().required(true)),
         )
         .subcommand(
+            Command::new("verify")
+                .about("Read every committed byte of an output again: hashes, counts, archives")
+                .arg(output().required(true)),
+        )
+        .subcommand(
+            Command::new("gc")
+                .about("Remove what killed runs left in an output; nothing that is committed")
+                .arg(output().required(true))
+                .arg(
+                    Arg::new("older_than")
+                        .long("older_than")
+                        .value_name("HOURS")
+                        .value_parser(value_parser!(u64))
+                        .help("In a bucket, spare attempts younger than this [default: 24]"),
+                ),
+        )
+        .subcommand(
+            Command::new("ls").about("List the samples of shards and their members").arg(shards()),
+        )
+        .subcommand(
+            Command::new("cat")
+                .about("Print one member of a sample (`KEY.txt`), or what a sample (`KEY`) says")
+                .arg(Arg::new("key").required(true).value_name("KEY[.EXT]").help("As `ls` shows it"))
+                .arg(shards()),
+        )
+        .subcommand(
+            Command::new("stat").about("Count the samples and bytes of shards").arg(shards()),
+        )
+        .subcommand(
             Command::new("replay")
                 .about("Serve WARC files on loopback until stopped, and print the dial map for a recipe")
                 .arg(Arg::new("warc").required(true).num_args(1..).help("WARC files, globs, brace ranges")),
@@ -152,6 +181,12 @@ fn output() -> Arg {
         .short('o')
         .value_name("DIR|URL")
         .help("Where everything is written; for a recipe, instead of its own `output`")
+}
+
+fn shards() -> Arg {
+    Arg::new("shards").required(true).num_args(1..).value_name("SHARD.tar").help(
+        "Tars, folders of tars, brace ranges (00000..00012), lists joined by `::`; paths or URLs",
+    )
 }
 
 fn seed() -> Arg {

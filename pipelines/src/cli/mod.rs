@@ -7,10 +7,12 @@ mod args;
 mod demo;
 mod flags;
 mod inspect;
+mod peek;
 mod progress;
 pub(crate) use progress::brief;
 mod run;
 mod single;
+mod upkeep;
 mod why;
 
 use std::process::ExitCode;
@@ -53,9 +55,20 @@ fn dispatch(matches: &clap::ArgMatches) -> Result<Output> {
         "demo" => demo::demo(args),
         "replay" => run::replay(args),
         "report" => run::report(args),
+        "verify" => upkeep::verify(args),
+        "gc" => upkeep::gc(args),
+        "ls" => peek::ls(args),
+        "cat" => peek::cat(args),
+        "stat" => peek::stat(args),
         "completions" => inspect::completions(args),
         kind => single::run(kind, args),
     }
+}
+
+/// A required argument.
+fn text_of(args: &clap::ArgMatches, name: &str) -> Result<String> {
+    let text = args.get_one::<String>(name).cloned();
+    text.ok_or_else(|| Error::recipe(format!("`{name}` is needed")))
 }
 
 /// What a command has to say on stdout.
