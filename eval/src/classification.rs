@@ -74,9 +74,12 @@ pub fn accuracy(images: &[Vec<f32>], labels: &[usize], classifier: &[Vec<f32>]) 
     }
 }
 
-/// How many scores come before this one.
+/// How many scores come before this one; all, where it is no number.
 pub(crate) fn rank(scores: &[f32], of: usize) -> usize {
     let own = scores[of];
+    if own.is_nan() {
+        return scores.len();
+    }
     scores.iter().enumerate().filter(|&(i, &s)| s > own || (s == own && i < of)).count()
 }
 
@@ -105,6 +108,12 @@ mod tests {
         assert_eq!(got.mean_per_class_recall, 0.75);
         assert_eq!(got.acc5, None);
         assert_eq!(got.majority, 0.5);
+    }
+
+    #[test]
+    fn a_score_that_is_no_number_is_last() {
+        assert_eq!(rank(&[f32::NAN, f32::NAN], 0), 2);
+        assert_eq!(rank(&[0.1, f32::NAN], 0), 0);
     }
 
     #[test]

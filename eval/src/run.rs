@@ -62,7 +62,9 @@ fn read(
         cx.cancel.check()?;
         let pairs = data.read(chunk)?;
         let rows: Vec<usize> = (0..pairs.len()).collect();
-        for (row, features) in encoder.images(&pairs, &rows)?.into_iter().enumerate() {
+        let found = encoder.images(&pairs, &rows)?;
+        Encoder::check_finite(found.iter().flatten().map(Vec::as_slice), "pictures")?;
+        for (row, features) in found.into_iter().enumerate() {
             let Ok(features) = features else {
                 samples.broken += 1;
                 continue;
@@ -114,6 +116,7 @@ fn classify(
             encoder.texts(&prompts)
         })
         .collect::<Result<_>>()?;
+    Encoder::check_finite(prompts.iter().flatten().map(Vec::as_slice), "prompts")?;
     let got = accuracy(&samples.features, &labels, &classification::classifier(&prompts));
     let chance = Some(1.0 / classes.len() as f64);
     let mut report =
@@ -176,7 +179,9 @@ fn retrieve(
     if texts.is_empty() {
         return Err(Error::input("no sample has a caption"));
     }
-    let features: Vec<Vec<f32>> = encoder.texts(&texts)?.iter().map(|f| normalized(f)).collect();
+    let features = encoder.texts(&texts)?;
+    Encoder::check_finite(features.iter().map(Vec::as_slice), "captions")?;
+    let features: Vec<Vec<f32>> = features.iter().map(|f| normalized(f)).collect();
     let ks: Vec<usize> = task.recall_k.iter().map(|k| *k as usize).collect();
     let mut report =
         Report { title: format!("zero-shot retrieval: {}", task.name), ..Report::default() };

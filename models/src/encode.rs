@@ -131,6 +131,25 @@ impl Encoder {
         Ok(features)
     }
 
+    /// Refuses features that are no numbers: of a diverged or damaged model, of which no rank and
+    /// no accuracy means anything.
+    ///
+    /// # Errors
+    /// [`stage::Kind::Model`] with how many there are.
+    pub fn check_finite<'a>(features: impl Iterator<Item = &'a [f32]>, what: &str) -> Result<()> {
+        let (mut all, mut bad) = (0_u64, 0_u64);
+        for row in features {
+            all += 1;
+            bad += u64::from(!row.iter().all(|value| value.is_finite()));
+        }
+        if bad == 0 {
+            return Ok(());
+        }
+        Err(Error::model(format!("the features of {bad} of {all} {what} are no numbers")).hint(
+            "the training of this checkpoint diverged, or its weights are damaged: see its metrics.jsonl",
+        ))
+    }
+
     fn decode(&self, pairs: &Pairs, rows: &[usize]) -> Vec<Pixels> {
         let slots: Vec<Mutex<Pixels>> = rows.iter().map(|_| Mutex::new(Err("no_image"))).collect();
         let next = AtomicUsize::new(0);

@@ -21,19 +21,16 @@ pub(crate) struct Identities {
 }
 
 impl Identities {
-    /// `inputs` are the keys of the stages that it takes, `references` the keys of those that its
-    /// plan names, by id.
-    ///
-    /// # Errors
-    /// When a file that the plan names cannot be read.
+    /// `external` is what [`crate::stages::Stage::external`] gives, `inputs` the keys of the stages
+    /// that it takes, `references` the keys of those that its plan names, by id.
     pub(crate) fn of(
         kind: &Kind,
         context: &Context,
+        external: &Value,
         inputs: &[String],
         references: &BTreeMap<String, String>,
-    ) -> Result<Self> {
+    ) -> Self {
         let stage = kind.stage();
-        let external = stage.external(context)?;
         let identity = |plan: Value| {
             Identity(json!({
                 "kind": kind.name(),
@@ -45,7 +42,7 @@ impl Identities {
                 "external": external,
             }))
         };
-        Ok(Self { stage: identity(stage.identity()), scores: stage.scoring().map(identity) })
+        Self { stage: identity(stage.identity()), scores: stage.scoring().map(identity) }
     }
 }
 
@@ -116,7 +113,11 @@ pub(crate) fn changed(id: &str, differences: &[String], scores: bool) -> Error {
 
 /// Reads a stored identity.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Value> {
-    serde_json::from_slice(bytes).map_err(|e| Error::store("broken _stage.json").because(e))
+    serde_json::from_slice(bytes).map_err(|e| {
+        Error::store("broken _stage.json")
+            .because(e)
+            .hint("restore it, or make the stage again with `--redo`")
+    })
 }
 
 #[cfg(test)]

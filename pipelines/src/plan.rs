@@ -71,8 +71,9 @@ pub(crate) fn plan(graph: &Graph, context: &Context, output: Option<&Output>) ->
             .iter()
             .filter_map(|id| Some((id.clone(), keys.get(id)?.clone())))
             .collect();
-        match Identities::of(kind, context, &inputs, &references) {
-            Ok(identities) => {
+        match kind.stage().external(context) {
+            Ok(external) => {
+                let identities = Identities::of(kind, context, &external, &inputs, &references);
                 keys.insert(node.id.clone(), identities.stage.key());
                 if let Some(output) = output {
                     row.state = state(output, node, &identities, &commits)?;

@@ -98,6 +98,7 @@ pub fn run(
         watch,
         done: BTreeMap::new(),
         redone: BTreeSet::new(),
+        external: external_of_all(graph, output, context)?,
     };
     let mut stages = Vec::new();
     for node in &graph.nodes {
@@ -120,6 +121,31 @@ pub fn run(
     Ok(Finished { stages, complete: true })
 }
 
+/// What the stages name that no stage makes, looked for before anything runs: a file that is missing
+/// for the last stage is better known before the first. What this run's own output holds may come
+/// into being meanwhile.
+fn external_of_all(
+    graph: &Graph,
+    output: &Output,
+    context: &Context,
+) -> Result<BTreeMap<String, Value>> {
+    let mut all = BTreeMap::new();
+    for node in &graph.nodes {
+        match external(&graph.recipe.stages[node.entry].kind, context) {
+            Ok(value) => {
+                all.insert(node.id.clone(), value);
+            }
+            Err(error) if error.to_string().contains(output.url()) => {}
+            Err(error) => return Err(error.at(format!("stage `{}`", node.id))),
+        }
+    }
+    Ok(all)
+}
+
+fn external(kind: &Kind, context: &Context) -> Result<Value> {
+    kind.stage().external(context)
+}
+
 struct Runner<'a> {
     graph: &'a Graph,
     output: &'a Output,
@@ -129,6 +155,7 @@ struct Runner<'a> {
     watch: &'a dyn Watch,
     done: BTreeMap<String, Arc<Done>>,
     redone: BTreeSet<String>,
+    external: BTreeMap<String, Value>,
 }
 
 impl Runner<'_> {
@@ -181,8 +208,18 @@ impl Runner<'_> {
             return Ok(None);
         }
         let done = place.done(ordered);
+        if done.counts.entered == 0 && place.kind.info().counts_samples() {
+            let from: Vec<&str> = done.inputs.iter().map(|input| input.id.as_str()).collect();
+            let error = Error::input("not one sample entered").at(format!("stage `{}`", done.id));
+            return Err(if from.is_empty() {
+                error.hint("the files that it names are empty or of another kind")
+            } else {
+                error.hint(format!("look at what came out of {}", from.join(", ")))
+            });
+        }
         done.counts.check().map_err(|e| e.at(format!("stage `{}`", done.id)))?;
         place.site.dir_put_finished(&done)?;
+        place.site.dir.trim_work()?;
         self.watch.end(&done.id, done.kind, &done.counts, started.elapsed().as_secs_f64());
         Ok(Some(vec![Arc::new(done)]))
     }
@@ -298,8 +335,14 @@ impl Runner<'_> {
         let input_keys: Vec<String> = inputs.iter().map(|done| done.key.clone()).collect();
         let reference_keys =
             references.iter().map(|(id, done)| (id.clone(), done.key.clone())).collect();
-        let identities = Identities::of(&kind, self.context, &input_keys, &reference_keys)
-            .map_err(|e| e.at(format!("stage `{}`", node.id)))?;
+        let external = match self.external.remove(&node.id) {
+            Some(external) => external,
+            None => {
+                external(&kind, self.context).map_err(|e| e.at(format!("stage `{}`", node.id)))?
+            }
+        };
+        let identities =
+            Identities::of(&kind, self.context, &external, &input_keys, &reference_keys);
         let inherited =
             node.inputs.iter().chain(&node.references).any(|id| self.redone.contains(id));
         let redo = inherited || self.options.redo.contains(&node.id);
@@ -307,6 +350,8 @@ impl Runner<'_> {
         let name = stage_file(&node.id);
         let before = self.output.get(&name)?.map(|bytes| key::parse(&bytes)).transpose()?;
         let unchanged = before.as_ref() == Some(&identities.stage.0);
+        // What failed before it made anything is corrected without a word.
+        let redo = redo || (before.is_some() && !unchanged && dir.is_unused()?);
         if let Some(before) = before.as_ref().filter(|_| !unchanged && !redo) {
             let differences = identities.stage.differences(before);
             let scores = match &identities.scores {

@@ -116,7 +116,7 @@ fn an_empty_pool_is_an_error_and_not_an_empty_release() {
     );
     let output = run(&world.recipe("empty", &stages), &[]);
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
-    assert!(stderr(&output).contains("no link to fetch"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("not one sample entered"), "{}", stderr(&output));
 }
 
 #[test]
@@ -281,4 +281,135 @@ fn one_stage_from_the_command_line_is_a_recipe_too() {
     let plan = clipmill().arg("plan").arg(world.path("after.yaml")).output().unwrap();
     assert!(stdout(&plan).contains("reshard"), "{}", stdout(&plan));
     assert!(stdout(&plan).contains("reuse"), "{}", stdout(&plan));
+}
+
+/// What `clipmill check` says of these stages, which it refuses.
+fn refused(world: &World, stages: &str) -> String {
+    let output = clipmill().arg("check").arg(world.recipe("refused", stages)).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    stderr(&output)
+}
+
+#[test]
+fn what_would_cost_a_run_is_found_by_check() {
+    let world = World::new(Duration::ZERO);
+    let shards = "  - shards: {urls: [a.tar]}\n    id: data\n";
+    let scorer = "  - train: {model: tiny-32, steps: 1}\n    id: scorer\n";
+    let text = refused(
+        &world,
+        &format!("{shards}{scorer}  - judge:\n      - clip_score: {{checkpoint: scorrer}}\n    from: data\n"),
+    );
+    assert!(text.contains("`scorrer` is no stage of this recipe and no file"), "{text}");
+    assert!(text.contains("did you mean `scorer`?"), "{text}");
+    let text = refused(&world, &format!("{shards}  - train: {{model: tiny-33, steps: 1}}\n"));
+    assert!(text.contains("no model named `tiny-33`") && text.contains("tiny-32"), "{text}");
+    // The caret stands under the field, not under the stage.
+    assert!(text.contains(":7:13:"), "{text}");
+    let text = refused(&world, &format!("{shards}{scorer}  - compress: {{repavit: {{}}}}\n"));
+    assert!(text.contains("idle_channels: 0.5"), "{text}");
+    for output in ["http://a.example/out", "~/out", "s3:///x"] {
+        let recipe = world.path("output.yaml");
+        let text = format!("version: 1\nname: x\noutput: \"{output}\"\nstages:\n{shards}");
+        std::fs::write(&recipe, text).unwrap();
+        let said = clipmill().arg("check").arg(&recipe).output().unwrap();
+        assert_eq!(said.status.code(), Some(2), "{output}: {}", stderr(&said));
+        assert!(stderr(&said).contains("output.yaml:3:9: output:"), "{}", stderr(&said));
+    }
+}
+
+#[test]
+fn a_file_that_the_last_stage_misses_is_known_before_the_first_runs() {
+    let world = World::new(Duration::ZERO);
+    let recipe = world.ordinary("late", "min_words: 2");
+    let text = std::fs::read_to_string(&recipe).unwrap();
+    let late = "  - train: {model: tiny-32, steps: 1}\n  - eval: {retrieval: {data: [no-such.tar]}}\n";
+    std::fs::write(&recipe, format!("{text}{late}")).unwrap();
+    let output = run(&recipe, &[]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("stage `eval`") && stderr(&output).contains("no-such.tar"));
+    assert!(!world.path("out/links/_commits").exists());
+}
+
+#[test]
+fn a_stage_that_made_nothing_is_corrected_without_redo() {
+    let world = World::new(Duration::ZERO);
+    let nothing = world.ordinary("corrected", "min_words: 60");
+    assert_eq!(run(&nothing, &[]).status.code(), Some(3));
+    let recipe = std::fs::read_to_string(&nothing).unwrap();
+    let corrected = recipe.replace("select: {}", "select: {allow_empty: true}");
+    std::fs::write(&nothing, corrected).unwrap();
+    let output = run(&nothing, &["--until", "select"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
+fn a_folder_with_files_of_others_or_another_recipes_output_is_not_written_to() {
+    let world = World::new(Duration::ZERO);
+    let recipe = world.ordinary("mine", "min_words: 2");
+    let folder = world.path("home");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("report.html"), "my own").unwrap();
+    let output = run(&recipe, &["--output", folder.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
+    assert!(stderr(&output).contains("`report.html`, which no run wrote"), "{}", stderr(&output));
+    assert_eq!(std::fs::read_to_string(folder.join("report.html")).unwrap(), "my own");
+    common::run_well(&recipe, &[]);
+    let other = run(&world.ordinary("other", "min_words: 2"), &[]);
+    assert_eq!(other.status.code(), Some(5), "{}", stderr(&other));
+    assert!(stderr(&other).contains("the output of the recipe `mine`, not of `other`"));
+}
+
+#[test]
+fn a_model_of_no_numbers_is_no_perfect_model() {
+    let world = World::new(Duration::ZERO);
+    let (shards, data) = (world.path("data"), world.path("data/00000.tar"));
+    std::fs::create_dir(&shards).unwrap();
+    let mut tar = shard::TarWriter::new(Vec::new());
+    for n in 0..16 {
+        tar.append(&format!("{n:04}.png"), &common::picture(n)).unwrap();
+        tar.append(&format!("{n:04}.txt"), format!("picture number {n}").as_bytes()).unwrap();
+    }
+    std::fs::write(&data, tar.finish().unwrap()).unwrap();
+    let train = |lr: &str, steps: u32| {
+        format!(
+            "  - train: {{model: tiny-32, data: [{}], batch_size: 8, steps: {steps}, lr: {lr}, warmup: 0}}\n",
+            data.display()
+        )
+    };
+    // Two of three steps without a finite loss are no training.
+    let output = run(&world.recipe("diverged", &train("1.0e+30", 3)), &[]);
+    assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
+    // One good step that leaves weights of 1e30, and the evaluation of what it left.
+    let eval = format!("{}  - eval: {{retrieval: {{data: [{}]}}}}\n", train("1.0e+30", 1), data.display());
+    let recipe = world.recipe("diverged", &eval);
+    let output = run(&recipe, &["--redo", "train"]);
+    assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
+    assert!(stderr(&output).contains("are no numbers"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_no_success() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let Ok(full) = full else { return };
+    let status = clipmill().arg("schema").stdout(full).status().unwrap();
+    assert_eq!(status.code(), Some(4));
+}
+
+#[test]
+fn a_slurm_array_may_count_from_one_and_in_steps() {
+    let world = World::new(Duration::ZERO);
+    let recipe = world.ordinary("slurm", "min_words: 2");
+    let task = |id: &str| {
+        let mut command = clipmill();
+        command.arg("run").arg(&recipe).env("SLURM_ARRAY_TASK_ID", id);
+        for (name, value) in [("COUNT", "2"), ("MIN", "1"), ("STEP", "4")] {
+            command.env(format!("SLURM_ARRAY_TASK_{name}"), value);
+        }
+        command.output().unwrap()
+    };
+    for id in ["1", "5", "1"] {
+        let output = task(id);
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    assert!(world.path("out/report.html").exists());
 }

@@ -233,6 +233,34 @@ fn a_plan_says_of_each_stage_whether_it_is_used_again_and_why_not() {
 }
 
 #[test]
+fn reshard_takes_a_pool_and_a_subset_file_as_datacomps_resharder_does() {
+    let world = World::new(Duration::ZERO);
+    run_well(&world.ordinary("subset", "min_words: 2"), &[]);
+    let out = world.path("out");
+    let text = |path: &str| out.join(path).to_str().unwrap().to_owned();
+    let alone = world.path("alone");
+    let output = clipmill()
+        .args(["reshard", "--urls", &format!("[{}]", text("fetch")), "--samples_per_shard", "7"])
+        .args(["--subset", &text("select/subset.npy"), "--output", alone.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(published(&out, &["reshard"]), published(&alone, &["reshard"]));
+    // The same in a recipe: shards from here, the choice from there.
+    let stages = format!(
+        "  - shards: {{urls: [{}]}}\n    id: pool\n  - pool: {{parquet: [{}]}}\n  - select: {{sample: 3}}\n    \
+         id: chosen\n  - reshard: {{subset: chosen}}\n    from: pool\n",
+        text("fetch"),
+        text("judge")
+    );
+    let recipe = world.recipe("two-sources", &stages);
+    let both = world.path("both");
+    run_well(&recipe, &["--output", both.to_str().unwrap()]);
+    let sizes = std::fs::read_to_string(both.join("reshard/sizes.json")).unwrap();
+    assert_eq!(sizes, "{\"00000000.tar\":3}\n");
+}
+
+#[test]
 fn an_input_that_changed_under_its_name_is_noticed() {
     let world = World::new(Duration::ZERO);
     let recipe = world.ordinary("input", "min_words: 2");

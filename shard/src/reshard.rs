@@ -22,7 +22,13 @@ use crate::tar_name::check_written;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReshardPlan {
+    /// A subset file (DataComp's `.npy`), or the id of a `select` stage, that names the samples of
+    /// the shards that this stage takes, each as often as its uid stands there; read by the runner.
+    /// Default none: those that the stage takes.
+    #[serde(alias = "subset_file", skip_serializing_if = "Option::is_none")]
+    pub subset: Option<String>,
     /// Most samples in one output shard, 1 to 1,000,000; default 10,000.
+    #[serde(alias = "shard_size")]
     pub samples_per_shard: u32,
     /// A shard that has reached this many bytes of members takes no further sample; 1 to 10^12,
     /// default 3,000,000,000.
@@ -37,6 +43,7 @@ pub struct ReshardPlan {
 impl Default for ReshardPlan {
     fn default() -> Self {
         Self {
+            subset: None,
             samples_per_shard: 10_000,
             bytes_per_shard: 3_000_000_000,
             first_shard: 0,

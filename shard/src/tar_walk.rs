@@ -196,11 +196,7 @@ impl<S: Source> Walk<S> {
     fn cut(&mut self, name: &str, offset: u64, why: &str) -> Broken {
         self.ended = true;
         let error = self.error(name, offset, &format!("truncated: {why}"));
-        Broken {
-            cut: true,
-            error: error
-                .hint("fetch the shard again, or allow truncated shards to keep its whole part"),
-        }
+        Broken { cut: true, error: error.hint("copy or make the shard again") }
     }
 
     fn error(&self, name: &str, offset: u64, why: &str) -> Error {

@@ -161,7 +161,7 @@ fn a_truncated_archive_names_its_place_and_keeps_what_was_whole() {
         let (members, error) = index_whole(&blob).unwrap();
         assert_eq!(members.len(), whole, "{len}");
         let hint = error.unwrap().hint_text().unwrap_or_default().to_owned();
-        assert!(hint.contains("fetch the shard again"), "{hint}");
+        assert!(hint.contains("copy or make the shard again"), "{hint}");
         let mut reader = TarReader::new("a.tar", cut).keep_whole();
         assert_eq!(reader.by_ref().map(Result::unwrap).count(), whole);
         assert!(reader.cut().is_some());

@@ -30,6 +30,28 @@ pub(crate) fn parse(text: &str) -> Result<Address> {
     path.map(Address::Local).map_err(|()| Error::recipe("not a file of this machine").at(text))
 }
 
+/// Checks that an address is of a kind that can be opened, without opening it.
+///
+/// # Errors
+/// [`stage::Kind::Recipe`]: an unknown scheme, a bucket without a name, a home folder by `~`.
+pub fn check_address(text: &str) -> Result<()> {
+    match parse(text)? {
+        Address::Local(_) if text == "~" || text.starts_with("~/") => {
+            Err(Error::recipe("`~` is a shell's word for the home folder")
+                .at(text)
+                .hint("write the folder's whole path; `./~` is the folder of that name"))
+        }
+        Address::Remote(url) if !["s3", "s3a", "memory"].contains(&url.scheme()) => {
+            let message = format!("cannot open `{}://` addresses", url.scheme());
+            Err(Error::recipe(message).at(text).hint("use a path, `file://` or `s3://`"))
+        }
+        Address::Remote(url) if url.host_str().is_none_or(str::is_empty) => {
+            Err(Error::recipe("the bucket has no name").at(text))
+        }
+        Address::Local(_) | Address::Remote(_) => Ok(()),
+    }
+}
+
 /// Whether `text` starts with `scheme://`.
 pub(crate) fn is_url(text: &str) -> bool {
     let Some((scheme, _)) = text.split_once("://") else { return false };

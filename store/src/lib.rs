@@ -59,6 +59,7 @@ mod runtime;
 mod space;
 mod trouble;
 
+pub use address::check_address;
 pub use attempt::{Attempt, AttemptFile};
 pub use blob::Blob;
 pub use commit::{Commit, FileRecord};

@@ -17,6 +17,7 @@ use crate::disk::{Disk, make_folder};
 use crate::lease::{self, Lease};
 use crate::name::{COMMITS, HOUSE, check_path, nonce};
 use crate::space::Space;
+use crate::trouble::disk_error;
 use crate::{StageDir, cache};
 
 /// Where a run writes: a local folder or a prefix of an object store. Clone is cheap.
@@ -146,6 +147,27 @@ impl Output {
         }
         stages.sort();
         Ok(stages)
+    }
+
+    /// The name of something in a local folder that no run of ours has put there, if nothing in it
+    /// says that it is an output; `marker` is a file that every run writes. A bucket is not looked
+    /// through.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn foreign(&self, marker: &str) -> Result<Option<String>> {
+        let Some(root) = self.space.local_root() else { return Ok(None) };
+        if self.get(marker)?.is_some() {
+            return Ok(None);
+        }
+        let trouble = |error| disk_error(root.display(), "cannot list", error);
+        for entry in std::fs::read_dir(root).map_err(trouble)? {
+            let name = entry.map_err(trouble)?.file_name().to_string_lossy().into_owned();
+            if name != HOUSE {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
     /// The address it was opened with.

@@ -93,6 +93,42 @@ impl StageDir {
         Ok(folder)
     }
 
+    /// Whether nothing is committed here and nothing was kept in the work folder: another key may
+    /// take its place without loss.
+    ///
+    /// # Errors
+    /// When the stage cannot be listed.
+    pub fn is_unused(&self) -> Result<bool> {
+        check_part("stage", &self.id)?;
+        let kept =
+            std::fs::read_dir(self.work_path()).is_ok_and(|mut files| files.next().is_some());
+        Ok(!kept && self.read_commits()?.is_empty())
+    }
+
+    /// Removes what the work folder holds, logs (`.log`) apart: all units are committed and nothing
+    /// will go on from it.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn trim_work(&self) -> Result<()> {
+        check_part("stage", &self.id)?;
+        let folder = self.work_path();
+        let trouble = |error| disk_error(folder.display(), "cannot tidy", error);
+        let entries = match std::fs::read_dir(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(trouble)?,
+        };
+        for entry in entries {
+            let path = entry.map_err(trouble)?.path();
+            if path.is_dir() {
+                std::fs::remove_dir_all(&path).map_err(trouble)?;
+            } else if path.extension().is_none_or(|ending| ending != "log") {
+                std::fs::remove_file(&path).map_err(trouble)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets everything in this stage: another key took its place.
     pub fn clear(&self) -> Result<()> {
         check_part("stage", &self.id)?;

@@ -5,6 +5,7 @@
 //! makes of them (it rounds up to whole batches and then to a multiple of its four workers, for
 //! each of the five epochs).
 
+use models::ClipConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stage::{Error, Result};
@@ -234,8 +235,11 @@ impl TrainPlan {
             return Err(Error::recipe("model is required")
                 .hint("name one (`tiny-32`, `ViT-B-32`), give a JSON path, or set `scale`"));
         }
-        if self.model.as_deref().is_some_and(str::is_empty) {
-            return Err(Error::recipe("model must not be empty"));
+        if let Some(name) = &self.model {
+            // A JSON file is read when the stage runs.
+            if !name.to_ascii_lowercase().ends_with(".json") {
+                ClipConfig::named(name).map_err(|e| e.at("model"))?;
+            }
         }
         match (self.epochs, self.steps, self.scale) {
             (Some(_), Some(_), _) => {
@@ -447,7 +451,7 @@ mod tests {
 
     #[test]
     fn the_last_incomplete_step_of_an_epoch_is_left_out() {
-        let s = plan(r#"{"model": "m", "batch_size": 8, "accum_freq": 2, "epochs": 3}"#)
+        let s = plan(r#"{"model": "tiny-32", "batch_size": 8, "accum_freq": 2, "epochs": 3}"#)
             .resolve(40, 0)
             .unwrap();
         assert_eq!((s.steps_per_epoch, s.steps), (2, 6));
@@ -455,7 +459,7 @@ mod tests {
 
     #[test]
     fn a_given_number_of_samples_is_rounded_up_to_whole_steps() {
-        let s = plan(r#"{"model": "m", "batch_size": 8, "epochs": 2, "train_num_samples": 20}"#)
+        let s = plan(r#"{"model": "tiny-32", "batch_size": 8, "epochs": 2, "train_num_samples": 20}"#)
             .resolve(16, 0)
             .unwrap();
         assert_eq!((s.steps_per_epoch, s.steps_per_pass, s.steps), (3, 2, 6));
@@ -463,16 +467,16 @@ mod tests {
 
     #[test]
     fn exactly_one_of_epochs_and_steps() {
-        assert_eq!(refusal(r#"{"model": "m"}"#), "neither epochs nor steps is given");
+        assert_eq!(refusal(r#"{"model": "tiny-32"}"#), "neither epochs nor steps is given");
         assert_eq!(
-            refusal(r#"{"model": "m", "epochs": 1, "steps": 1}"#),
+            refusal(r#"{"model": "tiny-32", "epochs": 1, "steps": 1}"#),
             "epochs and steps are both given"
         );
     }
 
     #[test]
     fn a_wrong_value_is_refused_by_field() {
-        let with = |field: &str| refusal(&format!(r#"{{"model": "m", "steps": 1, {field}}}"#));
+        let with = |field: &str| refusal(&format!(r#"{{"model": "tiny-32", "steps": 1, {field}}}"#));
         assert_eq!(with(r#""beta1": 1.0"#), "beta1 must lie in 0..1, got 1");
         assert_eq!(with(r#""lr": 0"#), "lr must be above 0, got 0");
         assert_eq!(with(r#""wd": -0.1"#), "wd must be 0 or more, got -0.1");
@@ -494,7 +498,7 @@ mod tests {
     #[test]
     fn too_few_samples_for_a_step_say_both_numbers() {
         let message =
-            plan(r#"{"model": "m", "batch_size": 64, "steps": 1}"#).resolve(10, 0).unwrap_err();
+            plan(r#"{"model": "tiny-32", "batch_size": 64, "steps": 1}"#).resolve(10, 0).unwrap_err();
         assert_eq!(message.to_string(), "10 samples do not fill one step of 64");
     }
 }

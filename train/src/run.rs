@@ -377,6 +377,12 @@ impl<'a> Run<'a> {
         took: Duration,
     ) -> Result<TrainOutcome> {
         let samples = data.len() as u64;
+        if self.cursor.skipped * 2 > self.settings.steps {
+            let (skipped, steps) = (self.cursor.skipped, self.settings.steps);
+            let message =
+                format!("{skipped} of {steps} steps had no finite loss: nothing was learned");
+            return Err(Error::model(message).hint("lower `lr`, or set `grad_clip_norm`"));
+        }
         let global = self.settings.global_batch() as u64;
         let lineage = BTreeMap::from([
             ("data".to_owned(), data.fingerprint()),

@@ -87,7 +87,7 @@ impl JudgePlan for ClipScore {
 
     fn build(&self, cx: &JudgeContext<'_>) -> Result<Box<dyn Judge>> {
         self.validate()?;
-        let encoder = ClipEncoder::open(cx, &self.checkpoint, self.batch_size)?;
+        let encoder = ClipEncoder::open(cx, &self.checkpoint)?;
         Ok(Box::new(Scorer { encoder }))
     }
 }

@@ -2,51 +2,38 @@
 
 use std::path::PathBuf;
 
-use candle_core::Device;
 use stage::{Checkpoint, Context, Error, Result};
 
 /// Finds a checkpoint by the name that a recipe gives it, with the folder against which its
 /// relative paths are resolved.
 type FindCheckpoint<'a> = dyn Fn(&str) -> Result<(Checkpoint, PathBuf)> + 'a;
 
-/// What judges are built with: the stage's context, where models run, and who knows the
+/// What judges are built with: the stage's context, and who knows the
 /// checkpoints.
 #[derive(Clone)]
 pub struct JudgeContext<'a> {
     /// Seed, threads, memory, cancellation, progress.
     pub stage: &'a Context,
-    /// Where models run.
-    pub device: Device,
     find: Option<&'a FindCheckpoint<'a>>,
 }
 
 impl std::fmt::Debug for JudgeContext<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("JudgeContext")
-            .field("stage", self.stage)
-            .field("device", &self.device)
-            .finish_non_exhaustive()
+        f.debug_struct("JudgeContext").field("stage", self.stage).finish_non_exhaustive()
     }
 }
 
 impl<'a> JudgeContext<'a> {
-    /// Runs models on the CPU and takes checkpoints by path alone.
+    /// Takes checkpoints by path alone.
     #[must_use]
     pub fn new(stage: &'a Context) -> Self {
-        Self { stage, device: Device::Cpu, find: None }
+        Self { stage, find: None }
     }
 
     /// Asks `find` for checkpoints: the runner knows which stage made which.
     #[must_use]
     pub fn with_checkpoints(mut self, find: &'a FindCheckpoint<'a>) -> Self {
         self.find = Some(find);
-        self
-    }
-
-    /// Runs models there.
-    #[must_use]
-    pub fn with_device(mut self, device: Device) -> Self {
-        self.device = device;
         self
     }
 

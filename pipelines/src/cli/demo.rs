@@ -18,10 +18,17 @@ pub(crate) fn demo(args: &ArgMatches) -> Result<Output> {
     let seed = args.get_one::<u64>("seed").copied().unwrap_or(0);
     std::fs::create_dir_all(&folder)
         .map_err(|e| Error::store("cannot make the folder").because(e).at(&folder))?;
+    let recipe_file = Path::new(&folder).join("demo.yaml");
+    if !recipe_file.exists()
+        && let Some(name) = store::Output::open_existing(&folder)?.foreign("demo.yaml")?
+    {
+        return Err(Error::conflict(format!("the folder holds `{name}`, which no demo wrote"))
+            .at(&folder)
+            .hint("choose a new folder with `--output`"));
+    }
     eprintln!("making a small web in {folder}/world ...");
     let web = demo::prepare(Path::new(&folder), seed)?;
     let text = demo::RECIPE.replace("\nseed: 0\n", &format!("\nseed: {seed}\n"));
-    let recipe_file = Path::new(&folder).join("demo.yaml");
     std::fs::write(&recipe_file, &text)
         .map_err(|e| Error::store("cannot write").because(e).at(recipe_file.display()))?;
     if args.get_flag("prepare") {
@@ -36,8 +43,8 @@ pub(crate) fn demo(args: &ArgMatches) -> Result<Output> {
     run::stop_on_signals(&context)?;
     let output = store::Output::open(&graph.recipe.output)?;
     let _lease = output.lock("demo")?;
+    output.put(run::RESOLVED, run::resolved(&graph).to_string().into())?;
     output.put("recipe.yaml", text.clone().into())?;
-    output.put("recipe.resolved.json", run::resolved(&graph).to_string().into())?;
     let server = web.serve()?;
     let talk = Talk::new();
     let started = std::time::Instant::now();

@@ -65,6 +65,14 @@ fn parse(name: &str, text: &str, field: &Value) -> Result<Value> {
     if accepts(field, "string") && !accepts(field, "number") && !accepts(field, "integer") {
         return Ok(Value::String(text.to_owned()));
     }
+    // `*.tar`, `{00000..00009}.tar` and `[ab].tar` are names of files, not YAML.
+    if texts(field) {
+        let list = serde_saphyr::from_str::<Vec<String>>(text).ok();
+        return Ok(list.filter(|_| text.starts_with('[')).map_or_else(
+            || Value::String(text.to_owned()),
+            |list| list.into_iter().map(Value::String).collect(),
+        ));
+    }
     serde_saphyr::from_str::<Value>(text)
         .map_err(|e| Error::recipe(format!("--{name} {text}: not readable")).because(e.to_string()))
 }
@@ -105,6 +113,11 @@ fn merged(root: &Value, field: &Value) -> Value {
         all.insert(key.clone(), value.clone());
     }
     Value::Object(all)
+}
+
+/// Whether a field is a list of words.
+fn texts(field: &Value) -> bool {
+    accepts(field, "array") && field.pointer("/items/type").is_some_and(|kind| kind == "string")
 }
 
 fn accepts(field: &Value, kind: &str) -> bool {
@@ -151,6 +164,13 @@ mod tests {
         assert_eq!(read_flags(&["--wat", "a.gz"])["wat"], serde_json::json!(["a.gz"]));
         assert_eq!(read_flags(&["--wat", "a", "--wat", "b"])["wat"], serde_json::json!(["a", "b"]));
         assert_eq!(read_flags(&["--wat", "[a, b]"])["wat"], serde_json::json!(["a", "b"]));
+    }
+
+    #[test]
+    fn a_glob_and_a_brace_range_are_names_and_not_yaml() {
+        for name in ["*.wat.gz", "{00000..00001}.tar", "[ab].tar", "a.gz # b", "?x: y"] {
+            assert_eq!(read_flags(&["--wat", name])["wat"], serde_json::json!([name]));
+        }
     }
 
     #[test]

@@ -30,10 +30,13 @@ pub fn main() -> ExitCode {
     init_logging(matches.get_count("verbose"));
     let json = matches.get_flag("json");
     match dispatch(&matches) {
-        Ok(output) => {
-            output.print(json);
-            ExitCode::SUCCESS
-        }
+        Ok(output) => match output.print(json) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                report(&error, false);
+                ExitCode::from(error.kind().exit_code())
+            }
+        },
         Err(error) => {
             report(&error, json);
             ExitCode::from(error.kind().exit_code())
@@ -84,15 +87,25 @@ impl Output {
         Self { text: text.into(), json }
     }
 
-    #[allow(clippy::print_stdout, reason = "the one place where results are printed")]
-    fn print(&self, json: bool) {
-        use std::io::Write;
+    fn print(&self, json: bool) -> Result<()> {
         let text = if json { self.json.to_string() } else { self.text.trim_end().to_owned() };
         if text.is_empty() {
-            return;
+            return Ok(());
         }
-        // A closed pipe (`| head`) is the reader's choice, not a failure of ours.
-        let _ = writeln!(std::io::stdout(), "{text}");
+        to_stdout(format!("{text}\n").as_bytes())
+    }
+}
+
+/// Writes a result. A closed pipe (`| head`) is the reader's choice, not a failure of ours; a full
+/// disk is one.
+fn to_stdout(bytes: &[u8]) -> Result<()> {
+    use std::io::{ErrorKind, Write};
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::store("cannot write the result to stdout").because(error))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -109,7 +122,8 @@ fn report(error: &Error, json: bool) {
             "kind": format!("{:?}", error.kind()).to_lowercase(),
             "exit_code": error.kind().exit_code(),
         });
-        Output::new("", value).print(true);
+        // What failed before is the worse of two errors.
+        let _ = Output::new("", value).print(true);
     }
 }
 
@@ -121,6 +135,10 @@ fn init_logging(verbose: u8) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("CLIPMILL_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    let _ =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let _ = tracing_subscriber::fmt()
+        .with_ansi(colour)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
 }

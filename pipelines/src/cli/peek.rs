@@ -1,7 +1,6 @@
 //! Commands that look into shards without unpacking them: `ls`, `cat`, `stat`.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 
 use clap::ArgMatches;
 use serde_json::{Value, json};
@@ -9,7 +8,7 @@ use shard::{Member, split_name};
 use stage::{Error, Result};
 use store::Blob;
 
-use super::{Output, text_of};
+use super::{Output, text_of, to_stdout};
 
 /// One sample: its key and its members in the order of the tar.
 struct Entry {
@@ -48,8 +47,7 @@ pub(crate) fn cat(args: &ArgMatches) -> Result<Output> {
                         json!({"name": member.name, "bytes": member.len, "text": text}),
                     ));
                 }
-                // A closed pipe (`| head`) is the reader's choice.
-                let _ = std::io::stdout().write_all(&bytes);
+                to_stdout(&bytes)?;
                 return Ok(Output::new("", Value::Null));
             }
             if key == wanted {

@@ -33,12 +33,18 @@ pub(crate) fn execute(graph: &Graph, args: &ArgMatches, dial: Option<DialMap>) -
         }
         None => output.lock(&graph.recipe.name)?,
     };
+    claim(&output, &graph.recipe)?;
     let world = Replaying::start(&graph.recipe, dial)?;
+    // The mark that this folder is ours comes first.
+    output.put(RESOLVED, resolved(graph).to_string().into())?;
     output.put("recipe.yaml", graph.recipe.text().to_owned().into())?;
-    output.put("recipe.resolved.json", resolved(graph).to_string().into())?;
     let talk = Talk::new();
     let finished = run::run(graph, &output, &context, &world.dial, &options, &talk)?;
     drop(talk);
+    if options.share.is_none() {
+        // What kills left: the lease says that nobody else is at work here.
+        output.gc()?;
+    }
     let summary = results::summary(&finished.stages);
     let mut text = results::table(&finished.stages);
     if finished.complete && options.until.is_none() {
@@ -48,6 +54,33 @@ pub(crate) fn execute(graph: &Graph, args: &ArgMatches, dial: Option<DialMap>) -
         text.push_str("\nthis share is done; other shares are still missing\n");
     }
     Ok(Output::new(text, json!({"output": url, "complete": finished.complete, "stages": summary})))
+}
+
+/// The recipe as it was run; every output has one.
+pub(crate) const RESOLVED: &str = "recipe.resolved.json";
+
+/// Refuses a folder with somebody's files in it, and the output of a recipe of another name: both
+/// would lose something.
+pub(crate) fn claim(output: &store::Output, recipe: &Recipe) -> Result<()> {
+    if let Some(name) = output.foreign(RESOLVED)? {
+        return Err(Error::conflict(format!("the folder holds `{name}`, which no run wrote"))
+            .at(output.url())
+            .hint(
+                "choose a folder of its own: a run would write recipe.yaml and report.html there",
+            ));
+    }
+    let Some(bytes) = output.get(RESOLVED)? else { return Ok(()) };
+    let before: Value = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::store("not JSON").because(e).at(output.locate(RESOLVED)))?;
+    match before.get("name").and_then(Value::as_str) {
+        Some(name) if name != recipe.name => Err(Error::conflict(format!(
+            "this is the output of the recipe `{name}`, not of `{}`",
+            recipe.name
+        ))
+        .at(output.url())
+        .hint("choose another output with `--output`")),
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn plan(args: &ArgMatches) -> Result<Output> {
@@ -153,6 +186,18 @@ fn share_from_engine() -> Result<Option<Share>> {
     ];
     for (index, of) in pairs {
         let (Ok(i), Ok(n)) = (std::env::var(index), std::env::var(of)) else { continue };
+        // `--array=1-16` counts from 1, `--array=0-30:2` in steps.
+        let number = |name: &str, default: u64| {
+            std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+        };
+        let (first, step) = match index {
+            "SLURM_ARRAY_TASK_ID" => {
+                (number("SLURM_ARRAY_TASK_MIN", 0), number("SLURM_ARRAY_TASK_STEP", 1).max(1))
+            }
+            _ => (0, 1),
+        };
+        let counted = i.parse::<u64>().ok().and_then(|i| i.checked_sub(first)).map(|i| i / step);
+        let i = counted.map_or(i, |i| i.to_string());
         let share = format!("{i}/{n}").parse::<Share>();
         return share.map(Some).map_err(|e| Error::recipe(e).at(format!("{index} of {of}")));
     }

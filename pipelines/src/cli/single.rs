@@ -54,6 +54,10 @@ pub(crate) fn schemas(kind: &KindInfo, root: &Value) -> Vec<Value> {
 
 /// The source that feeds a stage which runs alone.
 fn source(kind: &KindInfo) -> Option<&'static str> {
+    if kind.name == "reshard" {
+        // A choice comes as a file; what is chosen from are shards.
+        return Some("shards");
+    }
     match kind.takes.first()? {
         Noun::Links => Some("link_list"),
         Noun::Scores | Noun::Subset => Some("pool"),
@@ -79,8 +83,6 @@ pub(crate) fn run(name: &str, args: &ArgMatches) -> Result<Output> {
         .ok_or_else(|| Error::recipe(format!("no command `{name}`")))?;
     let root = json_schema();
     let mut stages = Vec::new();
-    let kind =
-        if kind.name == "reshard" { &KindInfo { takes: &[Noun::Shards], ..*kind } } else { kind };
     if let Some(source) = source(kind) {
         let plan = read(&root, source, args)?;
         stages.push(json!({ source: plan }));

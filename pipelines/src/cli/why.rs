@@ -53,7 +53,11 @@ pub(crate) fn why(args: &ArgMatches) -> Result<Output> {
         }
     }
     if found.is_empty() {
-        return Err(Error::input(format!("no pair with the uid {uid}…")).at(url));
+        return Err(Error::input(format!(
+            "no pair has the uid {uid}{}",
+            if uid.len() < 32 { "…" } else { "" }
+        ))
+        .at(url));
     }
     let text: String = found.iter().map(describe).collect();
     Ok(Output::new(text, Value::Array(found)))

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stage::{Error, Result};
 
-use super::kinds::KindInfo;
+use super::kinds::{KindInfo, Noun};
 use super::parse::{Place, Recipe, meant};
 
 /// A checked recipe: its stages in an order in which each finds its inputs done.
@@ -69,6 +69,11 @@ impl Graph {
                         ),
                     ));
                 }
+            }
+            let kinds: Vec<_> =
+                inputs.iter().map(|id| &recipe.stages[by_id[id.as_str()]].kind).collect();
+            if let Err(error) = entry.kind.stage().check_inputs(&kinds) {
+                return Err(recipe.located(entry.place, &error));
             }
             let references = references(&recipe, index, &by_id)?;
             nodes.push(Node { id: ids[index].clone(), entry: index, inputs, references });
@@ -169,7 +174,10 @@ fn references(recipe: &Recipe, index: usize, by_id: &BTreeMap<&str, usize>) -> R
     let entry = &recipe.stages[index];
     let mut references = Vec::new();
     for (name, noun) in entry.kind.stage().references() {
-        let Some(&target) = by_id.get(name.as_str()) else { continue };
+        let Some(&target) = by_id.get(name.as_str()) else {
+            no_file(recipe, entry.place, &name, noun, by_id)?;
+            continue;
+        };
         let gives = recipe.stages[target].kind.info().gives;
         if gives != noun {
             return Err(recipe.error_at(
@@ -184,6 +192,29 @@ fn references(recipe: &Recipe, index: usize, by_id: &BTreeMap<&str, usize>) -> R
         references.push(name);
     }
     Ok(references)
+}
+
+/// A plain word that is neither a stage nor a file is a misspelt id: better said before a crawl than
+/// after it.
+fn no_file(
+    recipe: &Recipe,
+    place: Place,
+    name: &str,
+    noun: Noun,
+    by_id: &BTreeMap<&str, usize>,
+) -> Result<()> {
+    if name.contains(['/', '.', '\\']) || std::path::Path::new(name).exists() {
+        return Ok(());
+    }
+    let fitting = by_id.iter().filter(|(_, i)| recipe.stages[**i].kind.info().gives == noun);
+    let ids: Vec<&str> = fitting.map(|(id, _)| *id).collect();
+    let message = format!("`{name}` is no stage of this recipe and no file");
+    let error = recipe.error_at(place, &message);
+    Err(match meant(name, &ids) {
+        Some(hint) => error.hint(hint),
+        None if ids.is_empty() => error.hint(format!("no stage here gives {}", noun.word())),
+        None => error.hint(format!("stages that give {}: {}", noun.word(), ids.join(", "))),
+    })
 }
 
 /// Depth-first order that keeps the written order wherever it can.

@@ -58,6 +58,15 @@ pub struct KindInfo {
     pub gives: Noun,
 }
 
+impl KindInfo {
+    /// Whether its counts are of samples: what lists files or gives numbers counts none.
+    #[must_use]
+    pub fn counts_samples(&self) -> bool {
+        let lists = self.takes.is_empty() && self.gives != Noun::Links;
+        !lists && !matches!(self.gives, Noun::Checkpoint | Noun::Report)
+    }
+}
+
 macro_rules! kinds {
     ($( $(#[doc = $about:literal])+ $name:literal => $variant:ident($plan:ty),
         takes $takes:expr, optional $optional:literal, many $many:literal, gives $gives:ident; )+) => {

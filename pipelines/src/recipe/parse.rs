@@ -153,6 +153,14 @@ impl Recipe {
             let message = format!("threads must lie in 1..=1024, got {}", threads.value);
             return Err(source.error_at(Place::from(threads), &message));
         }
+        if let Err(error) = store::check_address(&raw.output.value) {
+            let message = format!("output: {error}");
+            let located = source.error_at(Place::from(&raw.output), &message);
+            return Err(match error.hint_text() {
+                Some(hint) => located.hint(hint),
+                None => located,
+            });
+        }
         if raw.stages.value.is_empty() {
             return Err(
                 source.error_at(Place::from(&raw.stages), "a recipe has at least one stage")
@@ -170,13 +178,8 @@ impl Recipe {
         };
         for entry in &recipe.stages {
             entry.kind.validate().map_err(|error| {
-                let hint = error.hint_text().map(str::to_owned);
-                let message = format!("{}: {error}", entry.kind.name());
-                let located = recipe.error_at(entry.place, &message);
-                match hint {
-                    Some(hint) => located.hint(hint),
-                    None => located,
-                }
+                let place = recipe.field_place(entry.place, &error.to_string());
+                recipe.located(place, &error.at(entry.kind.name()))
             })?;
         }
         Ok(recipe)
@@ -186,6 +189,36 @@ impl Recipe {
     #[must_use]
     pub fn error_at(&self, place: Place, message: &str) -> Error {
         self.source.error_at(place, message)
+    }
+
+    /// An error that shows this place of the text, with its hint.
+    pub(crate) fn located(&self, place: Place, error: &Error) -> Error {
+        let located = self.error_at(place, &error.to_string());
+        match error.hint_text() {
+            Some(hint) => located.hint(hint),
+            None => located,
+        }
+    }
+
+    /// Where the field stands that a message begins with; else where its stage does.
+    fn field_place(&self, stage: Place, message: &str) -> Place {
+        let after = self.stages.iter().map(|entry| entry.place.line).filter(|&at| at > stage.line);
+        let end = after.min().unwrap_or(u64::MAX);
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        for name in message.split(|c| !is_word(c)).filter(|name| name.len() > 1).take(3) {
+            let lines = self.source.text.lines().zip(1_u64..);
+            for (text, line) in lines.filter(|(_, line)| (stage.line..end).contains(line)) {
+                let text = text.split('#').next().unwrap_or(text);
+                let key = text.match_indices(name).find(|(at, _)| {
+                    let before = text[..*at].chars().next_back();
+                    !before.is_some_and(is_word) && text[at + name.len()..].starts_with(':')
+                });
+                if let Some((at, _)) = key {
+                    return Place { line, column: text[..at].chars().count() as u64 + 1 };
+                }
+            }
+        }
+        stage
     }
 
     /// The text as it was read.
@@ -204,9 +237,11 @@ impl Recipe {
 impl Source {
     fn error_at(&self, place: Place, message: &str) -> Error {
         if place.line == 0 {
-            return Error::recipe(format!("{}: {message}", self.name));
+            return Error::recipe(format!("{}: {}", self.name, clean(message, MESSAGE)));
         }
         let line = self.text.lines().nth(place.line as usize - 1).unwrap_or("");
+        let message = clean(message, MESSAGE);
+        let line = clean(line, LINE.max(place.column as usize));
         let gutter = place.line.to_string();
         let pad = " ".repeat(gutter.len());
         let caret = " ".repeat(place.column.saturating_sub(1) as usize);
@@ -246,6 +281,20 @@ impl Source {
             None => located,
         }
     }
+}
+
+/// Characters of a message and of a line of the recipe that are shown.
+const MESSAGE: usize = 1000;
+const LINE: usize = 200;
+
+/// Without control characters, which a terminal would obey, and of bounded length.
+fn clean(text: &str, most: usize) -> String {
+    let safe = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+    let mut short: String = text.chars().take(most).map(safe).collect();
+    if text.chars().nth(most).is_some() {
+        short.push_str("...");
+    }
+    short
 }
 
 /// serde-saphyr ends or begins its messages with the place, which stands in front of ours already.

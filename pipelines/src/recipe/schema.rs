@@ -61,6 +61,10 @@ pub fn reference_page() -> String {
         "## The recipe\n\n",
     ));
     table(&mut page, &schema, &schema);
+    if let Some(replay) = schema.pointer("/properties/replay") {
+        page.push_str("\nFields of `replay`:\n\n");
+        table(&mut page, &schema, resolve(&schema, replay));
+    }
     page.push_str(
         "\n## Stages\n\n| stage | takes | gives | what it does |\n| --- | --- | --- | --- |\n",
     );
@@ -107,6 +111,51 @@ fn describe(page: &mut String, root: &Value, plan: &Value) {
         return;
     }
     table(page, root, plan);
+    nested(page, root, plan);
+}
+
+/// The fields of the fields: what a table calls an object.
+fn nested(page: &mut String, root: &Value, plan: &Value) {
+    for (name, field) in plan.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        let any = |key: &str| field.get(key).and_then(Value::as_array).into_iter().flatten();
+        let parts = std::iter::once(field).chain(field.get("items"));
+        for part in parts.chain(any("anyOf")).chain(any("oneOf")) {
+            let part = resolve(root, part);
+            if part.get("properties").is_some() {
+                page.push_str(&format!("\nFields of `{name}`:\n\n"));
+                table(page, root, part);
+                nested(page, root, part);
+            } else if let Some(choices) = part.get("oneOf").and_then(Value::as_array)
+                && choices.iter().any(|choice| choice.get("properties").is_some())
+            {
+                page.push_str(&format!("\nChoices of `{name}`:\n\n"));
+                choices.iter().for_each(|choice| one_choice(page, root, choice));
+            }
+        }
+    }
+}
+
+/// A line for a word, or for a word with fields.
+fn one_choice(page: &mut String, root: &Value, choice: &Value) {
+    let about = choice.get("description");
+    let words = choice.get("enum").and_then(Value::as_array).into_iter().flatten();
+    for word in words.chain(choice.get("const")).filter_map(Value::as_str) {
+        page.push_str(&format!("- `{word}`: {}\n", one_line(about)));
+    }
+    for (name, inner) in choice.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        let inner = resolve(root, inner);
+        let about = about.or_else(|| inner.get("description"));
+        let fields = inner.get("properties").and_then(Value::as_object);
+        let fields: Vec<String> = fields
+            .into_iter()
+            .flatten()
+            .map(|(field, schema)| {
+                let about = schema.get("description").or_else(|| resolve(root, schema).get("description"));
+                format!("`{field}` ({}): {}", type_of(root, schema), one_line(about))
+            })
+            .collect();
+        page.push_str(&format!("- `{name}`: {} {}\n", one_line(about), fields.join(" ")));
+    }
 }
 
 fn table(page: &mut String, root: &Value, schema: &Value) {

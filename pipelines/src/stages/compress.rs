@@ -6,10 +6,24 @@ use stage::{Counts, Error, Result};
 use store::Attempt;
 
 use super::{Outcome, Site, Stage, Worker, checkpoint};
+use crate::recipe::Kind;
 
 impl Stage for AnyCompressor {
     fn validate(&self) -> Result<()> {
         self.plan().validate()
+    }
+
+    fn check_inputs(&self, inputs: &[&Kind]) -> Result<()> {
+        let AnyCompressor::Repavit(_) = self;
+        let plain =
+            |kind: &&&Kind| matches!(kind, Kind::Train(plan) if plan.idle_channels.is_none());
+        match inputs.iter().find(plain) {
+            Some(_) => {
+                Err(Error::recipe("repavit folds a model that was trained with idle channels")
+                    .hint("give the `train` stage above it `idle_channels: 0.5`"))
+            }
+            None => Ok(()),
+        }
     }
 
     fn identity(&self) -> Value {

@@ -29,7 +29,7 @@ use serde_json::Value;
 use stage::{Context, Counts, Error, Result};
 use store::{Attempt, Blob, Commit, StageDir};
 
-use crate::recipe::Noun;
+use crate::recipe::{Kind, Noun};
 
 /// A stage's plan: what a recipe says of it.
 pub trait Stage: Send + Sync {
@@ -42,6 +42,14 @@ pub trait Stage: Send + Sync {
     /// Names in the plan that may be ids of other stages, and what those must give.
     fn references(&self) -> Vec<(String, Noun)> {
         Vec::new()
+    }
+
+    /// Checks what can be known of the stages that it takes before anything runs.
+    ///
+    /// # Errors
+    /// Why their output would be refused.
+    fn check_inputs(&self, _inputs: &[&Kind]) -> Result<()> {
+        Ok(())
     }
 
     /// What of the plan changes the output's bytes; nothing else enters the stage's key.

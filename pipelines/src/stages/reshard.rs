@@ -5,13 +5,14 @@ use std::collections::HashSet;
 
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
+use filter::select::OUTPUT as SUBSET;
 use serde_json::{Value, json};
 use shard::{ReshardPlan, Resharding, Selection, Shards};
-use stage::{Counts, Error, Result};
+use stage::{Context, Counts, Error, Result};
 use store::Attempt;
 use store::subset::{self, Uid};
 
-use super::{Outcome, Site, Stage, Worker, pool, shards, unknown_unit};
+use super::{Outcome, Site, Stage, Worker, fingerprint_if_file, pool, shards, unknown_unit};
 use crate::recipe::Noun;
 
 impl Stage for ReshardPlan {
@@ -19,8 +20,17 @@ impl Stage for ReshardPlan {
         Self::validate(self)
     }
 
+    /// The subset's place changes nothing, its content does.
     fn identity(&self) -> Value {
-        serde_json::to_value(self).unwrap_or_default()
+        serde_json::to_value(Self { subset: None, ..self.clone() }).unwrap_or_default()
+    }
+
+    fn external(&self, _context: &Context) -> Result<Value> {
+        self.subset.as_deref().map_or(Ok(Value::Null), fingerprint_if_file)
+    }
+
+    fn references(&self) -> Vec<(String, Noun)> {
+        self.subset.iter().map(|name| (name.clone(), Noun::Subset)).collect()
     }
 
     fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {
@@ -30,9 +40,24 @@ impl Stage for ReshardPlan {
                 .hint("select from a `judge` stage, whose shards are known")
         })?;
         let sources = Shards::open(&shards::tar_urls(&source)?)?;
-        let (subset, skip) = match input.noun {
-            Noun::Subset => (Some(subset::read(&input.dir.blob("subset.npy")?)?), HashSet::new()),
-            Noun::Scores => (None, with_reason(&pool::parquets(input)?)?),
+        let named = match &self.subset {
+            Some(name) => Some(match site.references.get(name) {
+                Some(stage) => stage.dir.blob(SUBSET)?,
+                None => store::Blob::open(name)?,
+            }),
+            None => None,
+        };
+        let (subset, skip) = match (named, input.noun) {
+            (Some(file), Noun::Shards) => (Some(subset::read(&file)?), HashSet::new()),
+            (Some(_), given) => {
+                return Err(Error::recipe(format!(
+                    "`subset` is named, and {} is given",
+                    given.word()
+                ))
+                .hint("take shards with `from:`, or leave `subset` out"));
+            }
+            (None, Noun::Subset) => (Some(subset::read(&input.dir.blob(SUBSET)?)?), HashSet::new()),
+            (None, Noun::Scores) => (None, with_reason(&pool::parquets(input)?)?),
             _ => (None, HashSet::new()),
         };
         let selection = match &subset {

@@ -34,7 +34,9 @@ impl Instances {
             let labels = labels
                 .ok_or_else(|| Error::input(format!("no sample has `{label}` in its json")))?;
             let rows: Vec<usize> = (0..pairs.len()).collect();
-            for (row, features) in model.images(&pairs, &rows)?.into_iter().enumerate() {
+            let found = model.images(&pairs, &rows)?;
+            Encoder::check_finite(found.iter().flatten().map(Vec::as_slice), "pictures")?;
+            for (row, features) in found.into_iter().enumerate() {
                 let Ok(features) = features else {
                     all.broken += 1;
                     continue;
