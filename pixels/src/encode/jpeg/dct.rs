@@ -26,53 +26,68 @@ impl Coded {
     /// Transforms and quantises a strip of eight blocks.
     #[inline(always)]
     pub(super) fn fill(&mut self, strip: &[[u8; ACROSS]; 8], divisors: &Divisors) {
-        let mut samples = [[0_i16; LANES]; 64];
-        rows(strip, &mut samples);
-        let mut frequencies = [[0_i16; LANES]; 64];
-        columns(&samples, &mut frequencies);
+        let mut frequencies = [[0; LANES]; 64];
+        transform(strip, &mut frequencies);
         self.quantise(&frequencies, divisors);
     }
 
     /// Divides by the quantisers, half away from zero.
     #[inline(always)]
     fn quantise(&mut self, frequencies: &[[i16; LANES]; 64], divisors: &Divisors) {
-        let mut flags = [[0_u8; LANES]; 8];
-        for (group, flags) in flags.iter_mut().enumerate() {
-            let mut any = [0_u32; LANES];
-            for bit in 0..8 {
-                let at = group * 8 + bit;
-                let from = &frequencies[ZIGZAG[at] as usize];
-                let Divisor { half, factor, shift } = divisors.0[at];
-                let to = &mut self.values[at];
-                for lane in 0..LANES {
-                    let value = i32::from(from[lane]);
-                    let sign = value >> 31;
-                    let size = ((value ^ sign) - sign) as u32;
-                    let quotient = (((size + half) >> 3) * factor) >> shift;
-                    // The exponent of an exact float counts bits: 1 is 2^0, one bit.
-                    let bits = ((quotient as f32).to_bits() >> 23).max(126) - 126;
-                    // A negative value is written as its bits less one.
-                    let low = (quotient ^ sign as u32) & ((1 << bits) - 1);
-                    to[lane] = (bits << 12 | low) as u16;
-                    any[lane] |= u32::from(quotient != 0) << bit;
-                    if at == 0 {
-                        self.dc[lane] = ((quotient as i32 ^ sign) - sign) as i16;
-                    }
+        for (at, to) in self.values.iter_mut().enumerate() {
+            let from = &frequencies[turned(ZIGZAG[at])];
+            let divisor = divisors.0[at];
+            for lane in 0..LANES {
+                let value = i32::from(from[lane]);
+                let negative = value >> 31;
+                let quotient = divisor.divide(((value ^ negative) - negative) as u32);
+                // The exponent of an exact float counts bits: 1 is 2^0, one bit.
+                let bits = ((quotient as i32 as f32).to_bits() >> 23).max(126) - 126;
+                // A negative value is written as its bits less one.
+                let low = (quotient ^ negative as u32) & ((1 << bits) - 1);
+                to[lane] = (bits << 12 | low) as u16;
+            }
+        }
+        for (to, &value) in self.dc.iter_mut().zip(&frequencies[0]) {
+            let quotient = divisors.0[0].divide(u32::from(value.unsigned_abs())) as i16;
+            *to = if value < 0 { -quotient } else { quotient };
+        }
+        let mut flags = [[0]; 8];
+        for (flags, values) in flags.iter_mut().zip(self.values.as_chunks::<8>().0) {
+            let mut any = [0_u16; LANES];
+            for (bit, values) in values.iter().enumerate() {
+                for (any, &value) in any.iter_mut().zip(values) {
+                    *any |= u16::from(value != 0) << bit;
                 }
             }
-            *flags = any.map(|any| any as u8);
+            flags[0] = u64::from_le_bytes(any.map(|any| any as u8));
         }
-        self.nonzero = transposed(flags).map(u64::from_le_bytes);
+        transpose(&mut flags);
+        self.nonzero = flags.map(|[flags]| flags);
     }
 }
 
-/// How to divide by a quantiser (times 8, the scale of the DCT): add `half`, drop three bits,
-/// multiply, shift.
+/// How to divide by a quantiser times 8, the scale of the DCT.
 #[derive(Clone, Copy)]
 struct Divisor {
     half: u32,
     factor: u32,
-    shift: u32,
+}
+
+impl Divisor {
+    const SHIFT: u32 = 19;
+
+    const fn new(quantiser: u8) -> Self {
+        let quantiser = quantiser as u32;
+        Self { half: quantiser * 4, factor: (1_u32 << Self::SHIFT).div_ceil(quantiser) }
+    }
+
+    /// Exact up to 8191 * 8: the factor is too large by less than one in 2^19, and what it is
+    /// multiplied with is below 2^11, times 255 below 2^19.
+    #[inline(always)]
+    const fn divide(self, size: u32) -> u32 {
+        (((size + self.half) >> 3) * self.factor) >> Self::SHIFT
+    }
 }
 
 /// Divisors in zigzag order.
@@ -80,90 +95,90 @@ pub(super) struct Divisors([Divisor; 64]);
 
 impl Divisors {
     pub(super) fn new(quantisers: &[u8; 64]) -> Self {
-        Self(ZIGZAG.map(|natural| {
-            let quantiser = u32::from(quantisers[natural as usize]);
-            // Exact for numerators below 2^13: the factor is too big by less than one part in
-            // 2^13 of it. Products stay below 2^27.
-            let shift = 13 + quantiser.next_power_of_two().trailing_zeros();
-            Divisor { half: quantiser * 4, factor: (1_u32 << shift).div_ceil(quantiser), shift }
-        }))
+        Self(ZIGZAG.map(|natural| Divisor::new(quantisers[natural as usize])))
     }
 }
 
-/// Transposes 8x8 bytes, halves of the matrix first.
+/// Transposes N matrices of 8x8 bytes at once, a word a row: halves first, then quarters, then
+/// single bytes change places.
 #[inline(always)]
-fn transposed(rows: [[u8; 8]; 8]) -> [[u8; 8]; 8] {
-    let mut words = rows.map(u64::from_le_bytes);
+fn transpose<const N: usize>(words: &mut [[u64; N]; 8]) {
     for (apart, mask) in
         [(4, 0x0000_0000_ffff_ffff), (2, 0x0000_ffff_0000_ffff), (1, 0x00ff_00ff_00ff_00ff_u64)]
     {
         let shift = apart as u32 * 8;
-        for upper in 0..8 {
-            if upper & apart == 0 {
-                let (a, b) = (words[upper], words[upper + apart]);
-                words[upper] = a & mask | (b & mask) << shift;
-                words[upper + apart] = (a >> shift) & mask | b & !mask;
+        for at in 0..8 {
+            if at & apart == 0 {
+                let (a, b) = (words[at], words[at + apart]);
+                for n in 0..N {
+                    words[at][n] = a[n] & mask | (b[n] & mask) << shift;
+                    words[at + apart][n] = (a[n] >> shift) & mask | b[n] & !mask;
+                }
             }
         }
     }
-    words.map(u64::to_le_bytes)
+}
+
+/// Where [`transform`] leaves a frequency: column by column.
+const fn turned(natural: u8) -> usize {
+    (natural % 8 * 8 + natural / 8) as usize
 }
 
 /// Fractional bits of the constants, and those that the first pass leaves in.
 const CONST_BITS: u32 = 13;
 const PASS_BITS: u32 = 2;
 
-/// The DCT of the rows, times 4: at most 4096 in size.
+/// The two-dimensional DCT, times 8. `out[u * 8 + v][lane]` has u cycles across and v down.
 #[inline(always)]
-fn rows(strip: &[[u8; ACROSS]; 8], out: &mut [[i16; LANES]; 64]) {
-    for (row, out) in strip.iter().zip(out.as_chunks_mut::<8>().0) {
-        let blocks = row.as_chunks::<8>().0.first_chunk().expect("64 pixels are 8 blocks");
-        let columns = transposed(*blocks);
-        for lane in 0..LANES {
-            let pixels = columns.map(|column| i32::from(column[lane]) - 128);
-            let (even, odd) = one_dimension(pixels);
-            let scaled = |value: i32| value << PASS_BITS;
-            let rounded = |value: i32| {
-                (value + (1 << (CONST_BITS - PASS_BITS - 1))) >> (CONST_BITS - PASS_BITS)
-            };
-            store(out, lane, even, odd, scaled, rounded);
+fn transform(strip: &[[u8; ACROSS]; 8], out: &mut [[i16; LANES]; 64]) {
+    let mut words = [[0; 8]; 8];
+    for (y, row) in strip.iter().enumerate() {
+        for (words, block) in words.iter_mut().zip(row.as_chunks::<8>().0) {
+            words[y] = u64::from_le_bytes(*block);
         }
     }
-}
-
-/// The DCT of the columns, which takes the 4 out again and leaves the 8 of two unscaled passes.
-#[inline(always)]
-fn columns(from: &[[i16; LANES]; 64], out: &mut [[i16; LANES]; 64]) {
-    for column in 0..8 {
-        let mut frequencies = [[0_i16; LANES]; 8];
-        for lane in 0..LANES {
-            let values = std::array::from_fn(|row| i32::from(from[row * 8 + column][lane]));
-            let (even, odd) = one_dimension(values);
-            let scaled = |value: i32| (value + (1 << (PASS_BITS - 1))) >> PASS_BITS;
-            let rounded = |value: i32| {
-                (value + (1 << (CONST_BITS + PASS_BITS - 1))) >> (CONST_BITS + PASS_BITS)
-            };
-            store(&mut frequencies, lane, even, odd, scaled, rounded);
-        }
-        for (row, values) in frequencies.iter().enumerate() {
-            out[row * 8 + column] = *values;
+    transpose(&mut words);
+    let mut pixels = [[0; LANES]; 64];
+    for (x, words) in words.iter().enumerate() {
+        for (y, word) in words.iter().enumerate() {
+            pixels[x * 8 + y] = word.to_le_bytes();
         }
     }
+    // Rows first. The sums of eight samples are those of unsigned ones less 8 * 128; differences
+    // are the same. Results are times 4, at most 4096 in size.
+    let mut half_way = [[0; LANES]; 64];
+    let rounded =
+        |value: i32| (value + (1 << (CONST_BITS - PASS_BITS - 1))) >> (CONST_BITS - PASS_BITS);
+    pass(&pixels, &mut half_way, 1024, |value| value << PASS_BITS, rounded);
+    // Columns, which take the 4 out again and leave the 8 of two passes without their 1 / sqrt(8).
+    let scaled = |value: i32| (value + (1 << (PASS_BITS - 1))) >> PASS_BITS;
+    let rounded =
+        |value: i32| (value + (1 << (CONST_BITS + PASS_BITS - 1))) >> (CONST_BITS + PASS_BITS);
+    pass(&half_way, out, 0, scaled, rounded);
 }
 
+/// Eight DCTs along the slow axis of `from`, which becomes the fast one of `out`.
 #[inline(always)]
-fn store(
-    out: &mut [[i16; LANES]; 8],
-    lane: usize,
-    even: [i32; 2],
-    odd: [i32; 6],
+fn pass<T: Copy + Into<i32>>(
+    from: &[[T; LANES]; 64],
+    out: &mut [[i16; LANES]; 64],
+    offset: i32,
     scaled: impl Fn(i32) -> i32,
     rounded: impl Fn(i32) -> i32,
 ) {
-    out[0][lane] = scaled(even[0]) as i16;
-    out[4][lane] = scaled(even[1]) as i16;
-    for (at, value) in [1, 2, 3, 5, 6, 7].into_iter().zip(odd) {
-        out[at][lane] = rounded(value) as i16;
+    for (at, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        for lane in 0..LANES {
+            let values = std::array::from_fn(|k| from[k * 8 + at][lane].into());
+            let ([zero, four], [one, two, three, five, six, seven]) = one_dimension(values);
+            out[0][lane] = scaled(zero - offset) as i16;
+            out[1][lane] = rounded(one) as i16;
+            out[2][lane] = rounded(two) as i16;
+            out[3][lane] = rounded(three) as i16;
+            out[4][lane] = scaled(four) as i16;
+            out[5][lane] = rounded(five) as i16;
+            out[6][lane] = rounded(six) as i16;
+            out[7][lane] = rounded(seven) as i16;
+        }
     }
 }
 
@@ -229,14 +244,12 @@ mod tests {
     #[test]
     fn coefficients_are_the_standards_within_a_quarter() {
         let strip = noise(1);
-        let mut samples = [[0; LANES]; 64];
         let mut out = [[0; LANES]; 64];
-        rows(&strip, &mut samples);
-        columns(&samples, &mut out);
+        transform(&strip, &mut out);
         for lane in 0..LANES {
             for at in 0..64 {
                 let ours = f64::from(out[at][lane]) / 8.0;
-                assert!((ours - exact(&strip, lane, at / 8, at % 8)).abs() < 0.25, "{lane} {at}");
+                assert!((ours - exact(&strip, lane, at % 8, at / 8)).abs() < 0.25, "{lane} {at}");
             }
         }
     }
@@ -245,13 +258,12 @@ mod tests {
     fn every_quantiser_divides_exactly_half_away_from_zero() {
         let mut coded = Coded::new();
         for quantiser in 1..=255_u8 {
-            let divisors = Divisors::new(&[quantiser; 64]);
+            let divisor = Divisor::new(quantiser);
             for value in -8300..=8300_i16 {
                 let eight = i32::from(quantiser) * 8;
                 let rounded =
                     (i32::from(value).abs() + eight / 2) / eight * i32::from(value).signum();
-                let Divisor { half, factor, shift } = divisors.0[0];
-                let ours = (((u32::from(value.unsigned_abs()) + half) >> 3) * factor) >> shift;
+                let ours = divisor.divide(u32::from(value.unsigned_abs()));
                 assert_eq!(ours as i32, rounded.abs(), "{value} / {eight}");
             }
         }
@@ -279,9 +291,9 @@ mod tests {
     #[test]
     fn the_mask_has_a_bit_for_each_zigzag_position_that_is_not_zero() {
         let mut frequencies = [[0; LANES]; 64];
-        frequencies[8][3] = 80; // row 1, column 0: zigzag 2
+        frequencies[1][3] = 80; // down: zigzag 2
         frequencies[63][3] = -80;
-        frequencies[1][5] = 80;
+        frequencies[8][5] = 80; // across: zigzag 1
         let mut coded = Coded::new();
         coded.quantise(&frequencies, &Divisors::new(&[10; 64]));
         assert_eq!(coded.nonzero, [0, 0, 0, 1 << 2 | 1 << 63, 0, 1 << 1, 0, 0]);
@@ -289,12 +301,13 @@ mod tests {
 
     #[test]
     fn transposing_swaps_rows_and_columns() {
-        let rows: [[u8; 8]; 8] =
+        let bytes: [[u8; 8]; 8] =
             std::array::from_fn(|y| std::array::from_fn(|x| (y * 8 + x) as u8));
-        let out = transposed(rows);
+        let mut words = bytes.map(|row| [u64::from_le_bytes(row), 0]);
+        transpose(&mut words);
         for y in 0..8 {
             for x in 0..8 {
-                assert_eq!(out[x][y], rows[y][x]);
+                assert_eq!(words[x][0].to_le_bytes()[y], bytes[y][x]);
             }
         }
     }
