@@ -150,7 +150,7 @@ fn weighted(picture: &Picture, (width, height): (u32, u32), x_scale: f64, y_scal
     let mut rgb = Vec::with_capacity(out_stride * height as usize);
     // One value more than the pixels have, see `narrow`.
     let mut exact = [(); TOGETHER].map(|()| vec![0_f32; stride + 1]);
-    let mut narrowed = [(); TOGETHER].map(|()| vec![0_f32; out_stride]);
+    let mut narrowed = [(); TOGETHER].map(|()| vec![0_f32; out_stride + 1]);
     let mut ready = 0..0;
     let mut sums = vec![0_f32; out_stride];
     for (start, weights) in rows.iter() {
@@ -182,30 +182,37 @@ fn weighted(picture: &Picture, (width, height): (u32, u32), x_scale: f64, y_scal
     Picture { width, height, rgb }
 }
 
-/// Narrows rows that have one value more than their pixels: four lanes at a time are one vector,
-/// and the fourth is thrown away.
+/// Narrows rows. All rows have one value more than their pixels: four lanes at a time are one
+/// vector, and the next pixel is written over the fourth.
 #[inline(always)]
 fn narrow(rows: &[Vec<f32>; TOGETHER], columns: &Cells, narrowed: &mut [Vec<f32>; TOGETHER]) {
-    let rows = rows.each_ref().map(Vec::as_slice);
-    let mut narrowed = narrowed.each_mut().map(|row| row.as_chunks_mut::<3>().0.iter_mut());
+    // Rows of one length need one check of a place for all.
+    let (length, out_length) = (rows[0].len(), narrowed[0].len());
+    let rows = rows.each_ref().map(|row| &row[..length]);
+    let mut narrowed = narrowed.each_mut().map(|row| &mut row[..out_length]);
+    let mut to = 0;
     for (start, weights) in columns.iter() {
         let mut sums = [[0_f32; 4]; TOGETHER];
         let mut at = start * 3;
         for &weight in weights {
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                if let Some(lanes) = row.get(at..at + 4) {
-                    for (sum, &value) in sums.iter_mut().zip(lanes) {
+            if let Some(end) = at.checked_add(4)
+                && end <= length
+            {
+                for (sums, row) in sums.iter_mut().zip(rows) {
+                    for (sum, &value) in sums.iter_mut().zip(&row[at..end]) {
                         *sum += value * weight;
                     }
                 }
             }
             at += 3;
         }
-        for (pixels, sums) in narrowed.iter_mut().zip(sums) {
-            if let Some(pixel) = pixels.next() {
-                pixel.copy_from_slice(&sums[..3]);
+        let end = to + 4;
+        if end <= out_length {
+            for (row, sums) in narrowed.iter_mut().zip(&sums) {
+                row[to..end].copy_from_slice(sums);
             }
         }
+        to += 3;
     }
 }
 

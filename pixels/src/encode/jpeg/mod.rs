@@ -113,3 +113,26 @@ impl Job<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_instruction_set_gives_the_same_bytes(
+            width in 1_u16..150,
+            height in 1_u16..40,
+            quality in 1_u8..=100,
+            seed in any::<u32>(),
+        ) {
+            let bytes = u32::from(width) * u32::from(height) * 3;
+            let noise = |i: u32| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 24) as u8;
+            let rgb: Vec<u8> = (0..bytes).map(noise).collect();
+            let plain = Job { rgb: &rgb, width, height, quality }.run();
+            prop_assert_eq!(encode(&rgb, width, height, quality), plain);
+        }
+    }
+}
