@@ -4,7 +4,8 @@ use pixels::{Limits, Picture, decode_rgb_first, encode_jpeg};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
-/// What OpenCV 4.14.0 (libjpeg-turbo 3.1.2) wrote: `bench/interop/opencv_jpeg_digests.py`.
+/// What OpenCV 4.14.0 (libjpeg-turbo 3.1.2) wrote at qualities 1, 50, 75, 95 and 100:
+/// `bench/interop/opencv_jpeg_digests.py`.
 const OPENCV: [(&str, u32, u32, &str); 40] = [
     ("noise", 1, 1, "95c7fb10b1f1c789"),
     ("noise", 1, 17, "b62a3e2b52e6935b"),
@@ -86,8 +87,8 @@ fn the_bytes_are_opencvs() {
         for quality in [1, 50, 75, 95, 100] {
             digest.update(encode_jpeg(&picture, quality));
         }
-        let found =
-            digest.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let first = *digest.finalize().first_chunk().unwrap();
+        let found = format!("{:016x}", u64::from_be_bytes(first));
         assert_eq!(found, expected, "{kind} {width}x{height}");
     }
 }
@@ -106,10 +107,10 @@ fn soft_pictures_come_back_better_with_quality() {
     for pixel in soft.rgb.chunks_exact_mut(3) {
         pixel.fill(pixel[1]);
     }
-    for (quality, least) in [(1, 0.0), (50, 0.0), (75, 0.0), (95, 0.0), (100, 0.0)] {
+    // Half a decibel below what was measured.
+    for (quality, least) in [(1, 24.5), (50, 34.0), (75, 34.7), (95, 42.7), (100, 58.3)] {
         let found = psnr(&soft, &opened(&encode_jpeg(&soft, quality)));
         assert!(found >= least, "quality {quality}: {found:.2} dB");
-        eprintln!("quality {quality}: {found:.2} dB");
     }
 }
 

@@ -49,18 +49,21 @@ impl Coded {
             }
         }
         for (to, &value) in self.dc.iter_mut().zip(&frequencies[0]) {
-            let quotient = divisors.0[0].divide(u32::from(value.unsigned_abs())) as i16;
-            *to = if value < 0 { -quotient } else { quotient };
+            let value = i32::from(value);
+            let negative = value >> 31;
+            let quotient = divisors.0[0].divide(value.unsigned_abs()) as i32;
+            *to = ((quotient ^ negative) - negative) as i16;
         }
+        let mut ones = [[0_u8; LANES]; 64];
+        for (one, &value) in ones.as_flattened_mut().iter_mut().zip(self.values.as_flattened()) {
+            *one = u8::from(value != 0);
+        }
+        // Eight flags of a block in a byte, eight such bytes of all blocks in a word.
         let mut flags = [[0]; 8];
-        for (flags, values) in flags.iter_mut().zip(self.values.as_chunks::<8>().0) {
-            let mut any = [0_u16; LANES];
-            for (bit, values) in values.iter().enumerate() {
-                for (any, &value) in any.iter_mut().zip(values) {
-                    *any |= u16::from(value != 0) << bit;
-                }
+        for (flags, ones) in flags.iter_mut().zip(ones.as_chunks::<8>().0) {
+            for (bit, ones) in ones.iter().enumerate() {
+                flags[0] |= u64::from_le_bytes(*ones) << bit;
             }
-            flags[0] = u64::from_le_bytes(any.map(|any| any as u8));
         }
         transpose(&mut flags);
         self.nonzero = flags.map(|[flags]| flags);
@@ -82,11 +85,13 @@ impl Divisor {
         Self { half: quantiser * 4, factor: (1_u32 << Self::SHIFT).div_ceil(quantiser) }
     }
 
-    /// Exact up to 8191 * 8: the factor is too large by less than one in 2^19, and what it is
-    /// multiplied with is below 2^11, times 255 below 2^19.
+    /// Exact for sizes up to 8,300, more than the transform gives: `n` is below 2^11 and
+    /// `factor * quantiser` above 2^19 by less than 2^8, so that the error is less than one
+    /// `quantiser`-th, the distance of a quotient from the next whole one.
     #[inline(always)]
     const fn divide(self, size: u32) -> u32 {
-        (((size + self.half) >> 3) * self.factor) >> Self::SHIFT
+        let n = (size + self.half) >> 3;
+        (n * self.factor) >> Self::SHIFT
     }
 }
 
@@ -246,9 +251,9 @@ mod tests {
         let strip = noise(1);
         let mut out = [[0; LANES]; 64];
         transform(&strip, &mut out);
-        for lane in 0..LANES {
-            for at in 0..64 {
-                let ours = f64::from(out[at][lane]) / 8.0;
+        for (at, lanes) in out.iter().enumerate() {
+            for (lane, &ours) in lanes.iter().enumerate() {
+                let ours = f64::from(ours) / 8.0;
                 assert!((ours - exact(&strip, lane, at % 8, at / 8)).abs() < 0.25, "{lane} {at}");
             }
         }
@@ -305,9 +310,9 @@ mod tests {
             std::array::from_fn(|y| std::array::from_fn(|x| (y * 8 + x) as u8));
         let mut words = bytes.map(|row| [u64::from_le_bytes(row), 0]);
         transpose(&mut words);
-        for y in 0..8 {
-            for x in 0..8 {
-                assert_eq!(words[x][0].to_le_bytes()[y], bytes[y][x]);
+        for (y, row) in bytes.iter().enumerate() {
+            for (x, &byte) in row.iter().enumerate() {
+                assert_eq!(words[x][0].to_le_bytes()[y], byte);
             }
         }
     }

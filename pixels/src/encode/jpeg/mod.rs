@@ -74,17 +74,24 @@ impl Job<'_> {
                 let columns = (width - x).div_ceil(8).min(8);
                 let rows = (height - y).div_ceil(8).min(2);
                 for mcu in 0..columns.div_ceil(2) {
-                    for row in 0..2 {
-                        for column in [mcu * 2, mcu * 2 + 1] {
-                            if row < rows && column < columns {
-                                scan.block(&coded[row], column, &codes[0], &mut before[0]);
-                            } else {
-                                scan.empty_block(&codes[0]);
-                            }
+                    let (left, right) = (mcu * 2, mcu * 2 + 1);
+                    // Strip, block and component.
+                    let blocks = [
+                        (0, left, 0),
+                        (0, right, 0),
+                        (1, left, 0),
+                        (1, right, 0),
+                        (2, mcu, 1),
+                        (2, mcu + 4, 2),
+                    ];
+                    for (strip, block, component) in blocks {
+                        let codes = &codes[component.min(1)];
+                        if component > 0 || strip < rows && block < columns {
+                            scan.block(&coded[strip], block, codes, &mut before[component]);
+                        } else {
+                            scan.empty_block(codes);
                         }
                     }
-                    scan.block(&coded[2], mcu, &codes[1], &mut before[1]);
-                    scan.block(&coded[2], mcu + 4, &codes[1], &mut before[2]);
                 }
             }
             scan.drain(&mut out);
