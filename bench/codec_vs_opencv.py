@@ -39,11 +39,9 @@ def psnr(a, b):
 
 
 def size(shape, image_size, mode):
-    """img2dataset's: both sides by one factor, halves to even, and small pictures stay."""
+    """img2dataset's: both sides by one factor, halves to even."""
     height, width = shape[:2]
     side = min(width, height) if mode == "keep_ratio" else max(width, height)
-    if side <= image_size:
-        return width, height
     scale = image_size / float(side)
     return max(round(width * scale), 1), max(round(height * scale), 1)
 
@@ -80,8 +78,9 @@ def main():
             file = np.fromfile(path, np.uint8)
             picture = cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
             to = size(picture.shape, options.image_size, options.mode)
-            shrinks = to != (picture.shape[1], picture.shape[0])
-            small = cv2.resize(picture, to, interpolation=cv2.INTER_AREA) if shrinks else picture
+            shrinks = to[0] <= picture.shape[1] and to[1] <= picture.shape[0]
+            method = cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4
+            small = cv2.resize(picture, to, interpolation=method)
             our_small, our_file = cv2.imread(name + ".ppm"), np.fromfile(name + ".jpg", np.uint8)
             if our_small.shape != small.shape:
                 sys.exit(f"INVALID: {path}: ours is {our_small.shape}, OpenCV's {small.shape}")
@@ -92,8 +91,7 @@ def main():
             equal += np.array_equal(our_file, cv2.imencode(".jpg", our_small, quality)[1].ravel())
 
             theirs[0] += best(options.rounds, lambda: cv2.imdecode(file, cv2.IMREAD_UNCHANGED))
-            if shrinks:
-                theirs[1] += best(options.rounds, lambda: cv2.resize(picture, to, interpolation=cv2.INTER_AREA))
+            theirs[1] += best(options.rounds, lambda: cv2.resize(picture, to, interpolation=method))
             theirs[2] += best(options.rounds, lambda: cv2.imencode(".jpg", small, quality))
 
     print(f"{len(paths)} pictures, {ours['pixels_in'] / len(paths) / 1e6:.3f} to {ours['pixels_out'] / len(paths) / 1e6:.3f} megapixel, OpenCV {cv2.__version__}")
@@ -107,7 +105,7 @@ def main():
     rows = [(*row, their / len(paths)) for row, their in zip(rows, theirs)]
     rows.append(("all three", sum(row[1] for row in rows), sum(row[2] for row in rows)))
     for name, our, their in rows:
-        print(f"{name:14}{our:10.3f}{their:10.3f}{their / our:8.2f}" if our > 0 else f"{name:14}{our:10.3f}{their:10.3f}")
+        print(f"{name:14}{our:10.3f}{their:10.3f}{their / our:8.2f}")
 
 
 if __name__ == "__main__":
