@@ -4,15 +4,42 @@
 //! f32 in source order, rounding half to even; ratios that are whole on both axes sum integers, and
 //! 2x2 rounds half up.
 
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+
 use crate::Picture;
 
 /// Shrinks to `size` (width, height), which is at least 1 and at most the picture's on both axes.
 pub(super) fn shrink(picture: &Picture, size: (u32, u32)) -> Picture {
-    let x_scale = scale(picture.width, size.0);
-    let y_scale = scale(picture.height, size.1);
-    match (whole(x_scale), whole(y_scale)) {
-        (Some(x), Some(y)) => blocks(picture, size, x, y),
-        _ => weighted(picture, size, x_scale, y_scale),
+    Arch::new().dispatch(Job { picture, size })
+}
+
+/// The same code for every instruction set: the dispatch only lets the compiler use wider ones.
+struct Job<'a> {
+    picture: &'a Picture,
+    size: (u32, u32),
+}
+
+impl WithSimd for Job<'_> {
+    type Output = Picture;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) -> Picture {
+        self.run()
+    }
+}
+
+impl Job<'_> {
+    #[inline(always)]
+    fn run(&self) -> Picture {
+        let Self { picture, size } = *self;
+        let x_scale = scale(picture.width, size.0);
+        let y_scale = scale(picture.height, size.1);
+        match (whole(x_scale), whole(y_scale)) {
+            (Some(x), Some(y)) => blocks(picture, size, x, y),
+            _ => weighted(picture, size, x_scale, y_scale),
+        }
     }
 }
 
@@ -26,6 +53,7 @@ fn whole(scale: f64) -> Option<usize> {
 }
 
 /// Means of whole blocks.
+#[inline(always)]
 fn blocks(picture: &Picture, (width, height): (u32, u32), x_by: usize, y_by: usize) -> Picture {
     let stride = picture.width as usize * 3;
     let share = 1.0 / (x_by * y_by) as f32;
@@ -58,68 +86,93 @@ fn blocks(picture: &Picture, (width, height): (u32, u32), x_by: usize, y_by: usi
 
 /// Half to even, for values in 0..=255: at 2^23 the last bit of an f32 counts ones. Plain
 /// `round_ties_even` is a function call on CPUs from before SSE 4.1, which is what we build for.
+#[inline(always)]
 fn rounded(value: f32) -> u8 {
     (value + 8_388_608.0).to_bits() as u8
 }
 
-/// What one output position takes: consecutive source positions from `start`.
-struct Cell {
-    start: usize,
+/// What the output positions of one axis take.
+struct Cells {
+    cells: Vec<Cell>,
+    /// The cells' weights, one after the other.
     weights: Vec<f32>,
 }
 
+/// Consecutive source positions from `start`, with these of the weights.
+struct Cell {
+    start: usize,
+    weights: Range<usize>,
+}
+
+impl Cells {
+    fn iter(&self) -> impl Iterator<Item = (usize, &[f32])> {
+        self.cells.iter().map(|cell| (cell.start, &self.weights[cell.weights.clone()]))
+    }
+}
+
 /// The cells of one axis. A sliver below a thousandth of a pixel is left out.
-fn cells(from: u32, to: u32, scale: f64) -> Vec<Cell> {
+fn cells(from: u32, to: u32, scale: f64) -> Cells {
     const SLIVER: f64 = 1e-3;
-    let cell = |to: u32| {
+    let mut cells = Vec::with_capacity(to as usize);
+    let mut weights = Vec::with_capacity(from as usize + 2 * to as usize);
+    for to in 0..to {
         let begin = f64::from(to) * scale;
         let end = begin + scale;
         let size = scale.min(f64::from(from) - begin);
         let last_whole = (end.floor() as usize).min(from as usize - 1);
         let first_whole = (begin.ceil() as usize).min(last_whole);
-        let mut cell = Cell { start: first_whole, weights: Vec::new() };
+        let mut start = first_whole;
+        let first = weights.len();
         let before = first_whole as f64 - begin;
         if before > SLIVER {
-            cell.start -= 1;
-            cell.weights.push((before / size) as f32);
+            start -= 1;
+            weights.push((before / size) as f32);
         }
-        cell.weights.extend((first_whole..last_whole).map(|_| (1.0 / size) as f32));
+        weights.extend((first_whole..last_whole).map(|_| (1.0 / size) as f32));
         let after = end - last_whole as f64;
         if after > SLIVER {
-            cell.weights.push((after.min(1.0).min(size) / size) as f32);
+            weights.push((after.min(1.0).min(size) / size) as f32);
         }
-        cell
-    };
-    (0..to).map(cell).collect()
+        cells.push(Cell { start, weights: first..weights.len() });
+    }
+    Cells { cells, weights }
 }
 
+/// Rows that are narrowed together: one look at the weights serves them all.
+const TOGETHER: usize = 4;
+
+#[inline(always)]
 fn weighted(picture: &Picture, (width, height): (u32, u32), x_scale: f64, y_scale: f64) -> Picture {
     let columns = cells(picture.width, width, x_scale);
     let rows = cells(picture.height, height, y_scale);
     let stride = picture.width as usize * 3;
-    let mut rgb = Vec::with_capacity(width as usize * height as usize * 3);
-    let mut exact = vec![0_f32; stride + 1];
-    let mut narrow = vec![0_f32; width as usize * 3];
-    let mut sums = vec![0_f32; width as usize * 3];
-    // A row on the edge of two cells is narrowed once.
-    let mut narrowed = usize::MAX;
-    for Cell { start, weights } in &rows {
+    let out_stride = width as usize * 3;
+    let mut rgb = Vec::with_capacity(out_stride * height as usize);
+    // One value more than the pixels have, see `narrow`.
+    let mut exact = [(); TOGETHER].map(|()| vec![0_f32; stride + 1]);
+    let mut narrowed = [(); TOGETHER].map(|()| vec![0_f32; out_stride + 1]);
+    let mut ready = 0..0;
+    let mut sums = vec![0_f32; out_stride];
+    for (start, weights) in rows.iter() {
         for (index, &weight) in weights.iter().enumerate() {
             let y = start + index;
-            if y != narrowed {
-                let row = &picture.rgb[y * stride..(y + 1) * stride];
-                for (exact, &value) in exact.iter_mut().zip(row) {
-                    *exact = f32::from(value);
+            if !ready.contains(&y) {
+                let rest = picture.rgb[y * stride..].chunks_exact(stride);
+                for (exact, row) in exact.iter_mut().zip(rest) {
+                    for (exact, &value) in exact.iter_mut().zip(row) {
+                        *exact = f32::from(value);
+                    }
                 }
-                narrow_row(&exact, &columns, &mut narrow);
-                narrowed = y;
+                narrow(&exact, &columns, &mut narrowed);
+                ready = y..y + TOGETHER;
             }
+            let narrowed = &narrowed[y - ready.start];
             if index == 0 {
-                for (sum, &value) in sums.iter_mut().zip(&narrow) {
+                for (sum, &value) in sums.iter_mut().zip(narrowed) {
                     *sum = weight * value;
                 }
             } else {
-                for (sum, &value) in sums.iter_mut().zip(&narrow) {
+                for (sum, &value) in sums.iter_mut().zip(narrowed) {
                     *sum += weight * value;
                 }
             }
@@ -129,21 +182,37 @@ fn weighted(picture: &Picture, (width, height): (u32, u32), x_scale: f64, y_scal
     Picture { width, height, rgb }
 }
 
-/// Narrows a row that has one value more than its pixels: four lanes at a time are one vector, and
-/// the fourth is thrown away.
-fn narrow_row(row: &[f32], columns: &[Cell], narrow: &mut [f32]) {
-    for (pixel, Cell { start, weights }) in narrow.chunks_exact_mut(3).zip(columns) {
-        let mut sums = [0_f32; 4];
+/// Narrows rows. All rows have one value more than their pixels: four lanes at a time are one
+/// vector, and the next pixel is written over the fourth.
+#[inline(always)]
+fn narrow(rows: &[Vec<f32>; TOGETHER], columns: &Cells, narrowed: &mut [Vec<f32>; TOGETHER]) {
+    // Rows of one length need one check of a place for all.
+    let (length, out_length) = (rows[0].len(), narrowed[0].len());
+    let rows = rows.each_ref().map(|row| &row[..length]);
+    let mut narrowed = narrowed.each_mut().map(|row| &mut row[..out_length]);
+    let mut to = 0;
+    for (start, weights) in columns.iter() {
+        let mut sums = [[0_f32; 4]; TOGETHER];
         let mut at = start * 3;
         for &weight in weights {
-            if let Some(lanes) = row.get(at..at + 4) {
-                for (sum, &value) in sums.iter_mut().zip(lanes) {
-                    *sum += value * weight;
+            if let Some(end) = at.checked_add(4)
+                && end <= length
+            {
+                for (sums, row) in sums.iter_mut().zip(rows) {
+                    for (sum, &value) in sums.iter_mut().zip(&row[at..end]) {
+                        *sum += value * weight;
+                    }
                 }
             }
             at += 3;
         }
-        pixel.copy_from_slice(&sums[..3]);
+        let end = to + 4;
+        if end <= out_length {
+            for (row, sums) in narrowed.iter_mut().zip(&sums) {
+                row[to..end].copy_from_slice(sums);
+            }
+        }
+        to += 3;
     }
 }
 
@@ -171,6 +240,18 @@ mod tests {
         assert_eq!(shrunk(&[30, 60, 90], 3, (2, 1)), [40, 80]);
         // 5 to 2: 2.5 each.
         assert_eq!(shrunk(&[10, 20, 30, 40, 50], 5, (2, 1)), [18, 42]);
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_pixels() {
+        for (from, size) in
+            [((333, 217), (256, 167)), ((97, 9), (96, 9)), ((64, 63), (16, 21)), ((5, 7), (1, 1))]
+        {
+            let bytes: u32 = from.0 * from.1 * 3;
+            let rgb = (0..bytes).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+            let picture = Picture { width: from.0, height: from.1, rgb };
+            assert_eq!(shrink(&picture, size), Job { picture: &picture, size }.run(), "{size:?}");
+        }
     }
 
     #[test]

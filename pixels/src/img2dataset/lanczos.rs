@@ -4,6 +4,8 @@
 
 use std::f64::consts::PI;
 
+use pulp::{Arch, Simd, WithSimd};
+
 use crate::Picture;
 
 const TAPS: usize = 8;
@@ -11,35 +13,63 @@ const TAPS: usize = 8;
 const BITS: u32 = 11;
 
 /// Resizes to `size` (width, height), at least 1 on both axes.
-pub(super) fn enlarge(picture: &Picture, (width, height): (u32, u32)) -> Picture {
-    let columns = taps(picture.width, width);
-    let rows = taps(picture.height, height);
-    let stride = picture.width as usize * 3;
-    let out_stride = width as usize * 3;
-    let mut rgb = Vec::with_capacity(out_stride * height as usize);
-    // The last 8 widened rows, each at its row number modulo 8.
-    let mut wide = vec![0_i32; out_stride * TAPS];
-    let mut next = 0;
-    let mut sums = vec![0_i32; out_stride];
-    for tap in &rows {
-        let last = tap.from[TAPS - 1];
-        next = next.max(tap.from[0]);
-        while next <= last {
-            let row = &picture.rgb[next * stride..(next + 1) * stride];
-            let at = next % TAPS * out_stride;
-            widen_row(row, &columns, &mut wide[at..at + out_stride]);
-            next += 1;
-        }
-        sums.fill(1 << (2 * BITS - 1));
-        for (&from, &weight) in tap.from.iter().zip(&tap.weights) {
-            let row = &wide[from % TAPS * out_stride..][..out_stride];
-            for (sum, &value) in sums.iter_mut().zip(row) {
-                *sum += value * weight;
-            }
-        }
-        rgb.extend(sums.iter().map(|sum| (sum >> (2 * BITS)).clamp(0, 255) as u8));
+pub(super) fn enlarge(picture: &Picture, size: (u32, u32)) -> Picture {
+    Arch::new().dispatch(Job { picture, size })
+}
+
+/// The same code for every instruction set: the dispatch only lets the compiler use wider ones.
+struct Job<'a> {
+    picture: &'a Picture,
+    size: (u32, u32),
+}
+
+impl WithSimd for Job<'_> {
+    type Output = Picture;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) -> Picture {
+        self.run()
     }
-    Picture { width, height, rgb }
+}
+
+impl Job<'_> {
+    #[inline(always)]
+    fn run(&self) -> Picture {
+        let Self { picture, size: (width, height) } = *self;
+        let columns = taps(picture.width, width);
+        let rows = taps(picture.height, height);
+        let stride = picture.width as usize * 3;
+        let out_stride = width as usize * 3;
+        let mut rgb = Vec::with_capacity(out_stride * height as usize);
+        // One value more than the pixels have, see `widen_row`.
+        let mut exact = vec![0_i32; stride + 1];
+        // The last 8 widened rows, each at its row number modulo 8.
+        let mut wide = vec![0_i32; out_stride * TAPS];
+        let mut next = 0;
+        let mut sums = vec![0_i32; out_stride];
+        for tap in &rows {
+            let last = tap.from[TAPS - 1];
+            next = next.max(tap.from[0]);
+            while next <= last {
+                let row = &picture.rgb[next * stride..(next + 1) * stride];
+                for (exact, &value) in exact.iter_mut().zip(row) {
+                    *exact = i32::from(value);
+                }
+                let at = next % TAPS * out_stride;
+                widen_row(&exact, &columns, &mut wide[at..at + out_stride]);
+                next += 1;
+            }
+            sums.fill(1 << (2 * BITS - 1));
+            for (&from, &weight) in tap.from.iter().zip(&tap.weights) {
+                let row = &wide[from % TAPS * out_stride..][..out_stride];
+                for (sum, &value) in sums.iter_mut().zip(row) {
+                    *sum += value * weight;
+                }
+            }
+            rgb.extend(sums.iter().map(|sum| (sum >> (2 * BITS)).clamp(0, 255) as u8));
+        }
+        Picture { width, height, rgb }
+    }
 }
 
 /// Where an output position looks, clamped to the picture, and with which weights.
@@ -84,15 +114,20 @@ fn weights(fraction: f32) -> [i32; TAPS] {
     kernel.map(|weight| (weight * (1 << BITS) as f32).round_ties_even() as i32)
 }
 
-fn widen_row(row: &[u8], columns: &[Tap], wide: &mut [i32]) {
-    for (pixel, tap) in wide.chunks_exact_mut(3).zip(columns) {
-        let mut sums = [0_i32; 3];
+/// Widens a row that has one value more than its pixels: four lanes at a time are one vector, and
+/// the fourth is thrown away.
+#[inline(always)]
+fn widen_row(row: &[i32], columns: &[Tap], wide: &mut [i32]) {
+    for (pixel, tap) in wide.as_chunks_mut::<3>().0.iter_mut().zip(columns) {
+        let mut sums = [0_i32; 4];
         for (&from, &weight) in tap.from.iter().zip(&tap.weights) {
-            for (sum, &value) in sums.iter_mut().zip(&row[from * 3..from * 3 + 3]) {
-                *sum += i32::from(value) * weight;
+            if let Some(lanes) = row.get(from * 3..).and_then(<[i32]>::first_chunk::<4>) {
+                for (sum, &value) in sums.iter_mut().zip(lanes) {
+                    *sum += value * weight;
+                }
             }
         }
-        pixel.copy_from_slice(&sums);
+        pixel.copy_from_slice(&sums[..3]);
     }
 }
 
@@ -110,6 +145,16 @@ mod tests {
         let mut mirrored = weights(0.75);
         mirrored.reverse();
         assert_eq!(weights(0.25), mirrored);
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_pixels() {
+        for (from, size) in [((33, 21), (64, 41)), ((7, 9), (100, 128)), ((1, 1), (5, 3))] {
+            let bytes: u32 = from.0 * from.1 * 3;
+            let rgb = (0..bytes).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+            let picture = Picture { width: from.0, height: from.1, rgb };
+            assert_eq!(enlarge(&picture, size), Job { picture: &picture, size }.run(), "{size:?}");
+        }
     }
 
     #[test]
