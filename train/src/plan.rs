@@ -459,9 +459,10 @@ mod tests {
 
     #[test]
     fn a_given_number_of_samples_is_rounded_up_to_whole_steps() {
-        let s = plan(r#"{"model": "tiny-32", "batch_size": 8, "epochs": 2, "train_num_samples": 20}"#)
-            .resolve(16, 0)
-            .unwrap();
+        let s =
+            plan(r#"{"model": "tiny-32", "batch_size": 8, "epochs": 2, "train_num_samples": 20}"#)
+                .resolve(16, 0)
+                .unwrap();
         assert_eq!((s.steps_per_epoch, s.steps_per_pass, s.steps), (3, 2, 6));
     }
 
@@ -476,7 +477,8 @@ mod tests {
 
     #[test]
     fn a_wrong_value_is_refused_by_field() {
-        let with = |field: &str| refusal(&format!(r#"{{"model": "tiny-32", "steps": 1, {field}}}"#));
+        let with =
+            |field: &str| refusal(&format!(r#"{{"model": "tiny-32", "steps": 1, {field}}}"#));
         assert_eq!(with(r#""beta1": 1.0"#), "beta1 must lie in 0..1, got 1");
         assert_eq!(with(r#""lr": 0"#), "lr must be above 0, got 0");
         assert_eq!(with(r#""wd": -0.1"#), "wd must be 0 or more, got -0.1");
@@ -497,8 +499,9 @@ mod tests {
 
     #[test]
     fn too_few_samples_for_a_step_say_both_numbers() {
-        let message =
-            plan(r#"{"model": "tiny-32", "batch_size": 64, "steps": 1}"#).resolve(10, 0).unwrap_err();
+        let message = plan(r#"{"model": "tiny-32", "batch_size": 64, "steps": 1}"#)
+            .resolve(10, 0)
+            .unwrap_err();
         assert_eq!(message.to_string(), "10 samples do not fill one step of 64");
     }
 }

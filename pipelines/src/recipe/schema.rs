@@ -150,7 +150,8 @@ fn one_choice(page: &mut String, root: &Value, choice: &Value) {
             .into_iter()
             .flatten()
             .map(|(field, schema)| {
-                let about = schema.get("description").or_else(|| resolve(root, schema).get("description"));
+                let about =
+                    schema.get("description").or_else(|| resolve(root, schema).get("description"));
                 format!("`{field}` ({}): {}", type_of(root, schema), one_line(about))
             })
             .collect();

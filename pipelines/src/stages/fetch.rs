@@ -14,6 +14,11 @@ impl Stage for FetchPlan {
         Self::validate(self)
     }
 
+    /// 2: JPEG files are byte for byte what OpenCV writes.
+    fn code(&self) -> u32 {
+        2
+    }
+
     /// How many sockets at once, and where hosts are dialled, change when and not what.
     fn identity(&self) -> Value {
         let mut plan = serde_json::to_value(self).unwrap_or_default();
