@@ -31,10 +31,14 @@
 //!
 //! Reading order: [`LinksPlan`], [`run_unit`], [`LinksReport`]; `page` has the rules.
 
+mod cursor;
 mod download;
 mod merge;
+#[cfg(test)]
+mod oracle;
 mod page;
 mod plan;
+mod quotes;
 mod report;
 mod rows;
 mod source;

@@ -6,16 +6,17 @@
 //! is not http(s) after that is dropped. Nothing is normalised.
 //!
 //! Only the fields named there are kept while the JSON is read; everything else is checked and
-//! passed over. Of equal keys in one object the last counts, as in Python.
+//! passed over, as strictly as what is kept: a lone surrogate or a number beyond f64 makes the
+//! record broken wherever it stands, as it does for the peer. Of equal keys in one object the last
+//! counts, as in Python.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use md5::{Digest, Md5};
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::error::Category;
 
 use super::LinksReport;
+use super::cursor::{Cursor, Fault, Loose, Span, unescape};
+use super::quotes::Places;
 use super::urljoin::urljoin;
 
 /// A link that is a row.
@@ -36,48 +37,113 @@ pub(crate) struct Place<'a> {
     pub(crate) page_url: &'a str,
 }
 
-/// Reads one record; gives each row to `row`, and counts everything in `report`.
-pub(crate) fn read_page(
-    json: &[u8],
-    report: &mut LinksReport,
-    mut row: impl FnMut(Place<'_>, Found<'_>),
-) {
-    // In place of the strings one by one: the check of a whole record is quicker.
-    let Ok(json) = std::str::from_utf8(json) else { return report.fail("json_not_utf8") };
-    let document: Document = match serde_json::from_str(json) {
-        Ok(document) => document,
-        Err(error) => {
-            return report.fail(match error.classify() {
-                Category::Data => "json_shape",
-                _ => "json_syntax",
-            });
+/// Reads records, in memory that is used again.
+#[derive(Debug, Default)]
+pub(crate) struct PageReader {
+    places: Places,
+    links: Vec<ImageLink>,
+    /// For strings with escapes: the archive, the page's address, a link's address, its alt text.
+    texts: [String; 4],
+}
+
+/// What matters of a page, as places in the record.
+#[derive(Debug, Default)]
+struct Page {
+    filename: Option<Span>,
+    envelope: Option<Envelope>,
+}
+
+#[derive(Debug, Default)]
+struct Envelope {
+    target: Option<Span>,
+    payload: Option<Payload>,
+}
+
+#[derive(Debug, Default)]
+struct Payload {
+    html: Option<Html>,
+}
+
+#[derive(Debug, Default)]
+struct Html {
+    base: Option<Span>,
+    has_links: bool,
+}
+
+/// An `IMG@/src` link.
+#[derive(Debug, Clone, Copy)]
+struct ImageLink {
+    url: Option<Loose>,
+    alt: Option<Loose>,
+}
+
+/// Links for which memory is kept from record to record.
+const LINKS_KEPT: usize = 1 << 16;
+
+impl PageReader {
+    /// Reads one record; gives each row to `row`, and counts everything in `report`.
+    pub(crate) fn read(
+        &mut self,
+        json: &[u8],
+        report: &mut LinksReport,
+        mut row: impl FnMut(Place<'_>, Found<'_>),
+    ) {
+        self.links.clear();
+        self.links.shrink_to(LINKS_KEPT);
+        if json.len() >= u32::MAX as usize {
+            return report.fail("record_too_long");
         }
-    };
-    let Some(envelope) = document.envelope else { return report.fail("no_envelope") };
-    let Some(payload) = envelope.payload else { return report.fail("no_envelope") };
-    let Some(html) = payload.http.and_then(|http| http.html) else { return };
-    report.pages += 1;
-    let Some(links) = html.links else { return };
-    report.image_links += links.found.len() as u64;
-    let Some(cc_filename) = document.container.and_then(|container| container.filename) else {
-        return report.fail_links("no_filename", links.found.len());
-    };
-    let Some(page_url) = envelope.warc_header.and_then(|header| header.target) else {
-        return report.fail_links("no_target_uri", links.found.len());
-    };
-    let page_url = page_url.0.as_ref();
-    let own = html.head.and_then(|head| head.base);
-    let joined = own.as_ref().and_then(|base| urljoin(page_url, &base.0));
-    let base = joined.as_deref().unwrap_or(page_url);
-    let place = Place { cc_filename: &cc_filename.0, page_url };
-    for link in &links.found {
-        match link_row(link, base) {
-            Ok(found) => {
-                report.rows += 1;
-                row(place, found);
+        let mut reading = Reading {
+            text: json,
+            cursor: Cursor::new(json, &mut self.places),
+            links: &mut self.links,
+        };
+        let page = reading.document();
+        let seen = reading.cursor.seen();
+        // Text that is no UTF-8 is that before all, wherever its first fault is.
+        if (page.is_err() || seen.beyond_ascii) && std::str::from_utf8(json).is_err() {
+            return report.fail("json_not_utf8");
+        }
+        let page = match page {
+            Ok(page) => page,
+            Err(Fault::Shape) => return report.fail("json_shape"),
+            Err(Fault::Syntax) => return report.fail("json_syntax"),
+        };
+        let Some(Envelope { target, payload: Some(payload) }) = page.envelope else {
+            return report.fail("no_envelope");
+        };
+        let Some(html) = payload.html else { return };
+        report.pages += 1;
+        if !html.has_links {
+            return;
+        }
+        let links = &self.links;
+        report.image_links += links.len() as u64;
+        let Some(cc_filename) = page.filename else {
+            return report.fail_links("no_filename", links.len());
+        };
+        let Some(page_url) = target else {
+            return report.fail_links("no_target_uri", links.len());
+        };
+        let [filename_text, page_text, url_text, alt_text] = &mut self.texts;
+        let text = |span: Span| span.of(json);
+        let cc_filename = resolved(text(cc_filename), filename_text);
+        let page_url = resolved(text(page_url), page_text);
+        let place = Place { cc_filename, page_url };
+        let joined = html.base.and_then(|base| {
+            let base = resolved(text(base), url_text);
+            urljoin(page_url, base).map(Cow::into_owned)
+        });
+        let base = joined.as_deref().unwrap_or(page_url);
+        for link in links {
+            match link_row(*link, json, base, url_text, alt_text) {
+                Ok(found) => {
+                    report.rows += 1;
+                    row(place, found);
+                }
+                Err(Lost::Dropped(reason)) => report.drop(reason),
+                Err(Lost::Failed(reason)) => report.fail_links(reason, 1),
             }
-            Err(Lost::Dropped(reason)) => report.drop(reason),
-            Err(Lost::Failed(reason)) => report.fail_links(reason, 1),
         }
     }
 }
@@ -87,18 +153,25 @@ enum Lost {
     Failed(&'static str),
 }
 
-fn link_row<'a>(link: &'a ImageLink<'_>, base: &'a str) -> Result<Found<'a>, Lost> {
-    let alt = match &link.alt {
+fn link_row<'a>(
+    link: ImageLink,
+    json: &'a [u8],
+    base: &'a str,
+    url_text: &'a mut String,
+    alt_text: &'a mut String,
+) -> Result<Found<'a>, Lost> {
+    let alt = match link.alt {
         None => return Err(Lost::Dropped("no_alt")),
-        Some(Loose::Text(alt)) if alt.is_empty() => return Err(Lost::Dropped("no_alt")),
-        Some(Loose::Text(alt)) => alt.as_ref(),
+        Some(Loose::Text(alt)) if alt.start == alt.end => return Err(Lost::Dropped("no_alt")),
+        Some(Loose::Text(alt)) => resolved(alt.of(json), alt_text),
         Some(Loose::Other) => return Err(Lost::Failed("alt_not_text")),
     };
-    let url = match &link.url {
+    let url = match link.url {
         None => return Err(Lost::Failed("no_url")),
-        Some(Loose::Text(url)) => url.as_ref(),
+        Some(Loose::Text(url)) => url.of(json),
         Some(Loose::Other) => return Err(Lost::Failed("url_not_text")),
     };
+    let url = resolved(url, url_text);
     let url = if is_http(url) {
         Cow::Borrowed(url)
     } else {
@@ -115,200 +188,474 @@ fn is_http(url: &str) -> bool {
     url.starts_with("http://") || url.starts_with("https://")
 }
 
-/// A JSON string, borrowed from the record unless it holds escapes.
-struct Text<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Texts;
-        impl<'de> Visitor<'de> for Texts {
-            type Value = Text<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(Texts)
+/// The text of a checked string: borrowed, unless it holds escapes and `memory` is needed.
+fn resolved<'a>(string: &'a [u8], memory: &'a mut String) -> &'a str {
+    // The record was checked to be UTF-8, and quotes do not stand inside a character.
+    let text = std::str::from_utf8(string).unwrap_or_default();
+    if memchr::memchr(b'\\', string).is_none() {
+        return text;
     }
+    memory.clear();
+    unescape(text, memory);
+    memory
 }
 
-/// A string, or something that should have been one.
-enum Loose<'a> {
-    Text(Cow<'a, str>),
-    Other,
+/// The reading of one record, an object a function; `DEPTH` containers are open around its values.
+struct Reading<'a> {
+    text: &'a [u8],
+    cursor: Cursor<'a>,
+    links: &'a mut Vec<ImageLink>,
 }
 
-/// Any value, checked as strictly as one that is kept: a lone surrogate or a number beyond f64
-/// makes the record broken wherever it stands, as it does for the peer.
-struct Skip;
-
-macro_rules! visit_scalars {
-    ($other:expr) => {
-        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-            Ok($other)
-        }
-        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-            Ok($other)
-        }
-        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-            Ok($other)
-        }
-        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-            Ok($other)
-        }
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok($other)
-        }
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            while let Some(Skip) = seq.next_element()? {}
-            Ok($other)
-        }
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            while let Some((Skip, Skip)) = map.next_entry()? {}
-            Ok($other)
-        }
-    };
-}
-
-impl<'de> Deserialize<'de> for Skip {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Anything;
-        impl<'de> Visitor<'de> for Anything {
-            type Value = Skip;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value")
-            }
-
-            fn visit_str<E>(self, _: &str) -> Result<Skip, E> {
-                Ok(Skip)
-            }
-
-            visit_scalars!(Skip);
-        }
-        deserializer.deserialize_any(Anything)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Loose<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Looses;
-        impl<'de> Visitor<'de> for Looses {
-            type Value = Loose<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Loose::Text(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Loose::Text(Cow::Owned(text.to_owned())))
-            }
-
-            visit_scalars!(Loose::Other);
-        }
-        deserializer.deserialize_any(Looses)
-    }
-}
-
-/// A JSON object of which a few keys matter; the last of equal keys counts.
+/// Reads an object: the values of some keys as it is said, all others passed over.
 macro_rules! object {
-    ($(#[$doc:meta])* $name:ident { $($key:literal => $field:ident: $type:ty),+ }) => {
-        $(#[$doc])*
-        #[derive(Default)]
-        struct $name<'a> {
-            $($field: Option<$type>),+
-        }
-
-        impl<'de: 'a, 'a> Deserialize<'de> for $name<'a> {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Objects<'a>(std::marker::PhantomData<&'a ()>);
-                impl<'de: 'a, 'a> Visitor<'de> for Objects<'a> {
-                    type Value = $name<'a>;
-
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str("an object")
-                    }
-
-                    fn visit_map<A: MapAccess<'de>>(
-                        self,
-                        mut map: A,
-                    ) -> Result<Self::Value, A::Error> {
-                        let mut object = $name::default();
-                        while let Some(key) = map.next_key::<Text<'de>>()? {
-                            match key.0.as_ref() {
-                                $($key => object.$field = Some(map.next_value()?),)+
-                                _ => {
-                                    let Skip = map.next_value()?;
-                                }
-                            }
-                        }
-                        Ok(object)
-                    }
-                }
-                deserializer.deserialize_map(Objects(std::marker::PhantomData))
+    ($self:ident, $depth:literal, { $($name:literal => $read:expr),+ }) => {
+        let mut more = $self.cursor.object()?;
+        while more {
+            let key = $self.cursor.key()?;
+            $(if $self.is(key, $name) {
+                $read;
+            } else)+ {
+                $self.cursor.skip($depth)?;
             }
+            more = $self.cursor.next_key()?;
         }
     };
 }
 
-object!(Document { "Container" => container: Container<'a>, "Envelope" => envelope: Envelope<'a> });
-object!(Container { "Filename" => filename: Text<'a> });
-object!(Envelope {
-    "Payload-Metadata" => payload: Payload<'a>,
-    "WARC-Header-Metadata" => warc_header: WarcHeader<'a>
-});
-object!(WarcHeader { "WARC-Target-URI" => target: Text<'a> });
-object!(Payload { "HTTP-Response-Metadata" => http: Http<'a> });
-object!(Http { "HTML-Metadata" => html: Html<'a> });
-object!(Html { "Head" => head: Head<'a>, "Links" => links: Links<'a> });
-object!(Head { "Base" => base: Text<'a> });
-object!(
-    /// A link of any kind.
-    AnyLink { "path" => path: Loose<'a>, "url" => url: Loose<'a>, "alt" => alt: Loose<'a> }
-);
+impl Reading<'_> {
+    fn document(&mut self) -> Result<Page, Fault> {
+        let mut page = Page::default();
+        object!(self, 1, {
+            b"Container" => page.filename = self.container()?,
+            b"Envelope" => page.envelope = Some(self.envelope()?)
+        });
+        self.cursor.end()?;
+        Ok(page)
+    }
 
-/// The `IMG@/src` links among a page's links.
-struct Links<'a> {
-    found: Vec<ImageLink<'a>>,
-}
+    fn container(&mut self) -> Result<Option<Span>, Fault> {
+        let mut filename = None;
+        object!(self, 2, { b"Filename" => filename = Some(self.cursor.text()?) });
+        Ok(filename)
+    }
 
-struct ImageLink<'a> {
-    url: Option<Loose<'a>>,
-    alt: Option<Loose<'a>>,
-}
+    fn envelope(&mut self) -> Result<Envelope, Fault> {
+        let mut envelope = Envelope::default();
+        object!(self, 2, {
+            b"Payload-Metadata" => envelope.payload = Some(self.payload()?),
+            b"WARC-Header-Metadata" => envelope.target = self.warc_header()?
+        });
+        Ok(envelope)
+    }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Links<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Arrays;
-        impl<'de> Visitor<'de> for Arrays {
-            type Value = Links<'de>;
+    fn warc_header(&mut self) -> Result<Option<Span>, Fault> {
+        let mut target = None;
+        object!(self, 3, { b"WARC-Target-URI" => target = Some(self.cursor.text()?) });
+        Ok(target)
+    }
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array of links")
+    fn payload(&mut self) -> Result<Payload, Fault> {
+        let mut payload = Payload::default();
+        object!(self, 3, { b"HTTP-Response-Metadata" => payload.html = self.http()? });
+        Ok(payload)
+    }
+
+    fn http(&mut self) -> Result<Option<Html>, Fault> {
+        let mut html = None;
+        object!(self, 4, { b"HTML-Metadata" => html = Some(self.html()?) });
+        Ok(html)
+    }
+
+    fn html(&mut self) -> Result<Html, Fault> {
+        let mut html = Html::default();
+        object!(self, 5, {
+            b"Head" => html.base = self.head()?,
+            b"Links" => {
+                self.links()?;
+                html.has_links = true;
             }
+        });
+        Ok(html)
+    }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut found = Vec::new();
-                while let Some(AnyLink { path, url, alt }) = seq.next_element()? {
-                    if matches!(path, Some(Loose::Text(path)) if path == "IMG@/src") {
-                        found.push(ImageLink { url, alt });
-                    }
+    fn head(&mut self) -> Result<Option<Span>, Fault> {
+        let mut base = None;
+        object!(self, 6, { b"Base" => base = Some(self.cursor.text()?) });
+        Ok(base)
+    }
+
+    fn links(&mut self) -> Result<(), Fault> {
+        self.links.clear();
+        let mut more = self.cursor.array()?;
+        while more {
+            self.link()?;
+            more = self.cursor.next_element()?;
+        }
+        Ok(())
+    }
+
+    fn link(&mut self) -> Result<(), Fault> {
+        let (mut path, mut url, mut alt) = (None, None, None);
+        let mut more = self.cursor.object()?;
+        while more {
+            // How most keys of most links are written: recognised at one look.
+            let word = self.cursor.word().unwrap_or_default();
+            if word == PATH {
+                path = Some(Loose::Text(self.cursor.value_behind(8)?));
+            } else if word & SEVEN == URL {
+                url = Some(Loose::Text(self.cursor.value_behind(7)?));
+            } else if word == TEXT {
+                self.cursor.value_behind(8)?;
+            } else if word & SEVEN == ALT {
+                alt = Some(Loose::Text(self.cursor.value_behind(7)?));
+            } else {
+                let key = self.cursor.key()?;
+                if self.is(key, b"path") {
+                    path = Some(self.cursor.loose(7)?);
+                } else if self.is(key, b"url") {
+                    url = Some(self.cursor.loose(7)?);
+                } else if self.is(key, b"alt") {
+                    alt = Some(self.cursor.loose(7)?);
+                } else {
+                    self.cursor.skip(7)?;
                 }
-                Ok(Links { found })
+            }
+            more = self.cursor.next_key()?;
+        }
+        if let Some(Loose::Text(path)) = path
+            && self.is(path, b"IMG@/src")
+        {
+            self.links.push(ImageLink { url, alt });
+        }
+        Ok(())
+    }
+
+    /// Whether a string is this word, spelt with or without escapes.
+    #[inline(always)]
+    fn is(&self, string: Span, word: &[u8]) -> bool {
+        let string = string.of(self.text);
+        string == word || (self.cursor.seen().escapes && is_escaped(string, word))
+    }
+}
+
+#[inline(never)]
+fn is_escaped(string: &[u8], word: &[u8]) -> bool {
+    let mut text = String::new();
+    memchr::memchr(b'\\', string).is_some() && resolved(string, &mut text).as_bytes() == word
+}
+
+const PATH: u64 = u64::from_le_bytes(*b"\"path\":\"");
+const TEXT: u64 = u64::from_le_bytes(*b"\"text\":\"");
+const URL: u64 = u64::from_le_bytes(*b"\"url\":\"\0");
+const ALT: u64 = u64::from_le_bytes(*b"\"alt\":\"\0");
+/// The first seven bytes of a word.
+const SEVEN: u64 = u64::MAX >> 8;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::oracle;
+    use super::*;
+
+    /// The counts and rows of one record, by the cursor and by serde_json.
+    fn both(reader: &mut PageReader, json: &[u8]) -> [(LinksReport, Vec<[String; 5]>); 2] {
+        let row = |place: Place<'_>, found: &Found<'_>| {
+            let uid = found.uid.iter().map(|byte| format!("{byte:02x}")).collect();
+            let [cc_filename, page_url] = [place.cc_filename, place.page_url].map(str::to_owned);
+            [uid, found.url.to_string(), found.alt.to_owned(), cc_filename, page_url]
+        };
+        let [mut ours, mut theirs] = <[(LinksReport, Vec<_>); 2]>::default();
+        reader.read(json, &mut ours.0, |place, found| ours.1.push(row(place, &found)));
+        oracle::read_page(json, &mut theirs.0, |place, found| theirs.1.push(row(place, &found)));
+        [ours, theirs]
+    }
+
+    #[track_caller]
+    fn check(reader: &mut PageReader, json: &[u8]) -> (LinksReport, Vec<[String; 5]>) {
+        let [ours, theirs] = both(reader, json);
+        assert_eq!(ours, theirs, "{}", String::from_utf8_lossy(json));
+        ours
+    }
+
+    fn page(links: &str) -> String {
+        format!(
+            r#"{{"Container":{{"Filename":"a.warc.gz"}},"Envelope":{{"WARC-Header-Metadata":{{
+            "WARC-Target-URI":"http://a.example/"}},"Payload-Metadata":{{"HTTP-Response-Metadata":
+            {{"HTML-Metadata":{{"Head":{{"Base":"b/"}},"Links":{links}}}}}}}}}}}"#
+        )
+    }
+
+    #[test]
+    fn a_record_is_read_as_serde_json_reads_it_whatever_its_faults() {
+        let reader = &mut PageReader::default();
+        let link = r#"{"path":"IMG@/src","url":"c.jpg","alt":"a cat"}"#;
+        assert_eq!(check(reader, page(&format!("[{link}]")).as_bytes()).0.rows, 1);
+        // Values of a link, of a key that matters and of one that does not.
+        let values = [
+            "",
+            "null",
+            "nul",
+            "nullx",
+            "true",
+            "falsey",
+            "0",
+            "-0",
+            "00",
+            "01",
+            "-",
+            "+1",
+            ".5",
+            "1.",
+            "1.5",
+            "1.e5",
+            "1e5",
+            "1E+5",
+            "1e-5",
+            "1e",
+            "1e+",
+            "1e308",
+            "1e309",
+            "-1e309",
+            "0e999",
+            "1.7976931348623157e308",
+            "1.7976931348623158e308",
+            "1.7976931348623159e308",
+            "1e-999",
+            "1e99999999999",
+            "0e99999999999",
+            "1e-99999999999",
+            "18446744073709551616",
+            "1 2",
+            "\"",
+            "\"x",
+            "\"\\\"",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "\"\\u00e9\"",
+            "\"\\ud83d\\ude00\"",
+            "\"\\ud83d\"",
+            "\"\\ude00\"",
+            "\"\\ud83d\\ud83d\\ude00\"",
+            "\"\\ud83d\\u0041\"",
+            "\"a\tb\"",
+            "\"a\u{7f}b\"",
+            "\"\u{0}\"",
+            "[",
+            "[]",
+            "[ ]",
+            "[,]",
+            "[1,]",
+            "[1,2]",
+            "[1 2]",
+            "[1}",
+            "{",
+            "{}",
+            "{ }",
+            "{,}",
+            "{1:2}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{\"a\":1 \"b\":2}",
+            "{\"a\":1]",
+            "{\"a\":[{\"b\":[]},{}]}",
+            "//",
+            "'x'",
+            "\u{a0}1",
+            "\u{feff}1",
+            "\\\"",
+            "\\u0022x\\u0022",
+        ];
+        let long = ["9".repeat(308), "9".repeat(309), format!("0.{}1", "0".repeat(400))];
+        for value in values.into_iter().chain(long.iter().map(String::as_str)) {
+            for key in ["path", "url", "alt", "text", "\\u0061lt", "p\\u0061th", "x"] {
+                for link in [
+                    format!(r#"[{{"path":"IMG@/src","url":"u","alt":"a","{key}":{value}}}]"#),
+                    format!(r#"[{{"{key}" : {value},"path":"IMG@/src" ,"alt":"a", "url":"u" }}]"#),
+                ] {
+                    check(reader, page(&link).as_bytes());
+                }
+            }
+            check(reader, page(value).as_bytes());
+            check(reader, page(&format!("[{value}]")).as_bytes());
+            check(reader, value.as_bytes());
+            check(reader, format!("{} {value}", page("[]")).as_bytes());
+            for name in [
+                "Container",
+                "Filename",
+                "Envelope",
+                "WARC-Header-Metadata",
+                "WARC-Target-URI",
+                "Payload-Metadata",
+                "HTTP-Response-Metadata",
+                "HTML-Metadata",
+                "Head",
+                "Base",
+                "Links",
+            ] {
+                let whole = page(&format!("[{link}]"));
+                let at = whole.find(&format!("\"{name}\":")).unwrap();
+                // Before the true value, and so not counting, or failing first.
+                let before = format!("{}\"{name}\":{value},{}", &whole[..at], &whole[at..]);
+                check(reader, before.as_bytes());
+                check(
+                    reader,
+                    whole.replace(&format!("\"{name}\""), &format!("\"{name}2\"")).as_bytes(),
+                );
             }
         }
-        deserializer.deserialize_seq(Arrays)
+    }
+
+    #[test]
+    fn of_equal_objects_the_last_counts_with_nothing_of_the_first() {
+        let reader = &mut PageReader::default();
+        let whole = page(r#"[{"path":"IMG@/src","url":"c.jpg","alt":"a cat"}]"#);
+        for name in ["Container", "Envelope", "Payload-Metadata", "HTML-Metadata", "Head"] {
+            let at = whole.find(&format!("\"{name}\":")).unwrap() + name.len() + 3;
+            // The value's end: the bracket that closes it.
+            let mut depth = 0;
+            let end = whole[at..].find(|c| {
+                depth += i32::from(c == '{') - i32::from(c == '}');
+                depth == 0 && c == '}'
+            });
+            let end = at + end.unwrap() + 1;
+            let json = format!("{},\"{name}\":{{}}{}", &whole[..end], &whole[end..]);
+            check(reader, json.as_bytes());
+        }
+        let twice = whole.replace("\"Links\"", "\"Links\":[{}],\"Links\"");
+        assert_eq!(check(reader, twice.as_bytes()).0.rows, 1);
+    }
+
+    #[test]
+    fn depth_ends_where_serde_jsons_does() {
+        let reader = &mut PageReader::default();
+        for depth in 110..135 {
+            for (open, close) in [("[", "]"), (r#"{"x":"#, "}"), (r#"[{"x":"#, "}]")] {
+                let value = format!("{}1{}", open.repeat(depth), close.repeat(depth));
+                check(reader, page(&format!(r#"[{{"x":{value}}}]"#)).as_bytes());
+                check(reader, page(&value).replace("Links", "Other").as_bytes());
+                check(reader, format!(r#"{{"x":{value}}}"#).as_bytes());
+                let value = open.repeat(depth / 2);
+                check(reader, format!(r#"{{"x":{value}}}"#).as_bytes());
+            }
+        }
+        assert_eq!(check(reader, "[".repeat(1 << 20).as_bytes()).0.failed["json_shape"], 1);
+        let deep = format!("{{\"x\":{}", "[".repeat(1 << 20));
+        assert_eq!(check(reader, deep.as_bytes()).0.failed["json_syntax"], 1);
+    }
+
+    #[test]
+    fn a_text_that_is_no_utf8_is_that_before_all() {
+        let reader = &mut PageReader::default();
+        for json in
+            [&b"{\"a\":\"\xff\"}"[..], b"[\"\xff\"]", b"{]\xff", b"{\"\xf0\x9f\x98\"", b"{}\xff"]
+        {
+            assert_eq!(check(reader, json).0.failed["json_not_utf8"], 1);
+        }
+    }
+
+    /// JSON values, now and then with faults in strings and numbers, with the keys that matter.
+    fn value() -> impl Strategy<Value = String> {
+        let scalar = prop_oneof![
+            4 => string(),
+            1 => "(null|true|false|-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?)",
+            1 => "[-+0-9.eEnulxtr]{1,6}",
+        ];
+        scalar.prop_recursive(8, 64, 5, |inner| {
+            let pair = (blank(), key(), blank(), inner.clone())
+                .prop_map(|(a, key, b, value)| format!("{a}{key}{b}:{value}"));
+            let list = prop::collection::vec((blank(), inner, blank()), 0..5).prop_map(|values| {
+                let values: Vec<_> = values.into_iter().map(|(a, v, b)| a + &v + &b).collect();
+                format!("[{}]", values.join(","))
+            });
+            let object = prop::collection::vec(pair, 0..5)
+                .prop_map(|pairs| format!("{{{}}}", pairs.join(",")));
+            prop_oneof![list, object]
+        })
+    }
+
+    fn blank() -> impl Strategy<Value = String> {
+        prop_oneof![9 => Just(String::new()), 1 => "[ \\t\\r\\n]{1,70}"]
+    }
+
+    fn string() -> impl Strategy<Value = String> {
+        let plain = "[ -!#-\\[\\]-~é😀\u{7f}]{0,70}".prop_map(|text| format!("\"{text}\""));
+        let words =
+            prop::sample::select(vec!["IMG@/src", "http://b.example/1.jpg", "a cat", "2.jpg"]);
+        let escape = "(\\\\[\"\\\\/bfnrt]|\\\\u00[0-9a-fA-F]{2}|\\\\ud83d\\\\ude0[0-9])";
+        let fault = "(\\\\.|\\\\u[0-9a-g]{2,4}|\\\\u[dD][89a-fA-F]00|[\\x00-\\x1f]|\\\\)";
+        let faulty = ("[a-z]{0,3}", prop_oneof![6 => escape, 1 => fault], "[a-z]{0,3}");
+        let faulty = prop::collection::vec(faulty, 1..20).prop_map(|parts| {
+            format!("\"{}\"", parts.into_iter().map(|(a, b, c)| a + &b + &c).collect::<String>())
+        });
+        prop_oneof![3 => plain, 3 => words.prop_map(|word| format!("\"{word}\"")), 1 => faulty]
+    }
+
+    fn key() -> impl Strategy<Value = String> {
+        let names = vec![
+            "path",
+            "url",
+            "alt",
+            "text",
+            "path",
+            "url",
+            "alt",
+            "Links",
+            "Head",
+            "Base",
+            "p\\u0061th",
+        ];
+        let names = prop::sample::select(names).prop_map(|name| format!("\"{name}\""));
+        prop_oneof![9 => names, 1 => string()]
+    }
+
+    fn links() -> impl Strategy<Value = String> {
+        let field = (key(), prop_oneof![8 => string(), 1 => value()])
+            .prop_map(|(key, value)| format!("{key}:{value}"));
+        let fields = prop::collection::vec(field, 0..4);
+        let link = fields.prop_map(|fields| {
+            let fields: String = fields.into_iter().map(|field| ",".to_owned() + &field).collect();
+            format!("{{\"path\":\"IMG@/src\"{fields}}}")
+        });
+        prop::collection::vec(prop_oneof![8 => link, 1 => value()], 0..12)
+            .prop_map(|links| format!("[{}]", links.join(",")))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn any_record_is_read_as_serde_json_reads_it(
+            links in prop_oneof![6 => links(), 1 => value()],
+            other in value(),
+            head in prop_oneof![value(), Just("{}".to_owned())],
+            edits in prop::collection::vec((any::<prop::sample::Index>(), 0..4u8, any::<u8>()), 0..4),
+        ) {
+            let reader = &mut PageReader::default();
+            let json = page(&links)
+                .replacen("\"Head\"", &format!("\"Head\":{head},\"Head\""), 1)
+                .replacen("{\"WARC-H", &format!("{{\"x\":{other},\"WARC-H"), 1);
+            check(reader, json.as_bytes());
+            let mut bytes = json.into_bytes();
+            for (at, how, byte) in edits {
+                let at = at.index(bytes.len());
+                const OFTEN: &[u8] = b"\"\\{}[]:, u";
+                let byte = OFTEN.get(usize::from(byte) % 16).copied().unwrap_or(byte);
+                match how {
+                    0 => bytes[at] = byte,
+                    1 => bytes.insert(at, byte),
+                    2 if bytes.len() > 1 => drop(bytes.remove(at)),
+                    _ => bytes.truncate(at.max(1)),
+                }
+                check(reader, &bytes);
+            }
+        }
+
+        #[test]
+        fn any_value_at_all_is_read_as_serde_json_reads_it(json in value()) {
+            check(&mut PageReader::default(), json.as_bytes());
+        }
     }
 }

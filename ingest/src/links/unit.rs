@@ -8,7 +8,7 @@ use stage::{Context, Result, ResultExt};
 
 use super::LinksReport;
 use super::merge::{Run, merge};
-use super::page::read_page;
+use super::page::PageReader;
 use super::rows::Rows;
 use super::source::{self, WatSource};
 use super::write::LinksWriter;
@@ -87,12 +87,13 @@ fn read_wat(wat: &WatSource, budget: &Budget, cx: &Context) -> Result<(Vec<Run>,
     let mut reader = Reader::new(wat.url(), source::open(wat.url())?);
     let mut runs = Vec::new();
     let mut rows = Rows::default();
+    let mut page = PageReader::default();
     let mut report = LinksReport { wats: 1, ..LinksReport::default() };
     let mut number = 0;
     while let Some(record) = reader.next_record()? {
         number += 1;
         if record.is("metadata") {
-            read_page(record.body, &mut report, |place, found| rows.push(number, place, &found));
+            page.read(record.body, &mut report, |place, found| rows.push(number, place, &found));
         }
         if number % 256 == 0 {
             cx.cancel.check()?;
