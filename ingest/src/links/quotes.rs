@@ -123,17 +123,17 @@ impl<'a> Quotes<'a> {
     #[inline(never)]
     fn fill(&mut self) {
         match self.places.level {
-            Level::Any => self.fill_with(look),
+            Level::Any => self.fill_with(Bytewise),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(avx2) => avx2.vectorize(
                 #[inline(always)]
-                || self.fill_with(|block| look_by_avx2(avx2, block)),
+                || self.fill_with(avx2),
             ),
         }
     }
 
     #[inline(always)]
-    fn fill_with(&mut self, look: impl Fn(&[u8; BLOCK]) -> (u64, bool)) {
+    fn fill_with(&mut self, look: impl Look) {
         let left = self.filled.saturating_sub(self.next);
         self.places.list.copy_within(self.filled - left..self.filled, 0);
         self.next = 0;
@@ -142,11 +142,11 @@ impl<'a> Quotes<'a> {
             let (at, rest) = (self.at, &self.text[self.at..]);
             self.at += BLOCK;
             if let Some(block) = rest.first_chunk() {
-                self.block(block, at, &look);
+                self.block(block, at, look);
             } else {
                 let mut block = [b' '; BLOCK];
                 block[..rest.len()].copy_from_slice(rest);
-                self.block(&block, at, &look);
+                self.block(&block, at, look);
             }
         }
         if self.at >= self.text.len() {
@@ -156,13 +156,8 @@ impl<'a> Quotes<'a> {
     }
 
     #[inline(always)]
-    fn block(
-        &mut self,
-        block: &[u8; BLOCK],
-        at: usize,
-        look: impl Fn(&[u8; BLOCK]) -> (u64, bool),
-    ) {
-        let (mut quotes, plain) = look(block);
+    fn block(&mut self, block: &[u8; BLOCK], at: usize, look: impl Look) {
+        let (mut quotes, plain) = look.look(block);
         if !plain || self.escaped {
             quotes = self.look_closely(block, at, quotes);
         }
@@ -256,39 +251,54 @@ fn inside(quotes: u64, starts_inside: bool) -> u64 {
     if starts_inside { !inside } else { inside }
 }
 
-/// The quotes of a block, and whether it is of printable ASCII without backslashes. Written so that
-/// the comparisons become vector instructions; bits are then gathered eight at a time.
-#[inline(always)]
-fn look(block: &[u8; BLOCK]) -> (u64, bool) {
-    let is_quote = block.map(|byte| if byte == b'"' { 0x80 } else { 0 });
-    let other = block.map(|byte| u8::from(byte < b' ') | u8::from(byte == b'\\') | (byte >> 7));
-    let mut quotes = 0;
-    for (eight, flags) in is_quote.as_chunks().0.iter().enumerate() {
-        // Bit 8 n + 7 moves to bit 56 + n: the sum of shifts by 49 - 7 n, none of which meet there.
-        let bits = u64::from_le_bytes(*flags).wrapping_mul(0x0002_0408_1020_4081) >> 56;
-        quotes |= bits << (8 * eight);
+/// A way to look at a block. A trait and not a closure, since what is not inlined into the function
+/// that has the vector instructions is called for every one of them.
+trait Look: Copy {
+    /// The quotes of a block, and whether it is of printable ASCII without backslashes.
+    fn look(self, block: &[u8; BLOCK]) -> (u64, bool);
+}
+
+/// Written so that the comparisons become any machine's vector instructions; bits are then gathered
+/// eight at a time.
+#[derive(Debug, Clone, Copy)]
+struct Bytewise;
+
+impl Look for Bytewise {
+    #[inline(always)]
+    fn look(self, block: &[u8; BLOCK]) -> (u64, bool) {
+        let is_quote = block.map(|byte| if byte == b'"' { 0x80 } else { 0 });
+        let other = block.map(|byte| u8::from(byte < b' ') | u8::from(byte == b'\\') | (byte >> 7));
+        let mut quotes = 0;
+        for (eight, flags) in is_quote.as_chunks().0.iter().enumerate() {
+            // Bit 8 n + 7 moves to bit 56 + n: the sum of shifts by 49 - 7 n, none of which meet there.
+            let bits = u64::from_le_bytes(*flags).wrapping_mul(0x0002_0408_1020_4081) >> 56;
+            quotes |= bits << (8 * eight);
+        }
+        (quotes, other.iter().fold(0, |any, &byte| any | byte) == 0)
     }
-    (quotes, other.iter().fold(0, |any, &byte| any | byte) == 0)
 }
 
 #[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn look_by_avx2(simd: pulp::x86::V3, block: &[u8; BLOCK]) -> (u64, bool) {
-    let (avx, avx2) = (simd.avx, simd.avx2);
-    let [low, high]: [std::arch::x86_64::__m256i; 2] = pulp::cast(*block);
-    let all = |byte: u8| avx._mm256_set1_epi8(byte as i8);
-    let quotes = [low, high].map(|bytes| {
-        let quote = avx2._mm256_cmpeq_epi8(bytes, all(b'"'));
-        u64::from(avx2._mm256_movemask_epi8(quote) as u32)
-    });
-    // The highest bit of a byte is set in comparisons that hold, and beyond ASCII.
-    let [low, high] = [low, high].map(|bytes| {
-        let backslash = avx2._mm256_cmpeq_epi8(bytes, all(b'\\'));
-        let control = avx2._mm256_cmpeq_epi8(avx2._mm256_min_epu8(bytes, all(0x1f)), bytes);
-        avx2._mm256_or_si256(bytes, avx2._mm256_or_si256(backslash, control))
-    });
-    let plain = avx2._mm256_movemask_epi8(avx2._mm256_or_si256(low, high)) == 0;
-    (quotes[0] | quotes[1] << 32, plain)
+impl Look for pulp::x86::V3 {
+    #[inline(always)]
+    fn look(self, block: &[u8; BLOCK]) -> (u64, bool) {
+        let (avx, avx2) = (self.avx, self.avx2);
+        let [low, high]: [std::arch::x86_64::__m256i; 2] = pulp::cast(*block);
+        let quote = avx._mm256_set1_epi8(b'"' as i8);
+        let low_quotes = avx2._mm256_movemask_epi8(avx2._mm256_cmpeq_epi8(low, quote));
+        let high_quotes = avx2._mm256_movemask_epi8(avx2._mm256_cmpeq_epi8(high, quote));
+        // The highest bit of a byte is set in comparisons that hold, and beyond ASCII.
+        let backslash = avx._mm256_set1_epi8(b'\\' as i8);
+        let low_backslash = avx2._mm256_cmpeq_epi8(low, backslash);
+        let high_backslash = avx2._mm256_cmpeq_epi8(high, backslash);
+        let control = avx._mm256_set1_epi8(0x1f);
+        let low_control = avx2._mm256_cmpeq_epi8(avx2._mm256_min_epu8(low, control), low);
+        let high_control = avx2._mm256_cmpeq_epi8(avx2._mm256_min_epu8(high, control), high);
+        let low = avx2._mm256_or_si256(low, avx2._mm256_or_si256(low_backslash, low_control));
+        let high = avx2._mm256_or_si256(high, avx2._mm256_or_si256(high_backslash, high_control));
+        let plain = avx2._mm256_movemask_epi8(avx2._mm256_or_si256(low, high)) == 0;
+        (u64::from(low_quotes as u32) | u64::from(high_quotes as u32) << 32, plain)
+    }
 }
 
 #[cfg(test)]
@@ -352,10 +362,10 @@ mod tests {
             for block in [block, printable] {
                 let plain = block.iter().all(|b| (b' '..0x80).contains(b) && *b != b'\\');
                 let seen = (bits(&block, |byte| byte == b'"'), plain);
-                prop_assert_eq!(look(&block), seen);
+                prop_assert_eq!(Bytewise.look(&block), seen);
                 #[cfg(target_arch = "x86_64")]
                 if let Level::Avx2(avx2) = Level::detect() {
-                    prop_assert_eq!(look_by_avx2(avx2, &block), seen);
+                    prop_assert_eq!(avx2.look(&block), seen);
                 }
             }
         }
