@@ -48,9 +48,9 @@ pub(super) fn read_page(
     let place = Place { cc_filename: &cc_filename.0, page_url };
     for link in &links.found {
         match link_row(link, base) {
-            Ok(found) => {
+            Ok((uid, url, alt)) => {
                 report.rows += 1;
-                row(place, found);
+                row(place, Found { uid, url: &url, alt });
             }
             Err(Lost::Dropped(reason)) => report.drop(reason),
             Err(Lost::Failed(reason)) => report.fail_links(reason, 1),
@@ -63,7 +63,10 @@ enum Lost {
     Failed(&'static str),
 }
 
-fn link_row<'a>(link: &'a ImageLink<'_>, base: &'a str) -> Result<Found<'a>, Lost> {
+/// `uid`, `url` and `alt`.
+type Taken<'a> = ([u8; 16], Cow<'a, str>, &'a str);
+
+fn link_row<'a>(link: &'a ImageLink<'_>, base: &'a str) -> Result<Taken<'a>, Lost> {
     let alt = match &link.alt {
         None => return Err(Lost::Dropped("no_alt")),
         Some(Loose::Text(alt)) if alt.is_empty() => return Err(Lost::Dropped("no_alt")),
@@ -84,7 +87,7 @@ fn link_row<'a>(link: &'a ImageLink<'_>, base: &'a str) -> Result<Found<'a>, Los
         return Err(Lost::Dropped("not_http"));
     }
     let uid = Md5::new().chain_update(alt).chain_update(url.as_bytes()).finalize().into();
-    Ok(Found { uid, url, alt })
+    Ok((uid, url, alt))
 }
 
 fn is_http(url: &str) -> bool {

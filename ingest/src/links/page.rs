@@ -10,21 +10,19 @@
 //! record broken wherever it stands, as it does for the peer. Of equal keys in one object the last
 //! counts, as in Python.
 
-use std::borrow::Cow;
-
 use md5::{Digest, Md5};
 
 use super::LinksReport;
 use super::cursor::{Cursor, Fault, Loose, Span, unescape};
 use super::quotes::Places;
-use super::urljoin::urljoin;
+use super::urljoin::Joiner;
 
 /// A link that is a row.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Found<'a> {
     /// md5 of `alt` then `url`.
     pub(crate) uid: [u8; 16],
-    pub(crate) url: Cow<'a, str>,
+    pub(crate) url: &'a str,
     pub(crate) alt: &'a str,
 }
 
@@ -44,6 +42,7 @@ pub(crate) struct PageReader {
     links: Vec<ImageLink>,
     /// For strings with escapes: the archive, the page's address, a link's address, its alt text.
     texts: [String; 4],
+    joiner: Joiner,
 }
 
 /// What matters of a page, as places in the record.
@@ -101,7 +100,7 @@ impl PageReader {
         let page = reading.document();
         let seen = reading.cursor.seen();
         // Text that is no UTF-8 is that before all, wherever its first fault is.
-        if (page.is_err() || seen.beyond_ascii) && std::str::from_utf8(json).is_err() {
+        if (page.is_err() || seen.beyond_ascii) && simdutf8::basic::from_utf8(json).is_err() {
             return report.fail("json_not_utf8");
         }
         let page = match page {
@@ -130,13 +129,10 @@ impl PageReader {
         let cc_filename = resolved(text(cc_filename), filename_text);
         let page_url = resolved(text(page_url), page_text);
         let place = Place { cc_filename, page_url };
-        let joined = html.base.and_then(|base| {
-            let base = resolved(text(base), url_text);
-            urljoin(page_url, base).map(Cow::into_owned)
-        });
-        let base = joined.as_deref().unwrap_or(page_url);
+        let own = html.base.map(|base| resolved(text(base), url_text));
+        self.joiner.start(page_url, own);
         for link in links {
-            match link_row(*link, json, base, url_text, alt_text) {
+            match link_row(*link, json, &mut self.joiner, url_text, alt_text) {
                 Ok(found) => {
                     report.rows += 1;
                     row(place, found);
@@ -156,7 +152,7 @@ enum Lost {
 fn link_row<'a>(
     link: ImageLink,
     json: &'a [u8],
-    base: &'a str,
+    joiner: &'a mut Joiner,
     url_text: &'a mut String,
     alt_text: &'a mut String,
 ) -> Result<Found<'a>, Lost> {
@@ -172,12 +168,8 @@ fn link_row<'a>(
         Some(Loose::Other) => return Err(Lost::Failed("url_not_text")),
     };
     let url = resolved(url, url_text);
-    let url = if is_http(url) {
-        Cow::Borrowed(url)
-    } else {
-        urljoin(base, url).unwrap_or(Cow::Borrowed(url))
-    };
-    if !is_http(&url) {
+    let url = if is_http(url) { url } else { joiner.join(url) };
+    if !is_http(url) {
         return Err(Lost::Dropped("not_http"));
     }
     let uid = Md5::new().chain_update(alt).chain_update(url.as_bytes()).finalize().into();
@@ -335,7 +327,9 @@ impl Reading<'_> {
     #[inline(always)]
     fn is(&self, string: Span, word: &[u8]) -> bool {
         let string = string.of(self.text);
-        string == word || (self.cursor.seen().escapes && is_escaped(string, word))
+        // Escapes only make a word longer.
+        string == word
+            || (string.len() > word.len() && self.cursor.seen().escapes && is_escaped(string, word))
     }
 }
 
@@ -364,7 +358,7 @@ mod tests {
         let row = |place: Place<'_>, found: &Found<'_>| {
             let uid = found.uid.iter().map(|byte| format!("{byte:02x}")).collect();
             let [cc_filename, page_url] = [place.cc_filename, place.page_url].map(str::to_owned);
-            [uid, found.url.to_string(), found.alt.to_owned(), cc_filename, page_url]
+            [uid, found.url.to_owned(), found.alt.to_owned(), cc_filename, page_url]
         };
         let [mut ours, mut theirs] = <[(LinksReport, Vec<_>); 2]>::default();
         reader.read(json, &mut ours.0, |place, found| ours.1.push(row(place, &found)));
