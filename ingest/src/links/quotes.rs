@@ -159,7 +159,9 @@ impl<'a> Quotes<'a> {
     fn block(&mut self, block: &[u8; BLOCK], at: usize, look: impl Look) {
         let (mut quotes, plain) = look.look(block);
         if !plain || self.escaped {
-            quotes = self.look_closely(block, at, quotes);
+            let others =
+                Others { backslashes: look.backslashes(block), controls: look.controls(block) };
+            quotes = self.look_closely(block, at, quotes, &others);
         }
         let count = quotes.count_ones() as usize;
         self.inside ^= count % 2 == 1;
@@ -181,12 +183,18 @@ impl<'a> Quotes<'a> {
 
     /// The quotes of a block that holds escapes, controls or bytes beyond ASCII.
     #[inline(never)]
-    fn look_closely(&mut self, block: &[u8; BLOCK], at: usize, quotes: u64) -> u64 {
-        self.seen.beyond_ascii |= !block.is_ascii();
+    fn look_closely(
+        &mut self,
+        block: &[u8; BLOCK],
+        at: usize,
+        quotes: u64,
+        others: &Others,
+    ) -> u64 {
+        self.seen.beyond_ascii = self.seen.beyond_ascii || !block.is_ascii();
         let mut escaped = u64::from(self.escaped);
         self.escaped = false;
         let mut fault = BLOCK as u32;
-        let mut backslashes = bits(block, |byte| byte == b'\\') & !escaped;
+        let mut backslashes = others.backslashes & !escaped;
         self.seen.escapes |= backslashes != 0;
         while backslashes != 0 {
             let n = backslashes.trailing_zeros();
@@ -201,9 +209,8 @@ impl<'a> Quotes<'a> {
             backslashes &= !next;
         }
         let quotes = quotes & !escaped;
-        let controls = bits(block, |byte| byte < b' ');
-        if controls != 0 {
-            fault = fault.min((controls & inside(quotes, self.inside)).trailing_zeros());
+        if others.controls != 0 {
+            fault = fault.min((others.controls & inside(quotes, self.inside)).trailing_zeros());
         }
         if fault == BLOCK as u32 {
             return quotes;
@@ -251,11 +258,22 @@ fn inside(quotes: u64, starts_inside: bool) -> u64 {
     if starts_inside { !inside } else { inside }
 }
 
+/// Bytes of a block that are no quotes: bit n tells of byte n.
+struct Others {
+    backslashes: u64,
+    controls: u64,
+}
+
 /// A way to look at a block. A trait and not a closure, since what is not inlined into the function
 /// that has the vector instructions is called for every one of them.
 trait Look: Copy {
     /// The quotes of a block, and whether it is of printable ASCII without backslashes.
     fn look(self, block: &[u8; BLOCK]) -> (u64, bool);
+
+    fn backslashes(self, block: &[u8; BLOCK]) -> u64;
+
+    /// The bytes below a space.
+    fn controls(self, block: &[u8; BLOCK]) -> u64;
 }
 
 /// Written so that the comparisons become any machine's vector instructions; bits are then gathered
@@ -275,6 +293,16 @@ impl Look for Bytewise {
             quotes |= bits << (8 * eight);
         }
         (quotes, other.iter().fold(0, |any, &byte| any | byte) == 0)
+    }
+
+    #[inline(always)]
+    fn backslashes(self, block: &[u8; BLOCK]) -> u64 {
+        bits(block, |byte| byte == b'\\')
+    }
+
+    #[inline(always)]
+    fn controls(self, block: &[u8; BLOCK]) -> u64 {
+        bits(block, |byte| byte < b' ')
     }
 }
 
@@ -298,6 +326,27 @@ impl Look for pulp::x86::V3 {
         let high = avx2._mm256_or_si256(high, avx2._mm256_or_si256(high_backslash, high_control));
         let plain = avx2._mm256_movemask_epi8(avx2._mm256_or_si256(low, high)) == 0;
         (u64::from(low_quotes as u32) | u64::from(high_quotes as u32) << 32, plain)
+    }
+
+    #[inline(always)]
+    fn backslashes(self, block: &[u8; BLOCK]) -> u64 {
+        let [low, high]: [std::arch::x86_64::__m256i; 2] = pulp::cast(*block);
+        let backslash = self.avx._mm256_set1_epi8(b'\\' as i8);
+        let low = self.avx2._mm256_movemask_epi8(self.avx2._mm256_cmpeq_epi8(low, backslash));
+        let high = self.avx2._mm256_movemask_epi8(self.avx2._mm256_cmpeq_epi8(high, backslash));
+        u64::from(low as u32) | u64::from(high as u32) << 32
+    }
+
+    #[inline(always)]
+    fn controls(self, block: &[u8; BLOCK]) -> u64 {
+        let [low, high]: [std::arch::x86_64::__m256i; 2] = pulp::cast(*block);
+        let control = self.avx._mm256_set1_epi8(0x1f);
+        let low_control = self.avx2._mm256_cmpeq_epi8(self.avx2._mm256_min_epu8(low, control), low);
+        let high_control =
+            self.avx2._mm256_cmpeq_epi8(self.avx2._mm256_min_epu8(high, control), high);
+        let low = self.avx2._mm256_movemask_epi8(low_control);
+        let high = self.avx2._mm256_movemask_epi8(high_control);
+        u64::from(low as u32) | u64::from(high as u32) << 32
     }
 }
 
@@ -361,11 +410,13 @@ mod tests {
             let printable = block.map(|byte| if byte % 8 == 0 { b'"' } else { b' ' + byte % 60 });
             for block in [block, printable] {
                 let plain = block.iter().all(|b| (b' '..0x80).contains(b) && *b != b'\\');
-                let seen = (bits(&block, |byte| byte == b'"'), plain);
-                prop_assert_eq!(Bytewise.look(&block), seen);
+                let quotes = bits(&block, |byte| byte == b'"');
+                prop_assert_eq!(Bytewise.look(&block), (quotes, plain));
                 #[cfg(target_arch = "x86_64")]
                 if let Level::Avx2(avx2) = Level::detect() {
-                    prop_assert_eq!(avx2.look(&block), seen);
+                    prop_assert_eq!(avx2.look(&block), (quotes, plain));
+                    prop_assert_eq!(avx2.backslashes(&block), Bytewise.backslashes(&block));
+                    prop_assert_eq!(avx2.controls(&block), Bytewise.controls(&block));
                 }
             }
         }

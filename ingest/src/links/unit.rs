@@ -52,8 +52,8 @@ pub fn run_unit(wats: &[WatSource], out: impl Write + Send, cx: &Context) -> Res
     Ok(total)
 }
 
-/// Bytes of rows that may be in memory: half of the context's, of which one half is for the rows
-/// being read on all threads, the other for sorted runs.
+/// Bytes of rows that may be in memory: half of the context's and at most 96 MiB, of which one half
+/// is for the rows being read on all threads, the other for sorted runs.
 struct Budget {
     reading: u64,
     sorted: u64,
@@ -62,10 +62,12 @@ struct Budget {
 
 /// Rows of a thread are not cut into runs smaller than this, however small the memory.
 const LEAST_RUN: u64 = 1 << 20;
+/// More would gain nothing: a run costs little to write and read beside the inflating of its file.
+const MOST_MEMORY: u64 = 48 << 20;
 
 impl Budget {
     fn new(cx: &Context) -> Self {
-        let quarter = cx.memory / 4;
+        let quarter = (cx.memory / 4).min(MOST_MEMORY);
         let reading = (quarter / cx.threads.max(1) as u64).max(LEAST_RUN);
         Self { reading, sorted: quarter, resident: AtomicU64::new(0) }
     }
