@@ -24,17 +24,24 @@
 //! ```
 //!
 //! A unit's WAT files are read on all threads; each gives runs of rows sorted by uid, which are
-//! merged into one parquet file. Memory: the rows of the unit, up to half of `Context::memory`;
-//! beyond it runs go to temporary files. A row costs 40 bytes and its text, so that a WAT file of
-//! Common Crawl (about 300,000 rows) takes 50 to 80 MB. To that comes the longest record of each
-//! thread, at most 64 MiB and its links.
+//! merged into one parquet file. Memory: the rows of the unit, up to half of `Context::memory` and
+//! to 96 MiB; beyond it runs go to temporary files. A row costs 40 bytes and its text, so that a WAT
+//! file of Common Crawl (about 300,000 rows) takes 50 to 80 MB. To that comes the longest record of
+//! each thread, at most 64 MiB and its links.
 //!
-//! Reading order: [`LinksPlan`], [`run_unit`], [`LinksReport`]; `page` has the rules.
+//! Reading order: [`LinksPlan`], [`run_unit`], [`LinksReport`]; `page` has the rules, `quotes` and
+//! `cursor` read the JSON.
 
+mod cursor;
 mod download;
 mod merge;
+#[cfg(test)]
+mod oracle;
 mod page;
+#[cfg(test)]
+mod page_tests;
 mod plan;
+mod quotes;
 mod report;
 mod rows;
 mod source;

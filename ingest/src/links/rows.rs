@@ -64,7 +64,7 @@ impl Rows {
             });
         }
         let at = self.text.len();
-        self.text.push_str(&found.url);
+        self.text.push_str(found.url);
         self.text.push_str(found.alt);
         self.links.push(Link {
             uid: found.uid,

@@ -8,7 +8,7 @@ use stage::{Context, Result, ResultExt};
 
 use super::LinksReport;
 use super::merge::{Run, merge};
-use super::page::read_page;
+use super::page::PageReader;
 use super::rows::Rows;
 use super::source::{self, WatSource};
 use super::write::LinksWriter;
@@ -52,8 +52,8 @@ pub fn run_unit(wats: &[WatSource], out: impl Write + Send, cx: &Context) -> Res
     Ok(total)
 }
 
-/// Bytes of rows that may be in memory: half of the context's, of which one half is for the rows
-/// being read on all threads, the other for sorted runs.
+/// Bytes of rows that may be in memory: half of the context's and at most 96 MiB, of which one half
+/// is for the rows being read on all threads, the other for sorted runs.
 struct Budget {
     reading: u64,
     sorted: u64,
@@ -62,10 +62,12 @@ struct Budget {
 
 /// Rows of a thread are not cut into runs smaller than this, however small the memory.
 const LEAST_RUN: u64 = 1 << 20;
+/// More would gain nothing: a run costs little to write and read beside the inflating of its file.
+const MOST_MEMORY: u64 = 48 << 20;
 
 impl Budget {
     fn new(cx: &Context) -> Self {
-        let quarter = cx.memory / 4;
+        let quarter = (cx.memory / 4).min(MOST_MEMORY);
         let reading = (quarter / cx.threads.max(1) as u64).max(LEAST_RUN);
         Self { reading, sorted: quarter, resident: AtomicU64::new(0) }
     }
@@ -87,12 +89,13 @@ fn read_wat(wat: &WatSource, budget: &Budget, cx: &Context) -> Result<(Vec<Run>,
     let mut reader = Reader::new(wat.url(), source::open(wat.url())?);
     let mut runs = Vec::new();
     let mut rows = Rows::default();
+    let mut page = PageReader::default();
     let mut report = LinksReport { wats: 1, ..LinksReport::default() };
     let mut number = 0;
     while let Some(record) = reader.next_record()? {
         number += 1;
         if record.is("metadata") {
-            read_page(record.body, &mut report, |place, found| rows.push(number, place, &found));
+            page.read(record.body, &mut report, |place, found| rows.push(number, place, &found));
         }
         if number % 256 == 0 {
             cx.cancel.check()?;

@@ -8,6 +8,83 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
+/// Joins the links of a page. Most are joined by putting what all of them share before them.
+#[derive(Debug, Default)]
+pub(crate) struct Joiner {
+    base: String,
+    /// What comes before addresses that start with a slash, and before those that do not; empty
+    /// where nothing is known.
+    before: [String; 2],
+    /// Whether `before` is that of `base`.
+    ready: bool,
+    joined: String,
+}
+
+impl Joiner {
+    /// Starts a page with this address and this `<base>`, which is passed over where Python raises
+    /// `ValueError`.
+    pub(crate) fn start(&mut self, page_url: &str, own: Option<&str>) {
+        let joined = own.and_then(|own| urljoin(page_url, own));
+        self.base.clear();
+        self.base.push_str(joined.as_deref().unwrap_or(page_url));
+        self.ready = false;
+    }
+
+    /// Joins an address to the base; gives it as it is where Python raises `ValueError`.
+    pub(crate) fn join<'a>(&'a mut self, url: &'a str) -> &'a str {
+        if let Some(kind) = plain(url) {
+            self.prepare();
+            let before = &self.before[kind];
+            if !before.is_empty() {
+                self.joined.clear();
+                self.joined.push_str(before);
+                self.joined.push_str(url);
+                return &self.joined;
+            }
+        }
+        match urljoin(&self.base, url) {
+            Some(Cow::Owned(joined)) => {
+                self.joined = joined;
+                &self.joined
+            }
+            Some(Cow::Borrowed(same)) => same,
+            None => url,
+        }
+    }
+
+    fn prepare(&mut self) {
+        if self.ready {
+            return;
+        }
+        self.ready = true;
+        for (before, probe) in self.before.iter_mut().zip(["/x", "x"]) {
+            before.clear();
+            let joined = urljoin(&self.base, probe);
+            if let Some(shared) = joined.as_deref().and_then(|joined| joined.strip_suffix(probe))
+                && (shared.starts_with("http://") || shared.starts_with("https://"))
+            {
+                before.push_str(shared);
+            }
+        }
+    }
+}
+
+/// Whether an address has a path, and perhaps a query, that pass through [`urljoin`] unchanged: 0
+/// for one that starts with a slash, 1 for one that does not. No scheme, host, parameters, fragment,
+/// empty or dotted segments, nothing to be cleaned away.
+fn plain(url: &str) -> Option<usize> {
+    let bytes = url.as_bytes();
+    let (&first, &last) = (bytes.first()?, bytes.last()?);
+    let mut before = b'/';
+    let mut fits = first > b' ' && first != b'?' && last != b'?';
+    for &byte in &bytes[usize::from(first == b'/')..] {
+        fits &= !matches!(byte, b':' | b';' | b'#' | b'\t' | b'\r' | b'\n');
+        fits &= before != b'/' || !matches!(byte, b'/' | b'.' | b'?');
+        before = byte;
+    }
+    fits.then_some(usize::from(first != b'/'))
+}
+
 /// Joins `base` and `url`; `None` where Python raises `ValueError`.
 pub(crate) fn urljoin<'a>(base: &'a str, url: &'a str) -> Option<Cow<'a, str>> {
     if base.is_empty() {
@@ -234,7 +311,38 @@ mod tests {
         }
     }
 
+    /// Joins after another join to the same base, as on a page.
+    fn by_joiner(base: &str, url: &str) -> String {
+        let mut joiner = Joiner::default();
+        joiner.start("http://before.example/a/b", None);
+        joiner.join("c");
+        joiner.start(base, None);
+        joiner.join("first");
+        joiner.join(url).to_owned()
+    }
+
+    #[test]
+    fn a_joiner_joins_as_urljoin_does() {
+        for &(base, url, joined) in CASES {
+            assert_eq!(by_joiner(base, url), joined.unwrap_or(url), "urljoin({base:?}, {url:?})");
+        }
+        assert_eq!(
+            by_joiner("http://a.example/b/c.html?d/e", "f/g.png?h"),
+            "http://a.example/b/f/g.png?h"
+        );
+        assert_eq!(by_joiner("https://a.example", "/f"), "https://a.example/f");
+    }
+
     proptest! {
+        #[test]
+        fn a_joiner_joins_any_two_texts_as_urljoin_does(
+            base in "(https?://a\\.example|HTTPS:|ftp://f)?[a-z/.:?#;@\\[ \\tß]{0,12}",
+            url in "([a-z/.]{1,3}[a-z/.?]{0,8}|[a-z/:?#;.@\\[\\] \\tß⩴]{0,12})",
+        ) {
+            let joined = urljoin(&base, &url);
+            prop_assert_eq!(by_joiner(&base, &url), joined.as_deref().unwrap_or(&url));
+        }
+
         #[test]
         fn any_two_texts_are_joined_or_refused(
             base in "(http://a\\.example)?[a-zß/:?#;.@\\[\\] \\t⩴]{0,12}",

@@ -2,7 +2,8 @@
 
 use std::io::{self, ErrorKind, Read};
 
-use flate2::{Crc, Decompress, FlushDecompress, Status};
+use crc32fast::Hasher;
+use flate2::{Decompress, FlushDecompress, Status};
 use memchr::memmem;
 use stage::{Error, Result};
 
@@ -45,7 +46,7 @@ pub(super) struct Members<R> {
     eof: bool,
     state: State,
     inflate: Decompress,
-    checksum: Crc,
+    checksum: Hasher,
     member: Member,
     /// So many bytes may still be read a second time.
     rewind_left: u64,
@@ -87,7 +88,7 @@ impl<R: Read> Members<R> {
             eof: false,
             state: State::Unknown,
             inflate: Decompress::new(false),
-            checksum: Crc::new(),
+            checksum: Hasher::new(),
             member: Member::default(),
             rewind_left: MAX_REWIND,
             limits,
@@ -269,7 +270,8 @@ impl<R: Read> Members<R> {
             let at = self.start + at;
             u32::from_le_bytes([0, 1, 2, 3].map(|i| self.input[at + i]))
         };
-        let sound = word(0) == self.checksum.sum() && word(4) == self.member.unpacked as u32;
+        let sound =
+            word(0) == self.checksum.clone().finalize() && word(4) == self.member.unpacked as u32;
         self.start += 8;
         if sound {
             self.state = State::Between;
