@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::body::{self, Body};
 use super::budget::Bodies;
 use super::dns::{Addresses, Lookup};
+use super::opt_out::OptOutList;
 use super::plan::seconds;
 use super::policy::Target;
 use super::robots::RobotsCache;
@@ -24,6 +25,7 @@ pub(super) struct Net {
     client: Client,
     addresses: Addresses,
     robots: Arc<RobotsCache>,
+    opt_out: Arc<OptOutList>,
     bodies: Arc<Bodies>,
 }
 
@@ -47,6 +49,7 @@ impl Net {
         dial: &DialMap,
         lookup: Arc<dyn Lookup>,
         robots: &Arc<RobotsCache>,
+        opt_out: &Arc<OptOutList>,
         bodies: Arc<Bodies>,
     ) -> stage::Result<Self> {
         let addresses = Addresses::new(lookup, Arc::clone(plan));
@@ -59,6 +62,7 @@ impl Net {
             client: client::build(plan, idle, &addresses.resolver())?,
             addresses,
             robots: Arc::clone(robots),
+            opt_out: Arc::clone(opt_out),
             bodies,
         })
     }
@@ -149,7 +153,8 @@ impl Net {
         let location = response.headers().get(LOCATION).ok_or(Reason::BadRedirect)?;
         let location = std::str::from_utf8(location.as_bytes()).map_err(|_| Reason::BadRedirect)?;
         let url = from.url.join(location).map_err(|_| Reason::BadRedirect)?;
-        Target::check(url, &self.plan).map(Some)
+        let target = Target::check(url, &self.plan)?;
+        if self.opt_out.covers(&target) { Err(Reason::OptOut) } else { Ok(Some(target)) }
     }
 
     fn dial_of(&self, target: &Target) -> Option<SocketAddr> {

@@ -19,12 +19,12 @@
 //! ```
 //!
 //! Of each URL, in this order and anew for every redirect: the URL's own rules (`policy`), the
-//! site's robots.txt (`robots`), the vetted address (`address`, `dns`), the request (`get`,
+//! opt-out lists (`opt_out`), the site's robots.txt (`robots`), the vetted address (`address`, `dns`), the request (`get`,
 //! `client`), X-Robots-Tag (`robots_tag`), the body with its caps (`body`); then the header, the
 //! size rules, decoding, resizing and encoding (`picture`). `queue` says whose turn it is, `unit`
 //! runs it all and `rows` puts it in order.
 //!
-//! Not done here yet: crawl-delay and limits by address, opt-out lists, a resolver of our own
+//! Not done here yet: crawl-delay and limits by address, a resolver of our own
 //! instead of the operating system's.
 //!
 //! # Reasons
@@ -42,6 +42,7 @@
 //! | `robots` | dropped | download | robots.txt forbids it |
 //! | `robots_unreachable` | failed | download | the site answers, but gives no robots.txt (5xx, 429, too slow) |
 //! | `noai` | dropped | download | X-Robots-Tag forbids it |
+//! | `opt_out` | dropped | download | on a list of `opt_out`: the URL, a redirect's place, or the bytes |
 //! | `dns` | failed | download | no address, or none in time |
 //! | `connect` | failed | download | connection refused or impossible |
 //! | `tls` | failed | download | no TLS handshake |
@@ -75,6 +76,7 @@ mod client;
 mod dns;
 mod get;
 mod key;
+mod opt_out;
 mod picture;
 mod plan;
 mod policy;
@@ -86,6 +88,7 @@ mod rows;
 mod unit;
 
 pub use dns::{Answer, Lookup, SystemDns};
+pub use opt_out::OptOut;
 pub use plan::{Digest, EncodeFormat, FetchPlan, ResizeMode};
 pub use reason::{Class, Reason};
 pub use unit::Fetcher;

@@ -10,6 +10,7 @@ use pixels::{
 use sha2::{Digest as _, Sha256};
 
 use super::budget::Decoding;
+use super::opt_out::OptOutList;
 use super::{EncodeFormat, FetchPlan, Reason, ResizeMode};
 
 /// What became of one URL.
@@ -43,8 +44,19 @@ impl Outcome {
 }
 
 /// Makes the picture, or says why not. Never panics: a decoder's bug is one sample's failure.
-pub(super) fn make(bytes: Vec<u8>, plan: &FetchPlan, gate: &Decoding) -> Outcome {
-    let sha256 = plan.compute_hash.map(|_| hex(&Sha256::digest(&bytes)));
+pub(super) fn make(
+    bytes: Vec<u8>,
+    plan: &FetchPlan,
+    opt_out: &OptOutList,
+    gate: &Decoding,
+) -> Outcome {
+    let wanted = plan.compute_hash.is_some() || opt_out.wants_digests();
+    let digest = wanted.then(|| hex(&Sha256::digest(&bytes)));
+    let refused = digest.as_ref().is_some_and(|digest| opt_out.covers_digest(digest));
+    let sha256 = digest.filter(|_| plan.compute_hash.is_some());
+    if refused {
+        return Outcome { sha256, result: Err(Reason::OptOut) };
+    }
     let result = catch_unwind(AssertUnwindSafe(|| finish(bytes, plan, gate)))
         .unwrap_or(Err(Reason::DecoderPanic));
     Outcome { sha256, result }
@@ -174,7 +186,7 @@ mod tests {
     fn run(bytes: &[u8], change: impl FnOnce(&mut FetchPlan)) -> Result<Finished, Reason> {
         let mut plan = FetchPlan::default();
         change(&mut plan);
-        make(bytes.to_vec(), &plan, &Decoding::new(1)).result
+        make(bytes.to_vec(), &plan, &OptOutList::default(), &Decoding::new(1)).result
     }
 
     fn jpeg(width: u32, height: u32) -> Vec<u8> {
@@ -250,7 +262,9 @@ mod tests {
 
     #[test]
     fn the_digest_is_of_the_downloaded_bytes_even_where_they_are_no_picture() {
-        let digest = |plan: FetchPlan| make(b"abc".to_vec(), &plan, &Decoding::new(1)).sha256;
+        let none = OptOutList::default();
+        let digest =
+            |plan: FetchPlan| make(b"abc".to_vec(), &plan, &none, &Decoding::new(1)).sha256;
         assert_eq!(
             digest(FetchPlan::default()).unwrap(),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stage::{Error, Result};
 
+use super::OptOut;
 use crate::DialMap;
 
 /// How links become pictures.
@@ -76,6 +77,9 @@ pub struct FetchPlan {
     pub max_redirects: u32,
     /// Longest wait before a retry, whatever `Retry-After` says, seconds. Default 10.
     pub max_retry_wait: f64,
+    /// Lists of domains, URLs, beginnings of URLs and digests that are neither asked for nor kept.
+    /// Default none.
+    pub opt_out: OptOut,
     /// Asks each site's robots.txt and obeys it. Default true.
     pub robots: bool,
     /// Requests in flight to one registrable domain, 1 to 1000. Default 8.
@@ -156,6 +160,7 @@ impl Default for FetchPlan {
             min_rate_window: 5.0,
             max_redirects: 5,
             max_retry_wait: 10.0,
+            opt_out: OptOut::default(),
             robots: true,
             max_per_host: 8,
             ports: vec![80, 443, 8080, 8443],

@@ -24,6 +24,8 @@ pub enum Reason {
     RobotsUnreachable,
     /// X-Robots-Tag forbids it.
     Noai,
+    /// On a list of `opt_out`: the URL, a place it redirects to, or the downloaded bytes.
+    OptOut,
     /// The name has no address, or none within the time for connecting.
     Dns,
     /// The connection was refused or could not be made.
@@ -96,6 +98,7 @@ impl Reason {
             Self::Robots => "robots",
             Self::RobotsUnreachable => "robots_unreachable",
             Self::Noai => "noai",
+            Self::OptOut => "opt_out",
             Self::Dns => "dns",
             Self::Connect => "connect",
             Self::Tls => "tls",
@@ -133,6 +136,7 @@ impl Reason {
             | Self::PrivateAddress
             | Self::Robots
             | Self::Noai
+            | Self::OptOut
             | Self::ImageTooSmall
             | Self::ImageTooLarge
             | Self::AspectRatio

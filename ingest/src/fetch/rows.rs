@@ -7,6 +7,7 @@ use arrow_select::interleave::interleave;
 use md5::{Digest as _, Md5};
 use stage::{Counts, Error, Links, PairRow, Pairs, PairsBuilder, Result, ResultExt, Status};
 
+use super::opt_out::OptOutList;
 use super::picture::Outcome;
 use super::policy::Target;
 use super::reason::Class;
@@ -40,7 +41,7 @@ impl Work {
     ///
     /// # Errors
     /// When there are more links than a shard has rows.
-    pub(super) fn new(links: &[Links], plan: &FetchPlan) -> Result<Self> {
+    pub(super) fn new(links: &[Links], plan: &FetchPlan, opt_out: &OptOutList) -> Result<Self> {
         let total: usize = links.iter().map(Links::len).sum();
         let most = plan.number_sample_per_shard;
         if total > most as usize {
@@ -53,7 +54,9 @@ impl Work {
         let mut by_url: HashMap<String, usize> = HashMap::new();
         for (batch, links) in links.iter().enumerate() {
             for (index, url) in links.urls().iter().enumerate() {
-                let target = Target::parse(url.unwrap_or_default(), plan);
+                let target = Target::parse(url.unwrap_or_default(), plan).and_then(|target| {
+                    if opt_out.covers(&target) { Err(Reason::OptOut) } else { Ok(target) }
+                });
                 let same = target.as_ref().ok().map(|target| {
                     *by_url.entry(target.url.as_str().to_owned()).or_insert(jobs.len())
                 });

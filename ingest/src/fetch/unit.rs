@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::budget::{Bodies, Decoding};
 use super::dns::{Lookup, SystemDns};
 use super::get::{Failure, Net, back_off};
+use super::opt_out::OptOutList;
 use super::picture::{self, Outcome};
 use super::plan::seconds;
 use super::policy::Target;
@@ -38,6 +39,7 @@ pub struct Fetcher {
     dial: DialMap,
     lookup: Arc<dyn Lookup>,
     robots: Arc<RobotsCache>,
+    opt_out: Arc<OptOutList>,
     pool: Arc<rayon::ThreadPool>,
     cx: Context,
 }
@@ -53,7 +55,8 @@ impl Fetcher {
     /// known only when the program runs, such as a replay's.
     ///
     /// # Errors
-    /// What [`FetchPlan::validate`] finds; threads that cannot be started.
+    /// What [`FetchPlan::validate`] finds; an opt-out list that cannot be read or understood;
+    /// threads that cannot be started.
     pub fn new(plan: &FetchPlan, dial: &DialMap, cx: &Context) -> Result<Self> {
         plan.validate()?;
         let pool = rayon::ThreadPoolBuilder::new()
@@ -66,6 +69,7 @@ impl Fetcher {
             dial: dial.clone(),
             lookup: Arc::new(SystemDns),
             robots: Arc::default(),
+            opt_out: Arc::new(OptOutList::read(&plan.opt_out)?),
             pool: Arc::new(pool),
             cx: cx.clone(),
         })
@@ -93,7 +97,7 @@ impl Fetcher {
         shard_id: u32,
         sink: &mut dyn FnMut(Pairs) -> Result<()>,
     ) -> Result<Counts> {
-        let work = Work::new(links, &self.plan)?;
+        let work = Work::new(links, &self.plan, &self.opt_out)?;
         let mut writer = Writer::new(links, &self.plan, shard_id)?;
         if work.rows.is_empty() {
             return Ok(Counts::default());
@@ -105,6 +109,7 @@ impl Fetcher {
             &self.dial,
             Arc::clone(&self.lookup),
             &self.robots,
+            &self.opt_out,
             Bodies::new(share),
         )?;
         let (finished, arrivals) = channel();
@@ -275,6 +280,7 @@ struct Dispatcher {
 /// What requests need to get from a URL to an outcome.
 struct Shared {
     net: Net,
+    opt_out: Arc<OptOutList>,
     desk: Arc<Desk>,
     gate: Decoding,
     pool: Arc<rayon::ThreadPool>,
@@ -310,6 +316,7 @@ impl Dispatcher {
         Self {
             shared: Arc::new(Shared {
                 net,
+                opt_out: Arc::clone(&fetcher.opt_out),
                 desk,
                 gate: Decoding::new(decoding),
                 pool: Arc::clone(&fetcher.pool),
@@ -466,7 +473,7 @@ impl Dispatcher {
 impl Shared {
     fn make(&self, job: usize, body: super::body::Body) {
         let (bytes, hold) = body.into_parts();
-        let outcome = picture::make(bytes, &self.net.plan, &self.gate);
+        let outcome = picture::make(bytes, &self.net.plan, &self.opt_out, &self.gate);
         drop(hold);
         self.hand_in(job, outcome);
     }

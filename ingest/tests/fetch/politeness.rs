@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ingest::fetch::FetchPlan;
+use ingest::fetch::{FetchPlan, OptOut};
+use sha2::Digest as _;
 
 use crate::server::{Server, head, ok, redirect, respond};
 use crate::{fetch, impatient, jpeg, word};
@@ -157,4 +158,71 @@ fn a_domain_never_has_more_requests_than_its_limit() {
     let plan = FetchPlan { max_per_host: 3, ..FetchPlan::default() };
     assert_eq!(fetch(&plan, &server, &urls).counts.kept, 60);
     assert!(most.load(Ordering::SeqCst) <= 3, "{most:?}");
+}
+
+/// A list with these lines, in a folder that must outlive it.
+fn list(folder: &tempfile::TempDir, name: &str, lines: &str) -> Vec<String> {
+    let path = folder.path().join(name);
+    std::fs::write(&path, lines).unwrap();
+    vec![path.to_str().unwrap().to_owned()]
+}
+
+#[test]
+fn what_is_on_an_opt_out_list_is_never_asked_for() {
+    let server = Server::with_robots(|request, stream| match request.path.as_str() {
+        "/to-domain" => redirect(stream, "http://img.out.example/1.jpg"),
+        "/to-url" => redirect(stream, "https://b.example/2.jpg?x"),
+        "/to-prefix" => redirect(stream, "/people/3.jpg"),
+        "/robots.txt" if request.host == "moved.example" => {
+            redirect(stream, "http://out.example/robots.txt")
+        }
+        "/robots.txt" => respond(stream, "404 Not Found", "", b""),
+        _ => ok(stream, &jpeg(1)),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let opt_out = OptOut {
+        domains: list(&folder, "domains", "out.example\n"),
+        urls: list(&folder, "urls", "http://b.example/2.jpg?x\n"),
+        prefixes: list(&folder, "prefixes", "https://a.example/people/\n"),
+        ..OptOut::default()
+    };
+    let plan = FetchPlan { opt_out, ..impatient() };
+    let urls = [
+        "http://out.example/1.jpg",
+        "https://www.out.example/1.jpg",
+        "http://b.example/2.jpg?x#y",
+        "http://a.example/people/1.jpg",
+        "http://a.example/to-domain",
+        "http://a.example/to-url",
+        "http://a.example/to-prefix",
+        "http://moved.example/1.jpg",
+        "http://b.example/2.jpg",
+    ];
+    let fetched = fetch(&plan, &server, &urls);
+    let mut expected = ["opt_out"; 9];
+    expected[7] = "robots_unreachable";
+    expected[8] = "success";
+    assert_eq!(fetched.words(), expected);
+    assert_eq!(fetched.counts.dropped["opt_out"], 7);
+    let asked: Vec<String> = server.log().iter().map(|r| format!("{}{}", r.host, r.path)).collect();
+    assert!(asked.iter().all(|a| a.starts_with("a.example/to-") || a == "b.example/2.jpg"));
+    assert_eq!(server.hits("out.example/robots.txt"), 0);
+}
+
+#[test]
+fn a_picture_whose_digest_is_on_an_opt_out_list_is_not_kept() {
+    let server = Server::start(|request, stream| {
+        ok(stream, &jpeg(if request.path == "/1.jpg" { 1 } else { 2 }))
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let digest = format!("{:x}", sha2::Sha256::digest(jpeg(1)));
+    let opt_out =
+        OptOut { sha256: list(&folder, "digests", &format!("{digest}\n")), ..OptOut::default() };
+    let urls = ["http://a.example/1.jpg", "http://b.example/1.jpg", "http://a.example/2.jpg"];
+    for compute_hash in [None, FetchPlan::default().compute_hash] {
+        let plan = FetchPlan { opt_out: opt_out.clone(), compute_hash, ..impatient() };
+        let fetched = fetch(&plan, &server, &urls);
+        assert_eq!(fetched.words(), ["opt_out", "opt_out", "success"]);
+        assert!(fetched.batches[0].image(0).is_none());
+    }
 }

@@ -4,7 +4,7 @@ use arrow_array::RecordBatch;
 use ingest::fetch::{FetchPlan, Fetcher};
 use serde_json::{Value, json};
 use shard::PoolWriter;
-use stage::{Error, Links, Pairs, Result};
+use stage::{Context, Error, Links, Pairs, Result};
 use store::{Attempt, Blob};
 
 use super::{Outcome, Site, Stage, Worker, unknown_unit};
@@ -21,13 +21,38 @@ impl Stage for FetchPlan {
             for field in ["thread_count", "max_per_host", "dial"] {
                 plan.remove(field);
             }
+            // Not where the lists lie but what they say: see `external`.
+            plan.remove("opt_out");
         }
         plan
+    }
+
+    /// What the opt-out lists say, each under its field.
+    fn external(&self, _context: &Context) -> Result<Value> {
+        let lists = &self.opt_out;
+        Ok(json!({
+            "domains": contents(&lists.domains)?,
+            "urls": contents(&lists.urls)?,
+            "prefixes": contents(&lists.prefixes)?,
+            "sha256": contents(&lists.sha256)?,
+        }))
     }
 
     fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {
         Ok(Box::new(Fetch::open(self, site)?))
     }
+}
+
+/// The sha256 of each file that these patterns name, whatever its size: a list that changed must
+/// not pass for the one before.
+fn contents(patterns: &[String]) -> Result<Vec<String>> {
+    let mut digests = Vec::new();
+    for pattern in patterns {
+        for url in store::expand(pattern)? {
+            digests.push(Blob::open(&url)?.sha256()?);
+        }
+    }
+    Ok(digests)
 }
 
 /// Fetches units of links.
@@ -141,5 +166,29 @@ impl LinkFiles {
             }
         }
         Ok(links)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_opt_out_list_is_part_of_the_key_by_what_it_says_and_not_by_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let parts = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            let mut file = std::fs::File::create(&path).unwrap();
+            std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+            let mut plan = FetchPlan::default();
+            plan.opt_out.domains = vec![path.to_str().unwrap().to_owned()];
+            (plan.identity(), plan.external(&Context::default()).unwrap())
+        };
+        assert_eq!(parts("a.txt", "a.example\n"), parts("b.txt", "a.example\n"));
+        assert_ne!(parts("a.txt", "a.example\n"), parts("a.txt", "b.example\n"));
+        assert_ne!(
+            parts("a.txt", "").1,
+            FetchPlan::default().external(&Context::default()).unwrap()
+        );
     }
 }
