@@ -1,16 +1,18 @@
 //! Link lists that are there already: csv, tsv, txt, json, json lines or parquet, gzipped or not.
 //!
 //! The formats and the flag names are img2dataset's (`reader.py`). Rows stay in the order of the
-//! files; a row without a URL is counted as failed.
+//! files; a row without a URL is counted as failed. Files are streamed: memory does not grow with
+//! their length.
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 
 use arrow_array::builder::{ArrayBuilder, StringBuilder};
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow_cast::cast;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_select::filter::filter;
 use flate2::read::MultiGzDecoder;
 use md5::{Digest, Md5};
 use schemars::JsonSchema;
@@ -21,7 +23,9 @@ use store::{Attempt, Blob};
 
 /// Rows in one batch.
 const ROWS: usize = 8192;
-/// Longest line of a text format; anything longer is no link list.
+/// The columns of every link.
+const LINK_COLUMNS: [&str; 3] = ["uid", "url", "alt"];
+/// Longest line of a text format, and longest object of json; anything longer is no link list.
 const MAX_LINE: u64 = 1 << 20;
 
 /// Image links out of files that name them.
@@ -45,6 +49,10 @@ pub struct LinkListPlan {
     /// md5 of caption and URL, as cc2dataset has it.
     #[serde(default)]
     pub uid_col: Option<String>,
+    /// Further columns that the links keep, for `save_additional_columns`, `bbox_col` and
+    /// `verify_hash` of `fetch`; of json, what is no string becomes JSON text. Default none.
+    #[serde(default)]
+    pub columns: Vec<String>,
 }
 
 fn url() -> String {
@@ -83,6 +91,12 @@ impl LinkListPlan {
         if self.url_list.is_empty() {
             return Err(Error::recipe("url_list must name at least one file"));
         }
+        for name in &self.columns {
+            if LINK_COLUMNS.contains(&name.as_str()) {
+                return Err(Error::recipe(format!("columns: every link has a `{name}` already"))
+                    .hint("leave it out"));
+            }
+        }
         Ok(())
     }
 
@@ -100,9 +114,6 @@ impl LinkListPlan {
     /// # Errors
     /// A missing file or column, or a file that is broken as a whole.
     pub fn run(&self, cx: &Context, out: &mut Attempt) -> Result<Counts> {
-        let schema = Arc::new(Schema::new(
-            ["uid", "url", "alt"].map(|name| Field::new(name, DataType::Utf8, false)).to_vec(),
-        ));
         let mut file = out.file("links-00000.parquet")?;
         let mut counts = Counts::default();
         let files = self.files()?;
@@ -114,11 +125,28 @@ impl LinkListPlan {
             }
             .map(move |batch| batch.map_err(|e| e.at(name)))
         });
+        let mut batches = batches.peekable();
+        let first = match batches.peek() {
+            Some(Ok(batch)) => Some(batch),
+            _ => None, // an error comes up again below
+        };
+        let schema = self.schema(first)?;
         let links = batches.map(|batch| self.links(&batch?, &schema, &mut counts));
         write_parquet(&mut file, &schema, links, &Layout::default())?;
         file.finish()?;
         counts.check()?;
         Ok(counts)
+    }
+
+    /// `uid, url, alt` and `columns`, whose types are those of the first file.
+    fn schema(&self, first: Option<&RecordBatch>) -> Result<SchemaRef> {
+        let mut fields = LINK_COLUMNS.map(|name| Field::new(name, DataType::Utf8, false)).to_vec();
+        for name in self.columns.iter().filter(|_| first.is_some()) {
+            let column = first.map(|batch| column(batch, name)).transpose()?;
+            let kind = column.map_or(DataType::Utf8, |column| column.data_type().clone());
+            fields.push(Field::new(name, kind, true));
+        }
+        Ok(Arc::new(Schema::new(fields)))
     }
 
     fn open(&self, name: &str) -> Result<Batches> {
@@ -150,7 +178,14 @@ impl LinkListPlan {
     /// The columns that are read, for formats without a schema.
     fn columns(&self) -> Vec<String> {
         let uid = self.uid_col.clone().unwrap_or_else(|| "uid".to_owned());
-        std::iter::once(self.url_col.clone()).chain(self.caption_col.clone()).chain([uid]).collect()
+        let own = std::iter::once(&self.url_col).chain(&self.caption_col).chain([&uid]);
+        let mut names: Vec<String> = Vec::new();
+        for name in own.chain(&self.columns) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        names
     }
 
     fn links(
@@ -167,6 +202,7 @@ impl LinkListPlan {
             None => batch.column_by_name("uid").map(|_| text_column(batch, "uid")).transpose()?,
         };
         let mut columns = [StringBuilder::new(), StringBuilder::new(), StringBuilder::new()];
+        let mut good = vec![false; batch.num_rows()];
         for i in 0..batch.num_rows() {
             let value = |column: &ArrayRef| {
                 let column = column.as_string::<i32>();
@@ -187,11 +223,22 @@ impl LinkListPlan {
                 format!("{:x}", Md5::new_with_prefix(alt.as_bytes()).chain_update(&url).finalize())
             });
             counts.keep();
+            good[i] = true;
             for (column, text) in columns.iter_mut().zip([uid, url, alt]) {
                 column.append_value(text);
             }
         }
-        let columns = columns.map(|mut column| Arc::new(column.finish()) as ArrayRef).to_vec();
+        let mut columns = columns.map(|mut column| Arc::new(column.finish()) as ArrayRef).to_vec();
+        let good = BooleanArray::from(good);
+        for (name, field) in self.columns.iter().zip(schema.fields().iter().skip(columns.len())) {
+            let kept = filter(column(batch, name)?, &good).internal("links")?;
+            let kept = cast(&kept, field.data_type()).input(format!(
+                "column `{name}` is {}, in the first file it is {}",
+                kept.data_type(),
+                field.data_type()
+            ))?;
+            columns.push(kept);
+        }
         let batch = RecordBatch::try_new(Arc::clone(schema), columns).internal("links")?;
         Links::try_new(batch).map(Links::into_batch)
     }
@@ -213,13 +260,16 @@ fn by_ending(name: &str) -> Option<Format> {
 
 /// A column as text, whatever its type was.
 fn text_column(batch: &RecordBatch, name: &str) -> Result<ArrayRef> {
-    let Some(column) = batch.column_by_name(name) else {
+    cast(column(batch, name)?, &DataType::Utf8).input(format!("column `{name}` is no text"))
+}
+
+fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
+    batch.column_by_name(name).ok_or_else(|| {
         let schema = batch.schema();
         let have: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-        return Err(Error::input(format!("no column `{name}`; there are {}", have.join(", ")))
-            .hint("name the columns with `url_col` and `caption_col`"));
-    };
-    cast(column, &DataType::Utf8).input(format!("column `{name}` is no text"))
+        Error::input(format!("no column `{name}`; there are {}", have.join(", ")))
+            .hint("name the columns with `url_col`, `caption_col` and `columns`")
+    })
 }
 
 fn csv(text: Box<dyn Read + Send>, delimiter: u8) -> Result<Batches> {
@@ -272,16 +322,67 @@ fn next_line(text: &mut impl BufRead) -> Result<Option<String>> {
     Ok((read > 0).then_some(line))
 }
 
-/// Objects with string fields: one a line, or an array of them.
+/// The next object of an array, after `[` or a comma; none after its end. One at a time, since an
+/// array may be longer than memory.
+fn next_object(text: &mut impl BufRead, before: u8) -> Result<Option<serde_json::Value>> {
+    let broken = || Error::input("no array of objects");
+    match next_byte(text)? {
+        Some(byte) if byte == before => {}
+        Some(b']') if before == b',' => return Ok(None),
+        _ => return Err(broken()),
+    }
+    if before == b'[' && peek(text)? == Some(b']') {
+        return Ok(None);
+    }
+    if peek(text)? != Some(b'{') {
+        return Err(broken());
+    }
+    let mut one = serde_json::Deserializer::from_reader(text.take(MAX_LINE));
+    serde_json::Value::deserialize(&mut one).map(Some).input("a broken object")
+}
+
+/// The next byte that is no white space, taken.
+fn next_byte(text: &mut impl BufRead) -> Result<Option<u8>> {
+    let byte = peek(text)?;
+    text.consume(usize::from(byte.is_some()));
+    Ok(byte)
+}
+
+/// The next byte that is no white space; what stands before it is taken.
+fn peek(text: &mut impl BufRead) -> Result<Option<u8>> {
+    loop {
+        let buffer = text.fill_buf().input("cannot read the file")?;
+        if buffer.is_empty() {
+            return Ok(None);
+        }
+        match buffer.iter().position(|byte| !byte.is_ascii_whitespace()) {
+            Some(at) => {
+                let byte = buffer[at];
+                text.consume(at);
+                return Ok(Some(byte));
+            }
+            None => {
+                let all = buffer.len();
+                text.consume(all);
+            }
+        }
+    }
+}
+
+/// Objects: one a line, or an array of them.
 fn json(text: Box<dyn Read + Send>, format: Format, names: Vec<String>) -> Result<Batches> {
     let schema: SchemaRef = Arc::new(Schema::new(
         names.iter().map(|name| Field::new(name, DataType::Utf8, true)).collect::<Vec<_>>(),
     ));
     let mut text = BufReader::new(text);
     let mut rows: Box<dyn Iterator<Item = Result<serde_json::Value>>> = if format == Format::Json {
-        let all: Vec<serde_json::Value> =
-            serde_json::from_reader(text).input("no array of objects")?;
-        Box::new(all.into_iter().map(Ok))
+        let mut before = b'[';
+        let objects = std::iter::from_fn(move || {
+            let next = next_object(&mut text, before);
+            before = b',';
+            next.transpose()
+        });
+        Box::new(objects.fuse())
     } else {
         Box::new(std::iter::from_fn(move || match next_line(&mut text) {
             Ok(Some(line)) if line.is_empty() => Some(Ok(serde_json::Value::Null)),
@@ -302,7 +403,11 @@ fn json(text: Box<dyn Read + Send>, format: Format, names: Vec<String>) -> Resul
             };
             count += 1;
             for (name, column) in names.iter().zip(&mut columns) {
-                column.append_option(row.get(name).and_then(serde_json::Value::as_str));
+                match row.get(name) {
+                    None | Some(serde_json::Value::Null) => column.append_null(),
+                    Some(serde_json::Value::String(text)) => column.append_value(text),
+                    Some(other) => column.append_value(other.to_string()),
+                }
             }
         }
         let columns = columns.iter_mut().map(|c| Arc::new(c.finish()) as ArrayRef).collect();

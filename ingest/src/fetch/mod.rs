@@ -20,8 +20,9 @@
 //!
 //! Of each URL, in this order and anew for every redirect: the URL's own rules (`policy`), the
 //! opt-out lists (`opt_out`), the site's robots.txt (`robots`), the vetted address (`address`, `dns`), the request (`get`,
-//! `client`), X-Robots-Tag (`robots_tag`), the body with its caps (`body`); then the header, the
-//! size rules, decoding, resizing and encoding (`picture`). `queue` says whose turn it is, `unit`
+//! `client`), X-Robots-Tag (`robots_tag`), the body with its caps (`body`); then the digest
+//! (`digest`), the header, the size rules, decoding, resizing, blurring (`blur`) and encoding
+//! (`picture`). `queue` says whose turn it is, `unit`
 //! runs it all and `rows` puts it in order.
 //!
 //! Not done here yet: crawl-delay and limits by address, a resolver of our own
@@ -61,6 +62,8 @@
 //! | `redirect_loop` | failed | download | a redirect to where the chain has been |
 //! | `too_many_redirects` | failed | download | more than `max_redirects` |
 //! | `open_files` | failed | download | no file descriptor left on this machine |
+//! | `hash_mismatch` | failed | download | not the digest that `verify_hash` expects, or none is expected |
+//! | `bad_boxes` | failed | resize | `bbox_col` holds no list of boxes: nothing is kept that might show a face |
 //! | `image_too_small` | dropped | resize | a side under `min_image_size` |
 //! | `image_too_large` | dropped | resize | an area over `max_image_area` |
 //! | `aspect_ratio` | dropped | resize | a shape over `max_aspect_ratio` |
@@ -70,12 +73,16 @@
 //! | the other words of [`pixels::Refused`] | failed | resize | `truncated`, `broken`, `unsupported_format`, ... |
 
 mod address;
+mod blur;
 mod body;
 mod budget;
 mod client;
+mod digest;
 mod dns;
+mod exif;
 mod get;
 mod key;
+mod links_say;
 mod opt_out;
 mod picture;
 mod plan;
@@ -87,8 +94,9 @@ mod robots_tag;
 mod rows;
 mod unit;
 
+pub use digest::Digest;
 pub use dns::{Answer, Lookup, SystemDns};
 pub use opt_out::OptOut;
-pub use plan::{Digest, EncodeFormat, FetchPlan, ResizeMode};
+pub use plan::{EncodeFormat, FetchPlan, ResizeMode};
 pub use reason::{Class, Reason};
 pub use unit::Fetcher;

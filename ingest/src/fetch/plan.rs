@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stage::{Error, Result};
 
-use super::OptOut;
+use super::{Digest, OptOut};
 use crate::DialMap;
 
 /// How links become pictures.
@@ -48,8 +48,19 @@ pub struct FetchPlan {
     /// Largest long side over short side that is kept, at least 1; null for any that the decoder's
     /// guard (20) lets pass. Default null.
     pub max_aspect_ratio: Option<f64>,
-    /// Digest of the downloaded bytes; null for none. Default `sha256`.
+    /// Digest of the downloaded bytes, a column of this name: `md5`, `sha256`, `sha512`; null for
+    /// none. Default `sha256`.
     pub compute_hash: Option<Digest>,
+    /// Column of the links with the digest that the downloaded bytes must have, and its kind:
+    /// `[sha256, sha256]`. Null for none. Default null.
+    pub verify_hash: Option<(String, Digest)>,
+    /// Writes the EXIF tags, without places, as a JSON object into a column `exif`. Default false;
+    /// img2dataset's is true, but tags name people and serial numbers.
+    pub extract_exif: bool,
+    /// Column of the links with boxes of faces to blur: lists of `[x_min, y_min, x_max, y_max]` as
+    /// shares of the stored picture's width and height, or the same as JSON text. Null for none.
+    /// Default null.
+    pub bbox_col: Option<String>,
     /// Link columns that are carried to the output beside `uid`. Default none.
     pub save_additional_columns: Vec<String>,
     /// Name under which sites address this crawl in robots.txt and X-Robots-Tag; letters, digits,
@@ -121,14 +132,6 @@ pub enum EncodeFormat {
     Webp,
 }
 
-/// Digest of the downloaded bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Digest {
-    /// SHA-256, hex.
-    Sha256,
-}
-
 impl Default for FetchPlan {
     fn default() -> Self {
         Self {
@@ -147,6 +150,9 @@ impl Default for FetchPlan {
             max_image_area: None,
             max_aspect_ratio: None,
             compute_hash: Some(Digest::Sha256),
+            verify_hash: None,
+            extract_exif: false,
+            bbox_col: None,
             save_additional_columns: Vec::new(),
             user_agent_token: None,
             disallowed_header_directives: ["noai", "noimageai", "noindex", "noimageindex"]

@@ -62,6 +62,10 @@ pub enum Reason {
     TooManyRedirects,
     /// This machine has no file descriptor left.
     OpenFiles,
+    /// The bytes have not the digest that the link's column of `verify_hash` says.
+    HashMismatch,
+    /// The link's `bbox_col` cannot be read, so that its faces cannot be blurred.
+    BadBoxes,
     /// A side under `min_image_size`.
     ImageTooSmall,
     /// An area over `max_image_area`.
@@ -117,6 +121,8 @@ impl Reason {
             Self::RedirectLoop => "redirect_loop",
             Self::TooManyRedirects => "too_many_redirects",
             Self::OpenFiles => "open_files",
+            Self::HashMismatch => "hash_mismatch",
+            Self::BadBoxes => "bad_boxes",
             Self::ImageTooSmall => "image_too_small",
             Self::ImageTooLarge => "image_too_large",
             Self::AspectRatio => "aspect_ratio",
@@ -152,7 +158,8 @@ impl Reason {
     #[must_use]
     pub fn status(self) -> Status {
         match self {
-            Self::ImageTooSmall
+            Self::BadBoxes
+            | Self::ImageTooSmall
             | Self::ImageTooLarge
             | Self::AspectRatio
             | Self::NotAnImage

@@ -23,7 +23,7 @@ use super::budget::{Bodies, Decoding};
 use super::dns::{Lookup, SystemDns};
 use super::get::{Failure, Net, back_off};
 use super::opt_out::OptOutList;
-use super::picture::{self, Outcome};
+use super::picture::{Maker, Outcome, Wanted};
 use super::plan::seconds;
 use super::policy::Target;
 use super::queue::{FairQueue, Turn};
@@ -280,9 +280,10 @@ struct Dispatcher {
 /// What requests need to get from a URL to an outcome.
 struct Shared {
     net: Net,
-    opt_out: Arc<OptOutList>,
+    maker: Maker,
+    /// By job.
+    wanted: Vec<Arc<Wanted>>,
     desk: Arc<Desk>,
-    gate: Decoding,
     pool: Arc<rayon::ThreadPool>,
     finished: Sender<(usize, Outcome)>,
 }
@@ -316,9 +317,13 @@ impl Dispatcher {
         Self {
             shared: Arc::new(Shared {
                 net,
-                opt_out: Arc::clone(&fetcher.opt_out),
+                maker: Maker {
+                    plan: Arc::clone(plan),
+                    opt_out: Arc::clone(&fetcher.opt_out),
+                    gate: Decoding::new(decoding),
+                },
+                wanted: work.jobs.iter().map(|job| Arc::clone(&job.wanted)).collect(),
                 desk,
-                gate: Decoding::new(decoding),
                 pool: Arc::clone(&fetcher.pool),
                 finished,
             }),
@@ -473,7 +478,7 @@ impl Dispatcher {
 impl Shared {
     fn make(&self, job: usize, body: super::body::Body) {
         let (bytes, hold) = body.into_parts();
-        let outcome = picture::make(bytes, &self.net.plan, &self.opt_out, &self.gate);
+        let outcome = self.maker.make(bytes, &self.wanted[job]);
         drop(hold);
         self.hand_in(job, outcome);
     }

@@ -82,7 +82,10 @@ pub(crate) fn run(name: &str, args: &ArgMatches) -> Result<Output> {
     let kind =
         if kind.name == "reshard" { &KindInfo { takes: &[Noun::Shards], ..*kind } } else { kind };
     if let Some(source) = source(kind) {
-        let plan = read(&root, source, args)?;
+        let mut plan = read(&root, source, args)?;
+        if name == "fetch" && !plan.contains_key("columns") {
+            carry_columns(&mut plan, &read(&root, name, args)?);
+        }
         stages.push(json!({ source: plan }));
     }
     let plan = if name == "judge" { rules(args)? } else { Value::Object(read(&root, name, args)?) };
@@ -102,6 +105,22 @@ fn read(root: &Value, name: &str, args: &ArgMatches) -> Result<Map<String, Value
     match plan_schema(root, name) {
         Some(schema) => flags::read(args, &schema, SKIPPED),
         None => Ok(Map::new()),
+    }
+}
+
+/// A list of links that is read for one fetch carries the columns that the fetch names.
+fn carry_columns(list: &mut Map<String, Value>, fetch: &Map<String, Value>) {
+    let additional = fetch.get("save_additional_columns").and_then(Value::as_array);
+    let names = additional.into_iter().flatten().chain(fetch.get("bbox_col"));
+    let names = names.chain(fetch.get("verify_hash").and_then(|verify| verify.get(0)));
+    let mut columns: Vec<Value> = Vec::new();
+    for name in names.filter(|name| name.is_string() && *name != "uid") {
+        if !columns.contains(name) {
+            columns.push(name.clone());
+        }
+    }
+    if !columns.is_empty() {
+        list.insert("columns".to_owned(), Value::Array(columns));
     }
 }
 

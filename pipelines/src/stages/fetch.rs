@@ -1,10 +1,11 @@
 //! `fetch`: links to img2dataset's shards, some thousand links a unit.
 
 use arrow_array::RecordBatch;
-use ingest::fetch::{FetchPlan, Fetcher};
+use ingest::fetch::{Digest, FetchPlan, Fetcher};
 use serde_json::{Value, json};
 use shard::PoolWriter;
 use stage::{Context, Error, Links, Pairs, Result};
+use store::parquet::Pick;
 use store::{Attempt, Blob};
 
 use super::{Outcome, Site, Stage, Worker, unknown_unit};
@@ -95,7 +96,8 @@ impl<'a> Fetch<'a> {
         let mut tar = out.file(&format!("{unit}.tar"))?;
         let mut parquet = out.file(&format!("{unit}.parquet"))?;
         let mut stats = out.file(&format!("{unit}_stats.json"))?;
-        let mut writer = PoolWriter::new(&mut tar);
+        let json = json_columns(self.plan, &links);
+        let mut writer = PoolWriter::new(&mut tar).with_json_columns(&json);
         let counts = self.fetcher.run_unit(&links, shard, &mut |pairs: Pairs| {
             writer.push(&pairs)?;
             sink(pairs)
@@ -124,9 +126,31 @@ impl Worker for Fetch<'_> {
     }
 }
 
+/// What a sample's json says beside img2dataset's own fields: additional columns (no lists, which
+/// its readers do not expect), the EXIF tags, another digest than sha256.
+fn json_columns<'a>(plan: &'a FetchPlan, links: &[Links]) -> Vec<&'a str> {
+    let is_scalar = |name: &str| {
+        let column = links.first().and_then(|links| links.batch().column_by_name(name));
+        column.is_some_and(|column| {
+            use arrow_schema::DataType as T;
+            matches!(
+                column.data_type(),
+                T::Utf8 | T::LargeUtf8 | T::Boolean | T::Int32 | T::Int64 | T::Float32 | T::Float64
+            )
+        })
+    };
+    let additional = plan.save_additional_columns.iter().map(String::as_str);
+    let mut names: Vec<&str> =
+        additional.filter(|name| *name != "uid" && is_scalar(name)).collect();
+    names.extend(plan.extract_exif.then_some("exif"));
+    names.extend(plan.compute_hash.map(Digest::name).filter(|name| *name != "sha256"));
+    names
+}
+
 /// Link parquets as one long list, read by row number.
 struct LinkFiles {
-    files: Vec<(Blob, u64)>,
+    /// With the rows of each row group.
+    files: Vec<(Blob, Vec<u64>)>,
     rows: u64,
 }
 
@@ -135,24 +159,32 @@ impl LinkFiles {
         let mut files = Vec::new();
         let mut rows = 0;
         for blob in blobs {
-            let count = store::parquet::File::open(&blob)?.rows();
-            rows += count;
-            files.push((blob, count));
+            let file = store::parquet::File::open(&blob)?;
+            let groups = file.metadata().row_groups().iter().map(|group| group.num_rows() as u64);
+            rows += file.rows();
+            files.push((blob, groups.collect()));
         }
         Ok(Self { files, rows })
     }
 
-    /// The rows `[start, start + count)`, fewer at the end.
+    /// The rows `[start, start + count)`, fewer at the end. Only row groups that hold some of them
+    /// are read: a unit's cost does not grow with what lies before it.
     fn slice(&self, start: u64, count: u64) -> Result<Vec<Links>> {
-        let (mut links, mut at, end) = (Vec::new(), 0, start + count);
-        for (blob, rows) in &self.files {
-            let (from, to) = (at, at + rows);
-            at = to;
-            if to <= start || from >= end {
-                continue;
+        let (mut links, mut at, end) = (Vec::new(), 0, start.saturating_add(count));
+        for (blob, groups) in &self.files {
+            let mut picked = Vec::new();
+            let mut row = None;
+            for (number, rows) in groups.iter().enumerate() {
+                let (from, to) = (at, at + rows);
+                at = to;
+                if to > start && from < end {
+                    row.get_or_insert(from);
+                    picked.push(number);
+                }
             }
-            let mut row = from;
-            for batch in store::parquet::read_parquet(blob)? {
+            let Some(mut row) = row else { continue };
+            let pick = Pick { row_groups: Some(&picked), ..Pick::default() };
+            for batch in store::parquet::File::open(blob)?.batches(&pick)? {
                 let batch: RecordBatch = batch?;
                 let (first, last) = (row.max(start), (row + batch.num_rows() as u64).min(end));
                 if first < last {
@@ -190,5 +222,39 @@ mod tests {
             parts("a.txt", "").1,
             FetchPlan::default().external(&Context::default()).unwrap()
         );
+    }
+
+    #[test]
+    fn a_slice_of_links_crosses_row_groups_and_files() {
+        let schema = arrow_schema::Schema::new(
+            ["uid", "url", "alt"]
+                .map(|name| arrow_schema::Field::new(name, arrow_schema::DataType::Utf8, false))
+                .to_vec(),
+        );
+        let file = |urls: std::ops::Range<u32>| {
+            let column: arrow_array::ArrayRef = std::sync::Arc::new(
+                urls.map(|i| Some(i.to_string())).collect::<arrow_array::StringArray>(),
+            );
+            let columns = vec![column.clone(), column.clone(), column];
+            let batch = RecordBatch::try_new(std::sync::Arc::new(schema.clone()), columns).unwrap();
+            let layout = store::parquet::Layout {
+                row_groups: store::parquet::RowGroups::Every(3),
+                ..store::parquet::Layout::default()
+            };
+            let mut bytes = Vec::new();
+            store::parquet::write_parquet(&mut bytes, &schema, [Ok(batch)], &layout).unwrap();
+            Blob::from_bytes("links.parquet", bytes.into())
+        };
+        let files = LinkFiles::open(vec![file(0..7), file(7..9), file(9..20)]).unwrap();
+        assert_eq!(files.rows, 20);
+        for (start, count) in [(0, 3), (2, 3), (5, 6), (0, 20), (19, 5), (20, 5), (8, 1)] {
+            let links = files.slice(start, count).unwrap();
+            let urls: Vec<u64> = links
+                .iter()
+                .flat_map(|links| links.urls().iter().map(|url| url.unwrap().parse().unwrap()))
+                .collect();
+            let expected: Vec<u64> = (start..(start + count).min(20)).collect();
+            assert_eq!(urls, expected, "{start} + {count}");
+        }
     }
 }
