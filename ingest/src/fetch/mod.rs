@@ -22,10 +22,12 @@
 //! opt-out lists (`opt_out`), the site's robots.txt (`robots`), the vetted address (`address`, `dns`), the request (`get`,
 //! `client`), X-Robots-Tag (`robots_tag`), the body with its caps (`body`); then the digest
 //! (`digest`), the header, the size rules, decoding, resizing, blurring (`blur`) and encoding
-//! (`picture`). `queue` says whose turn it is, `unit`
+//! (`picture`). `queue` says whose turn it is, `turns` keeps the
+//! rhythm that a site asks for and counts requests to one address, `alarm` ends a
+//! run that only fails, `in_flight` lowers the number of requests when the machine runs short, `unit`
 //! runs it all and `rows` puts it in order.
 //!
-//! Not done here yet: crawl-delay and limits by address, a resolver of our own
+//! Not done here yet: a resolver of our own
 //! instead of the operating system's.
 //!
 //! # Reasons
@@ -41,6 +43,7 @@
 //! | `port` | dropped | download | a port that `ports` does not list |
 //! | `private_address` | dropped | download | only private, local or reserved addresses |
 //! | `robots` | dropped | download | robots.txt forbids it |
+//! | `crawl_delay` | failed | download | its turn after robots.txt's crawl-delay would come after `max_host_wait` |
 //! | `robots_unreachable` | failed | download | the site answers, but gives no robots.txt (5xx, 429, too slow) |
 //! | `noai` | dropped | download | X-Robots-Tag forbids it |
 //! | `opt_out` | dropped | download | on a list of `opt_out`: the URL, a redirect's place, or the bytes |
@@ -62,6 +65,7 @@
 //! | `redirect_loop` | failed | download | a redirect to where the chain has been |
 //! | `too_many_redirects` | failed | download | more than `max_redirects` |
 //! | `open_files` | failed | download | no file descriptor left on this machine |
+//! | `local_ports` | failed | download | no port or memory for another connection on this machine |
 //! | `hash_mismatch` | failed | download | not the digest that `verify_hash` expects, or none is expected |
 //! | `bad_boxes` | failed | resize | `bbox_col` holds no list of boxes: nothing is kept that might show a face |
 //! | `image_too_small` | dropped | resize | a side under `min_image_size` |
@@ -73,6 +77,7 @@
 //! | the other words of [`pixels::Refused`] | failed | resize | `truncated`, `broken`, `unsupported_format`, ... |
 
 mod address;
+mod alarm;
 mod blur;
 mod body;
 mod budget;
@@ -81,6 +86,8 @@ mod digest;
 mod dns;
 mod exif;
 mod get;
+mod http_date;
+mod in_flight;
 mod key;
 mod links_say;
 mod opt_out;
@@ -92,6 +99,7 @@ mod reason;
 mod robots;
 mod robots_tag;
 mod rows;
+mod turns;
 mod unit;
 
 pub use digest::Digest;

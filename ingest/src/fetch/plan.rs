@@ -95,6 +95,20 @@ pub struct FetchPlan {
     pub robots: bool,
     /// Requests in flight to one registrable domain, 1 to 1000. Default 8.
     pub max_per_host: u32,
+    /// Requests in flight to one address, whatever the domain, 1 to 10000. Default 64.
+    pub max_per_ip: u32,
+    /// Longest crawl-delay of a robots.txt that is kept, seconds, 0 to 300; longer ones count as
+    /// this. 0 ignores them. Default 30.
+    pub max_crawl_delay: f64,
+    /// Longest time for which the URLs of one site wait in a unit because of its crawl-delay,
+    /// seconds; what is left then fails as `crawl_delay`. Default 600.
+    pub max_host_wait: f64,
+    /// Share of the last `alarm_window` URLs that must have given a picture, 0 to 1; below it the
+    /// run ends with exit code 6 and the unit is not committed. 0 for never. Default 0.05.
+    pub min_success_rate: f64,
+    /// URLs over which `min_success_rate` is measured, 10 to 1000000; those that a rule dropped do
+    /// not count. Default 1000.
+    pub alarm_window: u32,
     /// Ports that may be dialled. Default 80, 443, 8080, 8443.
     pub ports: Vec<u16>,
     /// Hosts, by name or literal address, that may lie on this machine's loopback. Default none.
@@ -169,6 +183,11 @@ impl Default for FetchPlan {
             opt_out: OptOut::default(),
             robots: true,
             max_per_host: 8,
+            max_per_ip: 64,
+            max_crawl_delay: 30.0,
+            max_host_wait: 600.0,
+            min_success_rate: 0.05,
+            alarm_window: 1000,
             ports: vec![80, 443, 8080, 8443],
             allow_loopback: Vec::new(),
             dial: DialMap::default(),
@@ -207,6 +226,10 @@ impl FetchPlan {
         whole("oom_shard_count", self.oom_shard_count, 1, 9)?;
         whole("max_redirects", self.max_redirects, 0, 20)?;
         whole("max_per_host", self.max_per_host, 1, 1000)?;
+        whole("max_per_ip", self.max_per_ip, 1, 10_000)?;
+        whole("max_crawl_delay", self.max_crawl_delay, 0.0, 300.0)?;
+        whole("min_success_rate", self.min_success_rate, 0.0, 1.0)?;
+        whole("alarm_window", self.alarm_window, 10, 1_000_000)?;
         whole("max_bytes", self.max_bytes, 1, 1 << 30)?;
         self.validate_encoding()?;
         let times = [
@@ -216,6 +239,7 @@ impl FetchPlan {
             ("total_timeout", self.total_timeout),
             ("min_rate_window", self.min_rate_window),
             ("max_retry_wait", self.max_retry_wait),
+            ("max_host_wait", self.max_host_wait),
         ];
         for (field, seconds) in times {
             // A day is longer than any answer and short enough for every clock.
@@ -309,7 +333,7 @@ fn whole<N: PartialOrd + Copy + std::fmt::Display>(
     min: N,
     max: N,
 ) -> Result<()> {
-    if got < min || got > max {
+    if !(min..=max).contains(&got) {
         return refuse(format!("{field} must lie in {min}..={max}, got {got}"));
     }
     Ok(())

@@ -20,6 +20,8 @@ pub enum Reason {
     PrivateAddress,
     /// robots.txt forbids it.
     Robots,
+    /// robots.txt asks for so long a delay that `max_host_wait` was over before its turn.
+    CrawlDelay,
     /// robots.txt could not be had from a site that answers (5xx, 429, too slow).
     RobotsUnreachable,
     /// X-Robots-Tag forbids it.
@@ -62,6 +64,8 @@ pub enum Reason {
     TooManyRedirects,
     /// This machine has no file descriptor left.
     OpenFiles,
+    /// This machine has no port or memory left for another connection.
+    LocalPorts,
     /// The bytes have not the digest that the link's column of `verify_hash` says.
     HashMismatch,
     /// The link's `bbox_col` cannot be read, so that its faces cannot be blurred.
@@ -100,6 +104,7 @@ impl Reason {
             Self::Port => "port",
             Self::PrivateAddress => "private_address",
             Self::Robots => "robots",
+            Self::CrawlDelay => "crawl_delay",
             Self::RobotsUnreachable => "robots_unreachable",
             Self::Noai => "noai",
             Self::OptOut => "opt_out",
@@ -121,6 +126,7 @@ impl Reason {
             Self::RedirectLoop => "redirect_loop",
             Self::TooManyRedirects => "too_many_redirects",
             Self::OpenFiles => "open_files",
+            Self::LocalPorts => "local_ports",
             Self::HashMismatch => "hash_mismatch",
             Self::BadBoxes => "bad_boxes",
             Self::ImageTooSmall => "image_too_small",
@@ -169,6 +175,11 @@ impl Reason {
         }
     }
 
+    /// Whether this machine lacks something, for which no URL is to blame.
+    pub(super) fn is_own_shortage(self) -> bool {
+        matches!(self, Self::OpenFiles | Self::LocalPorts)
+    }
+
     /// Whether another try may end otherwise: the connection broke or the server is busy.
     pub(super) fn is_transient(self) -> bool {
         match self {
@@ -176,7 +187,8 @@ impl Reason {
             | Self::TimeoutConnect
             | Self::Reset
             | Self::ShortBody
-            | Self::OpenFiles => true,
+            | Self::OpenFiles
+            | Self::LocalPorts => true,
             Self::Http(status) => status == 408 || status == 429 || (500..=599).contains(&status),
             _ => false,
         }

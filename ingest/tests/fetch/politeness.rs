@@ -1,14 +1,16 @@
 //! What sites ask for: robots.txt, X-Robots-Tag, and not to be overrun.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use ingest::fetch::{FetchPlan, OptOut};
+use ingest::DialMap;
+use ingest::fetch::{Answer, FetchPlan, Fetcher, Lookup, OptOut};
 use sha2::Digest as _;
+use stage::Context;
 
 use crate::server::{Server, head, ok, redirect, respond};
-use crate::{fetch, impatient, jpeg, word};
+use crate::{fetch, impatient, jpeg, links, run, word};
 
 #[test]
 fn robots_txt_is_asked_once_an_origin_and_obeyed() {
@@ -225,4 +227,106 @@ fn a_picture_whose_digest_is_on_an_opt_out_list_is_not_kept() {
         assert_eq!(fetched.words(), ["opt_out", "opt_out", "success"]);
         assert!(fetched.batches[0].image(0).is_none());
     }
+}
+
+#[test]
+fn a_crawl_delay_is_kept_between_all_requests_to_a_domain_and_holds_up_no_other() {
+    let times = Arc::new(Mutex::new(Vec::new()));
+    let server = {
+        let times = Arc::clone(&times);
+        Server::with_robots(move |request, stream| {
+            if request.path == "/robots.txt" {
+                let slow = request.host.ends_with("slow.example");
+                return ok(stream, if slow { b"User-agent: *\nCrawl-delay: 0.2" } else { b"" });
+            }
+            if request.host.ends_with("slow.example") {
+                times.lock().unwrap().push(Instant::now());
+            }
+            match request.path.as_str() {
+                "/0" => redirect(stream, "/there"),
+                _ => ok(stream, &jpeg(1)),
+            }
+        })
+    };
+    let mut urls: Vec<String> =
+        (0..4).map(|i| format!("http://h{}.slow.example/{i}", i % 2)).collect();
+    urls.extend((0..20).map(|i| format!("http://h{i}.example/1.jpg")));
+    let plan = FetchPlan { thread_count: 4, ..impatient() };
+    let fetched = fetch(&plan, &server, &urls);
+    assert_eq!(fetched.counts.kept, 24);
+    let times = times.lock().unwrap();
+    assert_eq!(times.len(), 5, "four URLs and a redirect");
+    for pair in times.windows(2) {
+        assert!(pair[1] - pair[0] > Duration::from_millis(120), "{:?}", pair[1] - pair[0]);
+    }
+}
+
+#[test]
+fn what_would_wait_too_long_for_a_crawl_delay_fails_and_the_unit_ends() {
+    let server = Server::with_robots(|request, stream| match request.path.as_str() {
+        "/robots.txt" => ok(stream, b"User-agent: *\nCrawl-delay: 100000"),
+        _ => ok(stream, &jpeg(1)),
+    });
+    let urls: Vec<String> = (0..6).map(|i| format!("http://a.example/{i}")).collect();
+    let plan = FetchPlan { max_crawl_delay: 0.3, max_host_wait: 0.5, ..impatient() };
+    let fetched = fetch(&plan, &server, &urls);
+    assert_eq!((fetched.counts.kept, fetched.counts.failed["crawl_delay"]), (2, 4));
+    assert_eq!(server.log().len(), 2);
+}
+
+/// Every name is loopback.
+struct Loopback;
+
+impl Lookup for Loopback {
+    fn lookup(&self, _host: &str) -> Answer {
+        Box::pin(std::future::ready(Ok(vec![std::net::Ipv4Addr::LOCALHOST.into()])))
+    }
+}
+
+#[test]
+fn an_address_never_has_more_requests_than_its_limit_whatever_the_domains() {
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let server = {
+        let (now, most) = (Arc::clone(&now), Arc::clone(&most));
+        Server::start(move |_, stream| {
+            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(5));
+            now.fetch_sub(1, Ordering::SeqCst);
+            ok(stream, &jpeg(1))
+        })
+    };
+    let hosts: Vec<String> = (0..40).map(|i| format!("h{i}.example")).collect();
+    let port = server.addr.port();
+    let plan = FetchPlan {
+        max_per_ip: 3,
+        ports: vec![port],
+        allow_loopback: (0..40).map(|i| format!("www.h{i}.example")).collect(),
+        ..impatient()
+    };
+    let fetcher = Fetcher::new(&plan, &DialMap::default(), &Context::default()).unwrap();
+    let urls: Vec<String> =
+        hosts.iter().map(|host| format!("http://www.{host}:{port}/1.jpg")).collect();
+    let fetched = run(&fetcher.with_lookup(Arc::new(Loopback)), &[links(&urls)]);
+    assert_eq!(fetched.counts.kept, 40);
+    assert!(most.load(Ordering::SeqCst) <= 3, "{most:?}");
+}
+
+#[test]
+fn ten_thousand_urls_of_one_host_do_not_starve_a_hundred_others() {
+    let picture = jpeg(1);
+    let server = Server::start(move |_, stream| ok(stream, &picture));
+    let mut urls: Vec<String> = (0..10_000).map(|i| format!("http://crowd.example/{i}")).collect();
+    urls.extend((0..100).map(|i| format!("http://h{i}.example/1.jpg")));
+    let plan = FetchPlan {
+        thread_count: 32,
+        number_sample_per_shard: 20_000,
+        robots: false,
+        ..FetchPlan::default()
+    };
+    let fetched = fetch(&plan, &server, &urls);
+    assert_eq!(fetched.counts.entered, 10_100);
+    let log = server.log();
+    let last_other = log.iter().rposition(|r| r.host != "crowd.example").unwrap();
+    let before = log[..last_other].iter().filter(|r| r.host == "crowd.example").count();
+    assert!(before < 1000, "{before} of 10,000 came before the last other host");
 }

@@ -15,11 +15,15 @@ impl Stage for FetchPlan {
         Self::validate(self)
     }
 
-    /// How many sockets at once, and where hosts are dialled, change when and not what.
+    /// How many sockets at once, how slowly, and where hosts are dialled, change when and not what;
+    /// the alarm decides whether there is anything at all.
     fn identity(&self) -> Value {
         let mut plan = serde_json::to_value(self).unwrap_or_default();
         if let Some(plan) = plan.as_object_mut() {
-            for field in ["thread_count", "max_per_host", "dial"] {
+            for field in ["thread_count", "max_per_host", "max_per_ip", "max_crawl_delay", "dial"]
+                .into_iter()
+                .chain(["min_success_rate", "alarm_window"])
+            {
                 plan.remove(field);
             }
             // Not where the lists lie but what they say: see `external`.
