@@ -21,7 +21,8 @@
 //! Of each URL, in this order and anew for every redirect: the URL's own rules (`policy`), the
 //! opt-out lists (`opt_out`), the site's robots.txt (`robots`), the vetted address (`address`, `dns`), the request (`get`,
 //! `client`), X-Robots-Tag (`robots_tag`), the body with its caps (`body`); then the digest
-//! (`digest`), the header, the size rules, decoding, resizing, blurring (`blur`) and encoding
+//! (`digest`), the header, the size rules, the user's program
+//! (`hook`), decoding, resizing, blurring (`blur`) and encoding
 //! (`picture`). `queue` says whose turn it is, `turns` keeps the
 //! rhythm that a site asks for and counts requests to one address, `alarm` ends a
 //! run that only fails, `in_flight` lowers the number of requests when the machine runs short, `unit`
@@ -68,6 +69,8 @@
 //! | `local_ports` | failed | download | no port or memory for another connection on this machine |
 //! | `hash_mismatch` | failed | download | not the digest that `verify_hash` expects, or none is expected |
 //! | `bad_boxes` | failed | resize | `bbox_col` holds no list of boxes: nothing is kept that might show a face |
+//! | `hook_drop`, `hook_hash_only` | dropped | download | `hooks.before_store` said so |
+//! | `hook_failed` | failed | download | `hooks.before_store` gave no answer |
 //! | `image_too_small` | dropped | resize | a side under `min_image_size` |
 //! | `image_too_large` | dropped | resize | an area over `max_image_area` |
 //! | `aspect_ratio` | dropped | resize | a shape over `max_aspect_ratio` |
@@ -77,6 +80,7 @@
 //! | the other words of [`pixels::Refused`] | failed | resize | `truncated`, `broken`, `unsupported_format`, ... |
 
 mod address;
+mod again;
 mod alarm;
 mod blur;
 mod body;
@@ -86,6 +90,7 @@ mod digest;
 mod dns;
 mod exif;
 mod get;
+mod hook;
 mod http_date;
 mod in_flight;
 mod key;
@@ -102,8 +107,10 @@ mod rows;
 mod turns;
 mod unit;
 
+pub use again::{failed_before, of_rows};
 pub use digest::Digest;
 pub use dns::{Answer, Lookup, SystemDns};
+pub use hook::Hooks;
 pub use opt_out::OptOut;
 pub use plan::{EncodeFormat, FetchPlan, ResizeMode};
 pub use reason::{Class, Reason};

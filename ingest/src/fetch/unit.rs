@@ -23,6 +23,7 @@ use super::alarm::Alarm;
 use super::budget::{Bodies, Decoding};
 use super::dns::{Lookup, SystemDns};
 use super::get::{Failure, Net, Sites, back_off};
+use super::hook::Hook;
 use super::in_flight::InFlight;
 use super::opt_out::OptOutList;
 use super::picture::{Maker, Outcome, Wanted};
@@ -40,6 +41,7 @@ pub struct Fetcher {
     dial: DialMap,
     sites: Arc<Sites>,
     alarm: Arc<Alarm>,
+    hook: Option<Arc<Hook>>,
     pool: Arc<rayon::ThreadPool>,
     cx: Context,
 }
@@ -56,7 +58,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// What [`FetchPlan::validate`] finds; an opt-out list that cannot be read or understood;
-    /// threads that cannot be started.
+    /// a hook or threads that cannot be started.
     pub fn new(plan: &FetchPlan, dial: &DialMap, cx: &Context) -> Result<Self> {
         plan.validate()?;
         let pool = rayon::ThreadPoolBuilder::new()
@@ -69,6 +71,7 @@ impl Fetcher {
         Ok(Self {
             sites: Arc::new(Sites::new(&plan, Arc::new(SystemDns), opt_out)),
             alarm: Arc::new(Alarm::new(&plan)),
+            hook: Hook::open(&plan.hooks)?.map(Arc::new),
             plan,
             dial: dial.clone(),
             pool: Arc::new(pool),
@@ -341,6 +344,7 @@ impl Dispatcher {
                     plan: Arc::clone(plan),
                     opt_out: Arc::clone(&fetcher.sites.opt_out),
                     gate: Decoding::new(decoding),
+                    hook: fetcher.hook.clone(),
                 },
                 wanted: work.jobs.iter().map(|job| Arc::clone(&job.wanted)).collect(),
                 desk,
@@ -451,6 +455,7 @@ impl Dispatcher {
         let deadline = *asked.deadline.get_or_insert(end);
         let keep_alive = turn.behind >= plan.max_per_host as usize;
         let target = asked.target.clone();
+        let url = target.url.to_string();
         let reports = reports.clone();
         self.in_flight += 1;
         tasks.spawn(async move {
@@ -460,7 +465,7 @@ impl Dispatcher {
                     let pool = Arc::clone(&shared.pool);
                     pool.spawn(move || {
                         if !shared.desk.is_stopped() {
-                            shared.make(turn.job, body);
+                            shared.make(turn.job, &url, body);
                         }
                         let _ended = reports.send(Event::Made);
                     });
@@ -532,14 +537,17 @@ impl Dispatcher {
 }
 
 impl Shared {
-    fn make(&self, job: usize, body: super::body::Body) {
+    fn make(&self, job: usize, url: &str, body: super::body::Body) {
         let (bytes, hold) = body.into_parts();
-        let outcome = self.maker.make(bytes, &self.wanted[job]);
+        let outcome = self.maker.make(url, bytes, &self.wanted[job]);
         drop(hold);
         self.hand_in(job, outcome);
     }
 
     fn hand_in(&self, job: usize, outcome: Outcome) {
+        if let Some(Err(error)) = self.maker.hook.as_ref().map(|hook| hook.check()) {
+            self.desk.fail(error);
+        }
         if let Some(error) = self.alarm.note(outcome.result.as_ref().err().copied()) {
             self.desk.fail(error);
         }

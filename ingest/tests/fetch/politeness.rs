@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ingest::DialMap;
-use ingest::fetch::{Answer, FetchPlan, Fetcher, Lookup, OptOut};
+use ingest::fetch::{Answer, FetchPlan, Fetcher, Hooks, Lookup, OptOut};
 use sha2::Digest as _;
 use stage::Context;
 
@@ -329,4 +329,43 @@ fn ten_thousand_urls_of_one_host_do_not_starve_a_hundred_others() {
     let last_other = log.iter().rposition(|r| r.host != "crowd.example").unwrap();
     let before = log[..last_other].iter().filter(|r| r.host == "crowd.example").count();
     assert!(before < 1000, "{before} of 10,000 came before the last other host");
+}
+
+#[test]
+fn a_hook_decides_what_is_stored_and_what_of_it() {
+    let server = Server::start(|request, stream| ok(stream, &jpeg(request.path.len() as u8)));
+    let script = r#"while IFS= read -r head; do
+        n=${head##*\"bytes\":}; n=${n%%,*}; dd bs=1 count="$n" of=/dev/null 2>/dev/null
+        case $head in */keep\"*) echo keep;; */drop\"*) echo drop;; *) echo hash_only;; esac
+        done"#;
+    let hooks = Hooks {
+        before_store: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        ..Hooks::default()
+    };
+    let plan = FetchPlan { hooks, ..impatient() };
+    let urls = ["keep", "drop", "other"].map(|path| format!("http://a.example/{path}"));
+    let fetched = fetch(&plan, &server, &urls);
+    assert_eq!(fetched.words(), ["success", "hook_drop", "hook_hash_only"]);
+    assert_eq!(fetched.counts.dropped_total(), 2);
+    let pairs = &fetched.batches[0];
+    let has_digest: Vec<bool> = pairs.text("sha256").iter().map(|d| d.is_some()).collect();
+    assert_eq!(has_digest, [true, false, true]);
+    assert!(pairs.image(1).is_none() && pairs.image(2).is_none());
+}
+
+#[test]
+fn a_hook_that_crashes_stores_nothing_and_ends_the_unit() {
+    let server = Server::start(|_, stream| ok(stream, &jpeg(1)));
+    let hooks = Hooks { before_store: vec!["false".to_owned()], ..Hooks::default() };
+    let plan = FetchPlan { hooks, ..impatient() };
+    let fetcher =
+        Fetcher::new(&plan, &DialMap::everything_at(server.addr), &Context::default()).unwrap();
+    let urls: Vec<String> = (0..20).map(|i| format!("http://h{i}.example/1.jpg")).collect();
+    let error = fetcher
+        .run_unit(&[links(&urls)], 0, &mut |pairs| {
+            assert!((0..pairs.len()).all(|row| pairs.image(row).is_none()));
+            Ok(())
+        })
+        .unwrap_err();
+    assert!(error.to_string().contains("`false` gave no answer 5 times in a row"), "{error}");
 }

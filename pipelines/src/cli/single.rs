@@ -89,7 +89,17 @@ pub(crate) fn run(name: &str, args: &ArgMatches) -> Result<Output> {
         stages.push(json!({ source: plan }));
     }
     let plan = if name == "judge" { rules(args)? } else { Value::Object(read(&root, name, args)?) };
-    stages.push(json!({ name: plan }));
+    if name == "fetch" && plan.get("retry_failed") == Some(&Value::Bool(true)) {
+        // The fetch of the same flags before it, which is done already, and then what failed there.
+        let mut first = plan.clone();
+        if let Some(first) = first.as_object_mut() {
+            first.remove("retry_failed");
+        }
+        stages.push(json!({ name: first }));
+        stages.push(json!({ "id": "retry", "from": name, name: plan }));
+    } else {
+        stages.push(json!({ name: plan }));
+    }
     let output =
         args.get_one::<String>("output").cloned().unwrap_or_else(|| format!("clipmill-{name}"));
     let seed = args.get_one::<u64>("seed").copied().unwrap_or(0);

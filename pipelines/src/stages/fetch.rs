@@ -1,13 +1,12 @@
 //! `fetch`: links to img2dataset's shards, some thousand links a unit.
 
-use arrow_array::RecordBatch;
 use ingest::fetch::{Digest, FetchPlan, Fetcher};
 use serde_json::{Value, json};
 use shard::PoolWriter;
 use stage::{Context, Error, Links, Pairs, Result};
-use store::parquet::Pick;
 use store::{Attempt, Blob};
 
+use super::fetch_rows::Source;
 use super::{Outcome, Site, Stage, Worker, unknown_unit};
 
 impl Stage for FetchPlan {
@@ -64,27 +63,25 @@ fn contents(patterns: &[String]) -> Result<Vec<String>> {
 pub(crate) struct Fetch<'a> {
     plan: &'a FetchPlan,
     fetcher: Fetcher,
-    links: LinkFiles,
+    source: Source,
 }
 
 impl<'a> Fetch<'a> {
     pub(crate) fn open(plan: &'a FetchPlan, site: &'a Site) -> Result<Self> {
-        let mut blobs = Vec::new();
-        for input in &site.inputs {
-            blobs.extend(input.blobs(".parquet")?);
-        }
-        let links = LinkFiles::open(blobs)?;
-        if links.rows == 0 {
+        let source = Source::open(plan, &site.inputs)?;
+        // That nothing is left to be retried is good news.
+        if source.rows() == 0 && !plan.retry_failed {
             let from: Vec<&str> = site.inputs.iter().map(|input| input.id.as_str()).collect();
             return Err(Error::input("there is no link to fetch").at(from.join(", ")));
         }
         let fetcher = Fetcher::new(plan, &site.dial, &site.context)?;
-        Ok(Self { plan, fetcher, links })
+        Ok(Self { plan, fetcher, source })
     }
 
     pub(crate) fn units(&self) -> Vec<String> {
-        let shards = self.links.rows.div_ceil(u64::from(self.plan.number_sample_per_shard));
-        (0..shards).map(|shard| self.plan.shard_name(shard as u32)).collect()
+        let first = self.source.first_shard();
+        let shards = first..first + self.source.shards(self.plan);
+        shards.map(|shard| self.plan.shard_name(shard as u32)).collect()
     }
 
     /// Fetches one shard into `out`; each batch is handed on to `sink` besides.
@@ -96,7 +93,10 @@ impl<'a> Fetch<'a> {
     ) -> Result<Outcome> {
         let shard: u32 = unit.parse().map_err(|_| unknown_unit(unit))?;
         let size = u64::from(self.plan.number_sample_per_shard);
-        let links = self.links.slice(u64::from(shard) * size, size)?;
+        let index = u64::from(shard)
+            .checked_sub(self.source.first_shard())
+            .ok_or_else(|| unknown_unit(unit))?;
+        let links = self.source.slice(index * size, size)?;
         let mut tar = out.file(&format!("{unit}.tar"))?;
         let mut parquet = out.file(&format!("{unit}.parquet"))?;
         let mut stats = out.file(&format!("{unit}_stats.json"))?;
@@ -151,60 +151,6 @@ fn json_columns<'a>(plan: &'a FetchPlan, links: &[Links]) -> Vec<&'a str> {
     names
 }
 
-/// Link parquets as one long list, read by row number.
-struct LinkFiles {
-    /// With the rows of each row group.
-    files: Vec<(Blob, Vec<u64>)>,
-    rows: u64,
-}
-
-impl LinkFiles {
-    fn open(blobs: Vec<Blob>) -> Result<Self> {
-        let mut files = Vec::new();
-        let mut rows = 0;
-        for blob in blobs {
-            let file = store::parquet::File::open(&blob)?;
-            let groups = file.metadata().row_groups().iter().map(|group| group.num_rows() as u64);
-            rows += file.rows();
-            files.push((blob, groups.collect()));
-        }
-        Ok(Self { files, rows })
-    }
-
-    /// The rows `[start, start + count)`, fewer at the end. Only row groups that hold some of them
-    /// are read: a unit's cost does not grow with what lies before it.
-    fn slice(&self, start: u64, count: u64) -> Result<Vec<Links>> {
-        let (mut links, mut at, end) = (Vec::new(), 0, start.saturating_add(count));
-        for (blob, groups) in &self.files {
-            let mut picked = Vec::new();
-            let mut row = None;
-            for (number, rows) in groups.iter().enumerate() {
-                let (from, to) = (at, at + rows);
-                at = to;
-                if to > start && from < end {
-                    row.get_or_insert(from);
-                    picked.push(number);
-                }
-            }
-            let Some(mut row) = row else { continue };
-            let pick = Pick { row_groups: Some(&picked), ..Pick::default() };
-            for batch in store::parquet::File::open(blob)?.batches(&pick)? {
-                let batch: RecordBatch = batch?;
-                let (first, last) = (row.max(start), (row + batch.num_rows() as u64).min(end));
-                if first < last {
-                    let part = batch.slice((first - row) as usize, (last - first) as usize);
-                    links.push(Links::try_new(part).map_err(|e| e.at(blob.name()))?);
-                }
-                row += batch.num_rows() as u64;
-                if row >= end {
-                    break;
-                }
-            }
-        }
-        Ok(links)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,39 +172,5 @@ mod tests {
             parts("a.txt", "").1,
             FetchPlan::default().external(&Context::default()).unwrap()
         );
-    }
-
-    #[test]
-    fn a_slice_of_links_crosses_row_groups_and_files() {
-        let schema = arrow_schema::Schema::new(
-            ["uid", "url", "alt"]
-                .map(|name| arrow_schema::Field::new(name, arrow_schema::DataType::Utf8, false))
-                .to_vec(),
-        );
-        let file = |urls: std::ops::Range<u32>| {
-            let column: arrow_array::ArrayRef = std::sync::Arc::new(
-                urls.map(|i| Some(i.to_string())).collect::<arrow_array::StringArray>(),
-            );
-            let columns = vec![column.clone(), column.clone(), column];
-            let batch = RecordBatch::try_new(std::sync::Arc::new(schema.clone()), columns).unwrap();
-            let layout = store::parquet::Layout {
-                row_groups: store::parquet::RowGroups::Every(3),
-                ..store::parquet::Layout::default()
-            };
-            let mut bytes = Vec::new();
-            store::parquet::write_parquet(&mut bytes, &schema, [Ok(batch)], &layout).unwrap();
-            Blob::from_bytes("links.parquet", bytes.into())
-        };
-        let files = LinkFiles::open(vec![file(0..7), file(7..9), file(9..20)]).unwrap();
-        assert_eq!(files.rows, 20);
-        for (start, count) in [(0, 3), (2, 3), (5, 6), (0, 20), (19, 5), (20, 5), (8, 1)] {
-            let links = files.slice(start, count).unwrap();
-            let urls: Vec<u64> = links
-                .iter()
-                .flat_map(|links| links.urls().iter().map(|url| url.unwrap().parse().unwrap()))
-                .collect();
-            let expected: Vec<u64> = (start..(start + count).min(20)).collect();
-            assert_eq!(urls, expected, "{start} + {count}");
-        }
     }
 }
