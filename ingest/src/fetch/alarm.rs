@@ -8,8 +8,8 @@ use stage::Error;
 use super::reason::Class;
 use super::{FetchPlan, Reason};
 
-/// The last URLs that were asked for. What a rule turned away says nothing about the network and
-/// does not count.
+/// The last URLs that were asked for. What a rule turned away, or was not asked for in time, says
+/// nothing about the network and does not count.
 #[derive(Debug)]
 pub(super) struct Alarm {
     least: f64,
@@ -35,7 +35,9 @@ impl Alarm {
     /// Counts a URL that came to its end, and gives the error that ends the run when of the last
     /// `alarm_window` too few gave a picture. Then it starts anew.
     pub(super) fn note(&self, failure: Option<Reason>) -> Option<Error> {
-        if self.least <= 0.0 || failure.is_some_and(|reason| reason.class() == Class::Dropped) {
+        let says_nothing =
+            |reason: Reason| reason.class() == Class::Dropped || reason == Reason::CrawlDelay;
+        if self.least <= 0.0 || failure.is_some_and(says_nothing) {
             return None;
         }
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);

@@ -286,7 +286,7 @@ mod tests {
         out.extend(b"Acme\0");
         out.extend([10, 0, 0, 0, 88, 2, 0, 0]);
         assert_eq!(out.len(), 75);
-        out.extend(directory(&[(0x829a, 5, 1, 67), (0x8827, 3, 2, (200 << 16) | 100)]));
+        out.extend(directory(&[(0x829a, 5, 1, 67), (0x8827, 3, 2, 200 * 65_536 + 100)]));
         out
     }
 

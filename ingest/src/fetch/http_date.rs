@@ -6,12 +6,9 @@ pub(super) fn parse(text: &str) -> Option<i64> {
     let mut parts = text.split([' ', '-', ',']).filter(|part| !part.is_empty());
     let _weekday = parts.next()?;
     let parts: Vec<&str> = parts.collect();
-    let (day, month, year, time) = match parts.as_slice() {
-        // Sun, 06 Nov 1994 08:49:37 GMT and Sunday, 06-Nov-94 08:49:37 GMT
-        [day, month, year, time, "GMT"] => (day, month, year, time),
-        // Sun Nov  6 08:49:37 1994
-        [month, day, time, year] => (day, month, year, time),
-        _ => return None,
+    // Sun, 06 Nov 1994 08:49:37 GMT and Sunday, 06-Nov-94 08:49:37 GMT; Sun Nov  6 08:49:37 1994
+    let ([day, month, year, time, "GMT"] | [month, day, time, year]) = parts.as_slice() else {
+        return None;
     };
     let day: i64 = number(day)?;
     let month = MONTHS.iter().position(|name| name.eq_ignore_ascii_case(month))? as i64 + 1;

@@ -153,8 +153,8 @@ mod tests {
         let said = say(Arc::new(StringArray::from(text.to_vec())), &boxes()).unwrap();
         assert_eq!(faces(&said, 0), Ok(vec![[0.0, 0.25, 0.5, 1.0]]));
         assert_eq!((faces(&said, 1), faces(&said, 2)), (Ok(vec![]), Ok(vec![])));
-        for row in 3..6 {
-            assert_eq!(faces(&said, row), Err(Reason::BadBoxes), "{}", text[row]);
+        for (row, text) in text.iter().enumerate().skip(3) {
+            assert_eq!(faces(&said, row), Err(Reason::BadBoxes), "{text}");
         }
     }
 

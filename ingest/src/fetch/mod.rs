@@ -19,17 +19,21 @@
 //! ```
 //!
 //! Of each URL, in this order and anew for every redirect: the URL's own rules (`policy`), the
-//! opt-out lists (`opt_out`), the site's robots.txt (`robots`), the vetted address (`address`, `dns`), the request (`get`,
-//! `client`), X-Robots-Tag (`robots_tag`), the body with its caps (`body`); then the digest
-//! (`digest`), the header, the size rules, the user's program
-//! (`hook`), decoding, resizing, blurring (`blur`) and encoding
-//! (`picture`). `queue` says whose turn it is, `turns` keeps the
-//! rhythm that a site asks for and counts requests to one address, `alarm` ends a
-//! run that only fails, `in_flight` lowers the number of requests when the machine runs short, `unit`
-//! runs it all and `rows` puts it in order.
+//! opt-out lists (`opt_out`), the site's robots.txt (`robots`), the vetted address (`address`,
+//! `dns`), the request (`get`, `client`), X-Robots-Tag (`robots_tag`), the body with its caps
+//! (`body`); then the digest (`digest`), the header, the size rules, the user's program (`hook`),
+//! decoding, resizing, blurring (`blur`) and encoding (`picture`).
 //!
-//! Not done here yet: a resolver of our own
-//! instead of the operating system's.
+//! `queue` says whose turn it is; `turns` keeps the rhythm that a site asks for and counts requests
+//! to one address; `in_flight` lowers the number of requests when the machine runs short; `alarm`
+//! ends a run that only fails. `links_say` reads what links say beside their URL, `unit` runs it
+//! all, `rows` puts it in order, and `again` tells what a later fetch may try again.
+//!
+//! Not done here yet: a resolver of our own instead of the operating system's (`dns` says why that
+//! can wait); decoding in a process of its own, so that a decoder that aborts or loops loses one
+//! picture (a panic does); opt-outs in pages (`meta robots`, TDM reservation), which the links do
+//! not carry. Of img2dataset's flags: lossy webp, `disable_all_reencoding`,
+//! `ignore_ssl_certificate`, the choice of interpolation, and output formats other than webdataset.
 //!
 //! # Reasons
 //!

@@ -10,6 +10,7 @@ use store::Blob;
 use store::parquet::Pick;
 
 use super::Done;
+use crate::recipe::Noun;
 
 /// Where a fetch takes its links from.
 pub(crate) enum Source {
@@ -25,7 +26,7 @@ impl Source {
         if plan.retry_failed {
             return Failed::open(inputs).map(Self::Failed);
         }
-        if let Some(fetched) = inputs.iter().find(|input| !input.names(".tar").is_empty()) {
+        if let Some(fetched) = inputs.iter().find(|input| input.noun == Noun::Shards) {
             return Err(Error::recipe(format!(
                 "`{}` gives shards, and fetch takes links",
                 fetched.id
