@@ -1,16 +1,20 @@
 //! Link lists that are there already: csv, tsv, txt, json, json lines or parquet, gzipped or not.
 //!
 //! The formats and the flag names are img2dataset's (`reader.py`). Rows stay in the order of the
-//! files; a row without a URL is counted as failed.
+//! files; a row without a URL is counted as failed. Files are streamed: memory does not grow with
+//! their length.
+
+mod json;
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 
 use arrow_array::builder::{ArrayBuilder, StringBuilder};
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow_cast::cast;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_select::filter::filter;
 use flate2::read::MultiGzDecoder;
 use md5::{Digest, Md5};
 use schemars::JsonSchema;
@@ -21,7 +25,9 @@ use store::{Attempt, Blob};
 
 /// Rows in one batch.
 const ROWS: usize = 8192;
-/// Longest line of a text format; anything longer is no link list.
+/// The columns of every link.
+const LINK_COLUMNS: [&str; 3] = ["uid", "url", "alt"];
+/// Longest line of a text format, and longest object of json; anything longer is no link list.
 const MAX_LINE: u64 = 1 << 20;
 
 /// Image links out of files that name them.
@@ -45,6 +51,10 @@ pub struct LinkListPlan {
     /// md5 of caption and URL, as cc2dataset has it.
     #[serde(default)]
     pub uid_col: Option<String>,
+    /// Further columns that the links keep, for `save_additional_columns`, `bbox_col` and
+    /// `verify_hash` of `fetch`; of json, what is no string becomes JSON text. Default none.
+    #[serde(default)]
+    pub columns: Vec<String>,
 }
 
 fn url() -> String {
@@ -83,6 +93,12 @@ impl LinkListPlan {
         if self.url_list.is_empty() {
             return Err(Error::recipe("url_list must name at least one file"));
         }
+        for name in &self.columns {
+            if LINK_COLUMNS.contains(&name.as_str()) {
+                return Err(Error::recipe(format!("columns: every link has a `{name}` already"))
+                    .hint("leave it out"));
+            }
+        }
         Ok(())
     }
 
@@ -100,9 +116,6 @@ impl LinkListPlan {
     /// # Errors
     /// A missing file or column, or a file that is broken as a whole.
     pub fn run(&self, cx: &Context, out: &mut Attempt) -> Result<Counts> {
-        let schema = Arc::new(Schema::new(
-            ["uid", "url", "alt"].map(|name| Field::new(name, DataType::Utf8, false)).to_vec(),
-        ));
         let mut file = out.file("links-00000.parquet")?;
         let mut counts = Counts::default();
         let files = self.files()?;
@@ -114,11 +127,28 @@ impl LinkListPlan {
             }
             .map(move |batch| batch.map_err(|e| e.at(name)))
         });
+        let mut batches = batches.peekable();
+        let first = match batches.peek() {
+            Some(Ok(batch)) => Some(batch),
+            _ => None, // an error comes up again below
+        };
+        let schema = self.schema(first)?;
         let links = batches.map(|batch| self.links(&batch?, &schema, &mut counts));
         write_parquet(&mut file, &schema, links, &Layout::default())?;
         file.finish()?;
         counts.check()?;
         Ok(counts)
+    }
+
+    /// `uid, url, alt` and `columns`, whose types are those of the first file.
+    fn schema(&self, first: Option<&RecordBatch>) -> Result<SchemaRef> {
+        let mut fields = LINK_COLUMNS.map(|name| Field::new(name, DataType::Utf8, false)).to_vec();
+        for name in self.columns.iter().filter(|_| first.is_some()) {
+            let column = first.map(|batch| column(batch, name)).transpose()?;
+            let kind = column.map_or(DataType::Utf8, |column| column.data_type().clone());
+            fields.push(Field::new(name, kind, true));
+        }
+        Ok(Arc::new(Schema::new(fields)))
     }
 
     fn open(&self, name: &str) -> Result<Batches> {
@@ -142,7 +172,7 @@ impl LinkListPlan {
             Format::Csv => csv(text, b','),
             Format::Tsv => csv(text, b'\t'),
             Format::Txt => Ok(Box::new(lines(text, self.url_col.clone()))),
-            Format::Json | Format::Jsonl => json(text, format, self.columns()),
+            Format::Json | Format::Jsonl => Ok(json::read(text, format, self.columns())),
             Format::Parquet => Err(Error::internal("parquet is read above")),
         }
     }
@@ -150,7 +180,14 @@ impl LinkListPlan {
     /// The columns that are read, for formats without a schema.
     fn columns(&self) -> Vec<String> {
         let uid = self.uid_col.clone().unwrap_or_else(|| "uid".to_owned());
-        std::iter::once(self.url_col.clone()).chain(self.caption_col.clone()).chain([uid]).collect()
+        let own = std::iter::once(&self.url_col).chain(&self.caption_col).chain([&uid]);
+        let mut names: Vec<String> = Vec::new();
+        for name in own.chain(&self.columns) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        names
     }
 
     fn links(
@@ -167,12 +204,14 @@ impl LinkListPlan {
             None => batch.column_by_name("uid").map(|_| text_column(batch, "uid")).transpose()?,
         };
         let mut columns = [StringBuilder::new(), StringBuilder::new(), StringBuilder::new()];
+        let mut good = Vec::with_capacity(batch.num_rows());
         for i in 0..batch.num_rows() {
             let value = |column: &ArrayRef| {
                 let column = column.as_string::<i32>();
                 if column.is_valid(i) { column.value(i).to_owned() } else { String::new() }
             };
             let url = value(&urls);
+            good.push(false);
             if url.trim().is_empty() {
                 counts.fail("no_url");
                 continue;
@@ -187,11 +226,24 @@ impl LinkListPlan {
                 format!("{:x}", Md5::new_with_prefix(alt.as_bytes()).chain_update(&url).finalize())
             });
             counts.keep();
+            if let Some(good) = good.last_mut() {
+                *good = true;
+            }
             for (column, text) in columns.iter_mut().zip([uid, url, alt]) {
                 column.append_value(text);
             }
         }
-        let columns = columns.map(|mut column| Arc::new(column.finish()) as ArrayRef).to_vec();
+        let mut columns = columns.map(|mut column| Arc::new(column.finish()) as ArrayRef).to_vec();
+        let good = BooleanArray::from(good);
+        for (name, field) in self.columns.iter().zip(schema.fields().iter().skip(columns.len())) {
+            let kept = filter(column(batch, name)?, &good).internal("links")?;
+            let kept = cast(&kept, field.data_type()).input(format!(
+                "column `{name}` is {}, in the first file it is {}",
+                kept.data_type(),
+                field.data_type()
+            ))?;
+            columns.push(kept);
+        }
         let batch = RecordBatch::try_new(Arc::clone(schema), columns).internal("links")?;
         Links::try_new(batch).map(Links::into_batch)
     }
@@ -213,13 +265,16 @@ fn by_ending(name: &str) -> Option<Format> {
 
 /// A column as text, whatever its type was.
 fn text_column(batch: &RecordBatch, name: &str) -> Result<ArrayRef> {
-    let Some(column) = batch.column_by_name(name) else {
+    cast(column(batch, name)?, &DataType::Utf8).input(format!("column `{name}` is no text"))
+}
+
+fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
+    batch.column_by_name(name).ok_or_else(|| {
         let schema = batch.schema();
         let have: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-        return Err(Error::input(format!("no column `{name}`; there are {}", have.join(", ")))
-            .hint("name the columns with `url_col` and `caption_col`"));
-    };
-    cast(column, &DataType::Utf8).input(format!("column `{name}` is no text"))
+        Error::input(format!("no column `{name}`; there are {}", have.join(", ")))
+            .hint("name the columns with `url_col`, `caption_col` and `columns`")
+    })
 }
 
 fn csv(text: Box<dyn Read + Send>, delimiter: u8) -> Result<Batches> {
@@ -270,42 +325,4 @@ fn next_line(text: &mut impl BufRead) -> Result<Option<String>> {
     }
     let line = String::from_utf8_lossy(&line).trim().to_owned();
     Ok((read > 0).then_some(line))
-}
-
-/// Objects with string fields: one a line, or an array of them.
-fn json(text: Box<dyn Read + Send>, format: Format, names: Vec<String>) -> Result<Batches> {
-    let schema: SchemaRef = Arc::new(Schema::new(
-        names.iter().map(|name| Field::new(name, DataType::Utf8, true)).collect::<Vec<_>>(),
-    ));
-    let mut text = BufReader::new(text);
-    let mut rows: Box<dyn Iterator<Item = Result<serde_json::Value>>> = if format == Format::Json {
-        let all: Vec<serde_json::Value> =
-            serde_json::from_reader(text).input("no array of objects")?;
-        Box::new(all.into_iter().map(Ok))
-    } else {
-        Box::new(std::iter::from_fn(move || match next_line(&mut text) {
-            Ok(Some(line)) if line.is_empty() => Some(Ok(serde_json::Value::Null)),
-            Ok(Some(line)) => Some(serde_json::from_str(&line).input("a line that is no JSON")),
-            Ok(None) => None,
-            Err(error) => Some(Err(error)),
-        }))
-    };
-    Ok(Box::new(std::iter::from_fn(move || {
-        let mut columns: Vec<StringBuilder> = names.iter().map(|_| StringBuilder::new()).collect();
-        let mut count = 0;
-        while count < ROWS {
-            let row = match rows.next() {
-                Some(Ok(serde_json::Value::Null)) => continue,
-                Some(Ok(row)) => row,
-                Some(Err(error)) => return Some(Err(error)),
-                None => break,
-            };
-            count += 1;
-            for (name, column) in names.iter().zip(&mut columns) {
-                column.append_option(row.get(name).and_then(serde_json::Value::as_str));
-            }
-        }
-        let columns = columns.iter_mut().map(|c| Arc::new(c.finish()) as ArrayRef).collect();
-        (count > 0).then(|| RecordBatch::try_new(Arc::clone(&schema), columns).internal("rows"))
-    })))
 }

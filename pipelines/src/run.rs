@@ -208,7 +208,9 @@ impl Runner<'_> {
             return Ok(None);
         }
         let done = place.done(ordered);
-        if done.counts.entered == 0 && place.kind.info().counts_samples() {
+        // That nothing is left to be retried is good news.
+        let retry = matches!(&place.kind, Kind::Fetch(plan) if plan.retry_failed);
+        if done.counts.entered == 0 && place.kind.info().counts_samples() && !retry {
             let from: Vec<&str> = done.inputs.iter().map(|input| input.id.as_str()).collect();
             let error = Error::input("not one sample entered").at(format!("stage `{}`", done.id));
             return Err(if from.is_empty() {

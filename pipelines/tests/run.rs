@@ -2,7 +2,9 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{PICTURES, STAGES, World, clipmill, published, run, run_well, stderr, stdout};
@@ -310,4 +312,63 @@ fn why_tells_what_became_of_a_pair() {
     assert!(output.status.success(), "{}", stderr(&output));
     let text = stdout(&output);
     assert!(text.contains("links:") && text.contains("judge:") && text.contains(&uid), "{text}");
+}
+
+#[test]
+fn retry_failed_fetches_only_what_failed_for_a_passing_reason_into_patch_shards() {
+    let asked: Arc<Mutex<BTreeMap<String, usize>>> = Arc::default();
+    let server = {
+        let asked = Arc::clone(&asked);
+        ingest::serve::Server::start(move |request| {
+            let number: usize = match request.path.strip_prefix("/p").map(str::parse) {
+                Some(Ok(number)) => number,
+                _ => return ingest::serve::Response::status(404),
+            };
+            let mut asked = asked.lock().unwrap();
+            let times = asked.entry(request.path.clone()).or_default();
+            *times += 1;
+            match (number % 4, *times) {
+                (1, _) => ingest::serve::Response::status(404),
+                (2, 1) => ingest::serve::Response::status(503),
+                (3, 1 | 2) => ingest::serve::Response::status(429),
+                _ => ingest::serve::Response::ok("image/png", common::picture(number)),
+            }
+        })
+        .unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("urls.txt");
+    let urls: Vec<String> = (0..24).map(|i| format!("http://h{i}.example/p{i}")).collect();
+    std::fs::write(&list, urls.join("\n")).unwrap();
+    let out = folder.path().join("out");
+    let fetch = |more: &[&str]| {
+        let output = clipmill()
+            .args(["fetch", "--number_sample_per_shard", "10", "--image_size", "16"])
+            .args(["--url_list", list.to_str().unwrap(), "--output", out.to_str().unwrap()])
+            .args(["--dial", &format!("{{\"*\": \"{}\"}}", server.address())])
+            .args(more)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let record = |stage: &str, unit: &str| -> serde_json::Value {
+        let path = out.join(format!("{stage}/_commits/{unit}.json"));
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    };
+    fetch(&[]);
+    assert_eq!(record("fetch", "00000")["counts"]["kept"], 3);
+    assert_eq!(asked.lock().unwrap().values().sum::<usize>(), 24);
+    let retry = ["--retry_failed", "true"];
+    fetch(&retry);
+    // Six answered 503 and six 429, which still do; nothing else was asked for again.
+    assert_eq!(asked.lock().unwrap().values().sum::<usize>(), 36);
+    let (first, second) = (record("retry", "00003"), record("retry", "00004"));
+    assert_eq!((&first["counts"]["in"], &second["counts"]["in"]), (&10.into(), &2.into()));
+    assert_eq!(first["counts"]["kept"], 5);
+    assert_eq!(first["counts"]["failed"]["http_429"], 5);
+    let names = |record: &serde_json::Value| record["files"].to_string();
+    assert!(names(&first).contains("00003.tar") && names(&second).contains("00004.tar"));
+    fetch(&["--retry_failed", "true", "--redo", "retry"]);
+    assert_eq!(asked.lock().unwrap().values().sum::<usize>(), 48);
+    assert_eq!(record("retry", "00003")["counts"]["kept"], 10);
 }

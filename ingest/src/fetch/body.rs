@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::budget::{Bodies, Hold};
 use super::client;
+use super::get::Asked;
 use super::plan::seconds;
 use super::{FetchPlan, Reason};
 
@@ -26,12 +27,13 @@ impl Body {
 
 /// Reads a body whole, or says why not.
 pub(super) async fn read(
-    mut response: Response,
+    mut asked: Asked,
     plan: &FetchPlan,
     mut deadline: Instant,
     bodies: &std::sync::Arc<Bodies>,
 ) -> Result<Body, Reason> {
-    if !is_identity(&response) {
+    let response = &mut asked.response;
+    if !is_identity(response) {
         return Err(Reason::ContentEncoding);
     }
     let announced = response.content_length();

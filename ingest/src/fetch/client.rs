@@ -70,13 +70,15 @@ pub(super) fn reason(error: &reqwest::Error) -> Reason {
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<io::Error>() {
             let io = innermost(io);
-            match io.raw_os_error() {
-                Some(23 | 24) => return Reason::OpenFiles, // ENFILE, EMFILE
+            if let Some(reason) = shortage(io) {
+                return reason;
+            }
+            match () {
                 // Connected, and then lost before the request: in https, that was the handshake.
-                _ if error.is_connect() => tls |= https && lost(io.kind()),
-                _ if io.kind() == io::ErrorKind::UnexpectedEof => return Reason::ShortBody,
-                _ if io.get_ref().is_none() => return Reason::Reset, // from the system itself
-                _ => {}
+                () if error.is_connect() => tls |= https && lost(io.kind()),
+                () if io.kind() == io::ErrorKind::UnexpectedEof => return Reason::ShortBody,
+                () if io.get_ref().is_none() => return Reason::Reset, // from the system itself
+                () => {}
             }
             tls |= matches!(io.get_ref(), Some(inner) if inner.is::<rustls::Error>());
         }
@@ -92,6 +94,15 @@ pub(super) fn reason(error: &reqwest::Error) -> Reason {
         () if error.is_timeout() => Reason::TimeoutRead,
         () if closed => Reason::Reset,
         () => Reason::BadResponse,
+    }
+}
+
+/// What this machine has too little of, if that is what went wrong.
+pub(super) fn shortage(error: &io::Error) -> Option<Reason> {
+    match innermost(error).raw_os_error()? {
+        23 | 24 => Some(Reason::OpenFiles),        // ENFILE, EMFILE
+        12 | 99 | 105 => Some(Reason::LocalPorts), // ENOMEM, EADDRNOTAVAIL, ENOBUFS
+        _ => None,
     }
 }
 

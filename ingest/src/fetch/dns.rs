@@ -1,9 +1,15 @@
-//! Names to addresses: looked up once a unit, vetted, and dialled as vetted.
+//! Names to addresses: looked up once in a while, vetted, and dialled as vetted.
 //!
 //! A client that looks a name up again when it connects can be given a public address for the
 //! check and a private one for the connection. Here the HTTP client never asks the network: its
 //! resolver only repeats what was vetted. Addresses that are written into the URL pass it by
 //! (hyper dials them at once), so [`super::policy`] vets those.
+//!
+//! Who is asked is the operating system, 64 names at a time; answers are kept for five minutes, the
+//! lack of one for a minute, from unit to unit. A resolver of our own (hickory-resolver 0.26 was
+//! weighed: ten crates more, all of Rust) would know how long an answer holds and ask thousands of
+//! names at a time; it is not here yet. A machine that runs a caching resolver loses little by
+//! that. [`Lookup`] lets a program bring any other.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -11,14 +17,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant as Clock};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::{OnceCell, Semaphore};
 use url::Url;
 
 use super::policy::{Target, may_dial};
-use super::{FetchPlan, Reason};
+use super::{FetchPlan, Reason, client};
 
 /// Answers of [`Lookup::lookup`].
 pub type Answer = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
@@ -43,19 +49,44 @@ impl Lookup for SystemDns {
     }
 }
 
-/// Whether a name may be dialled; set once.
-type Verdict = Arc<OnceCell<Result<(), Reason>>>;
+/// The first address of a name that may be dialled; set once.
+type Verdict = Arc<OnceCell<Result<IpAddr, Reason>>>;
+
+/// How long an answer holds. The operating system does not say how long its answers do; five
+/// minutes are what most names of content networks and pools live at least.
+const FRESH: Duration = Duration::from_mins(5);
+/// How long the lack of an answer holds.
+const MISSING: Duration = Duration::from_mins(1);
+/// Names after which those that are no longer fresh are forgotten.
+const TIDY: usize = 1 << 17;
+
+/// A name that was looked up.
+struct Known {
+    born: Clock,
+    verdict: Verdict,
+}
+
+impl Known {
+    fn is_fresh(&self) -> bool {
+        let limit = match self.verdict.get() {
+            Some(Err(reason)) if reason.is_own_shortage() => Duration::ZERO,
+            Some(Err(_)) => MISSING,
+            _ => FRESH,
+        };
+        self.born.elapsed() < limit
+    }
+}
 
 /// Lookups at a time: a resolver that is asked thousands of names at once drops most.
 const LOOKUPS: usize = 64;
 
-/// The names of one unit.
+/// The names that a fetcher has met.
 pub(super) struct Addresses {
     lookup: Arc<dyn Lookup>,
     plan: Arc<FetchPlan>,
     patience: Duration,
     turn: Semaphore,
-    known: Mutex<HashMap<String, Verdict>>,
+    known: Mutex<HashMap<String, Known>>,
     vetted: Arc<Vetted>,
 }
 
@@ -76,23 +107,38 @@ impl Addresses {
         Arc::clone(&self.vetted)
     }
 
-    /// Makes sure that the target may be dialled and gives the URL to ask the client for.
+    /// Makes sure that the target may be dialled, and gives the URL to ask the client for and the
+    /// address that is dialled first, if the DNS or the URL says it.
     pub(super) async fn admit(
         &self,
         target: &Target,
         dial: Option<SocketAddr>,
-    ) -> Result<Url, Reason> {
+    ) -> Result<(Url, Option<IpAddr>), Reason> {
         if let Some(address) = dial {
-            return self.admit_dialled(target, address);
+            return Ok((self.admit_dialled(target, address)?, None));
         }
-        if target.literal.is_none() {
-            let cell = {
-                let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-                Arc::clone(known.entry(target.host.clone()).or_default())
-            };
-            (*cell.get_or_init(|| self.resolve(&target.host)).await)?;
+        let address = match target.literal {
+            Some(address) => address,
+            None => {
+                let verdict = self.verdict(&target.host);
+                (*verdict.get_or_init(|| self.resolve(&target.host)).await)?
+            }
+        };
+        Ok((target.url.clone(), Some(address)))
+    }
+
+    fn verdict(&self, host: &str) -> Verdict {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(host).filter(|known| known.is_fresh()) {
+            return Arc::clone(&known.verdict);
         }
-        Ok(target.url.clone())
+        if known.len() >= TIDY {
+            known.retain(|_, known| known.is_fresh());
+            self.vetted.retain(|host| known.contains_key(host));
+        }
+        let verdict = Verdict::default();
+        known.insert(host.to_owned(), Known { born: Clock::now(), verdict: Arc::clone(&verdict) });
+        verdict
     }
 
     /// A name of our own for the address, in plain http. hyper would dial a literal address or an
@@ -109,10 +155,14 @@ impl Addresses {
         if changed { Ok(url) } else { Err(Reason::BadUrl) }
     }
 
-    async fn resolve(&self, host: &str) -> Result<(), Reason> {
+    async fn resolve(&self, host: &str) -> Result<IpAddr, Reason> {
         let Ok(_turn) = self.turn.acquire().await else { return Err(Reason::Dns) };
         let answer = tokio::time::timeout(self.patience, self.lookup.lookup(host)).await;
-        let Ok(Ok(addresses)) = answer else { return Err(Reason::Dns) };
+        let addresses = match answer {
+            Ok(Ok(addresses)) => addresses,
+            Ok(Err(error)) => return Err(client::shortage(&error).unwrap_or(Reason::Dns)),
+            Err(_) => return Err(Reason::Dns),
+        };
         if addresses.is_empty() {
             return Err(Reason::Dns);
         }
@@ -122,11 +172,11 @@ impl Addresses {
             // Port 0: the client puts the URL's.
             .map(|address| SocketAddr::new(address, 0))
             .collect();
-        if good.is_empty() {
+        let Some(first) = good.first().map(SocketAddr::ip) else {
             return Err(Reason::PrivateAddress);
-        }
+        };
         self.vetted.put(host, good);
-        Ok(())
+        Ok(first)
     }
 }
 
@@ -138,6 +188,11 @@ impl Vetted {
     fn put(&self, host: &str, addresses: Vec<SocketAddr>) {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         table.insert(host.to_owned(), addresses);
+    }
+
+    fn retain(&self, keep: impl Fn(&str) -> bool) {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.retain(|host, _| host.ends_with(".invalid") || keep(host));
     }
 }
 
@@ -176,7 +231,7 @@ mod tests {
         let target = Target::parse("https://a.example:8443/x", &plan).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let first = addresses.admit(&target, None).await;
+            let first = addresses.admit(&target, None).await.map(|(url, _)| url);
             let _second = addresses.admit(&target, None).await;
             let dialled = addresses.resolver().resolve("A.Example.".parse().unwrap()).await;
             (first, dialled.map(|a| a.map(|a| a.to_string()).collect()).unwrap_or_default())
@@ -218,7 +273,34 @@ mod tests {
             let target = Target::parse(url, &plan).unwrap();
             let address = "127.0.0.1:4000".parse().unwrap();
             let asked = runtime.block_on(addresses.admit(&target, Some(address))).unwrap();
-            assert_eq!(asked.as_str(), "http://d127-0-0-1-4000.dial.invalid/x?y");
+            assert_eq!(asked.1, None);
+            assert_eq!(asked.0.as_str(), "http://d127-0-0-1-4000.dial.invalid/x?y");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_asked_for_again_when_it_is_no_longer_fresh() {
+        let known = |result: Result<IpAddr, Reason>, age: Duration| {
+            let verdict = Verdict::default();
+            verdict.set(result).unwrap();
+            Known { born: Clock::now().checked_sub(age).unwrap(), verdict }.is_fresh()
+        };
+        let minutes = Duration::from_mins;
+        let good = Ok("8.8.8.8".parse().unwrap());
+        assert!(known(good, minutes(4)) && !known(good, minutes(6)));
+        assert!(known(Err(Reason::Dns), Duration::ZERO) && !known(Err(Reason::Dns), minutes(2)));
+        assert!(!known(Err(Reason::OpenFiles), Duration::ZERO));
+    }
+
+    #[test]
+    fn localhost_of_the_operating_system_is_refused() {
+        let plan = Arc::new(FetchPlan::default());
+        let addresses = Addresses::new(Arc::new(SystemDns), Arc::clone(&plan));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for url in ["http://localhost/1.jpg", "http://LocalHost.:8080/1.jpg"] {
+            let target = Target::parse(url, &plan).unwrap();
+            let refused = runtime.block_on(addresses.admit(&target, None)).unwrap_err();
+            assert_eq!(refused, Reason::PrivateAddress, "{url}");
         }
     }
 }

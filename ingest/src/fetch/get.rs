@@ -2,28 +2,55 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use reqwest::header::{CONNECTION, HOST, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{CONNECTION, DATE, HOST, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use super::body::{self, Body};
 use super::budget::Bodies;
 use super::dns::{Addresses, Lookup};
+use super::opt_out::OptOutList;
 use super::plan::seconds;
 use super::policy::Target;
 use super::robots::RobotsCache;
-use super::{FetchPlan, Reason, client, robots_tag};
+use super::turns::{AtAddress, Rhythm};
+use super::{FetchPlan, Reason, client, http_date, robots_tag};
 use crate::DialMap;
+
+/// What a fetcher keeps from unit to unit.
+pub(super) struct Sites {
+    pub(super) addresses: Addresses,
+    pub(super) robots: RobotsCache,
+    pub(super) opt_out: Arc<OptOutList>,
+    rhythm: Rhythm,
+    at_address: AtAddress,
+}
+
+impl Sites {
+    pub(super) fn new(
+        plan: &Arc<FetchPlan>,
+        lookup: Arc<dyn Lookup>,
+        opt_out: Arc<OptOutList>,
+    ) -> Self {
+        Self {
+            addresses: Addresses::new(lookup, Arc::clone(plan)),
+            robots: RobotsCache::default(),
+            opt_out,
+            rhythm: Rhythm::default(),
+            at_address: AtAddress::new(plan.max_per_ip),
+        }
+    }
+}
 
 /// Everything that the requests of one unit share.
 pub(super) struct Net {
     pub(super) plan: Arc<FetchPlan>,
+    pub(super) sites: Arc<Sites>,
     dial: DialMap,
     client: Client,
-    addresses: Addresses,
-    robots: Arc<RobotsCache>,
     bodies: Arc<Bodies>,
 }
 
@@ -33,32 +60,37 @@ pub(super) struct Failure {
     pub(super) reason: Reason,
     /// What the server asked to wait before the next try.
     pub(super) wait: Option<Duration>,
+    /// When its turn comes, where nothing was asked because its site wants to be asked slowly.
+    pub(super) turn: Option<Instant>,
 }
 
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
-        Self { reason, wait: None }
+        Self { reason, wait: None, turn: None }
     }
+}
+
+/// The head of an answer, and the turn at its address, which lasts as long as the body.
+pub(super) struct Asked {
+    pub(super) response: Response,
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Net {
     pub(super) fn new(
         plan: &Arc<FetchPlan>,
         dial: &DialMap,
-        lookup: Arc<dyn Lookup>,
-        robots: &Arc<RobotsCache>,
+        sites: &Arc<Sites>,
         bodies: Arc<Bodies>,
     ) -> stage::Result<Self> {
-        let addresses = Addresses::new(lookup, Arc::clone(plan));
         // Where one address serves many hosts, their limits add up.
         let dials = !dial.is_empty() || !plan.dial.is_empty();
         let idle = if dials { plan.thread_count } else { plan.max_per_host };
         Ok(Self {
             plan: Arc::clone(plan),
+            sites: Arc::clone(sites),
             dial: dial.clone(),
-            client: client::build(plan, idle, &addresses.resolver())?,
-            addresses,
-            robots: Arc::clone(robots),
+            client: client::build(plan, idle, &sites.addresses.resolver())?,
             bodies,
         })
     }
@@ -69,17 +101,26 @@ impl Net {
     pub(super) async fn get(
         &self,
         mut target: Target,
-        deadline: Instant,
+        mut deadline: Instant,
         keep_alive: bool,
     ) -> Result<Body, Failure> {
         let mut visited = Vec::new();
         loop {
             if self.plan.robots {
-                self.robots.allows(self, &target, deadline).await?;
+                let delay = self.sites.robots.allows(self, &target, deadline).await?;
+                while let Err(turn) = self.take_turn(&target, delay) {
+                    if visited.is_empty() {
+                        return Err(Failure { turn: Some(turn), ..Reason::CrawlDelay.into() });
+                    }
+                    // In the middle of a chain: a short wait, for which nobody is to blame.
+                    deadline += turn.saturating_duration_since(Instant::now());
+                    tokio::time::sleep_until(turn).await;
+                }
             }
-            let response = self.ask(&target, deadline, keep_alive).await?;
+            let asked = self.ask(&target, &mut deadline, keep_alive).await?;
+            let response = &asked.response;
             let status = response.status();
-            if let Some(next) = self.redirect(&target, &response)? {
+            if let Some(next) = self.redirect(&target, response)? {
                 visited.push(target.url);
                 if visited.contains(&next.url) {
                     return Err(Reason::RedirectLoop.into());
@@ -91,30 +132,45 @@ impl Net {
                 continue;
             }
             if status != StatusCode::OK {
-                let wait = retry_after(response.headers());
-                return Err(Failure { reason: Reason::Http(status.as_u16()), wait });
+                let wait = retry_after(response.headers(), unix_now());
+                return Err(Failure { wait, ..Reason::Http(status.as_u16()).into() });
             }
             if robots_tag::forbids(response.headers(), &self.plan) {
                 return Err(Reason::Noai.into());
             }
-            return Ok(body::read(response, &self.plan, deadline, &self.bodies).await?);
+            return Ok(body::read(asked, &self.plan, deadline, &self.bodies).await?);
         }
     }
 
+    fn take_turn(&self, target: &Target, delay: Duration) -> Result<(), Instant> {
+        if delay.is_zero() {
+            return Ok(());
+        }
+        self.sites.rhythm.take(target.domain(), delay)
+    }
+
     /// Sends one request and waits for the head of the answer.
+    ///
+    /// The deadline is moved by the time for which other requests to the same address went first.
     pub(super) async fn ask(
         &self,
         target: &Target,
-        deadline: Instant,
+        deadline: &mut Instant,
         keep_alive: bool,
-    ) -> Result<Response, Reason> {
+    ) -> Result<Asked, Reason> {
         let dial = self.dial_of(target);
+        let resolving = timeout_at(*deadline, self.sites.addresses.admit(target, dial)).await;
+        let (url, address) = resolving.map_err(|_| Reason::TimeoutTotal)??;
+        let waiting = Instant::now();
+        let turn = match address {
+            Some(address) => self.sites.at_address.turn(address).await,
+            None => None,
+        };
+        *deadline += waiting.elapsed();
         let first_byte = Instant::now() + seconds(self.plan.first_byte_timeout);
-        let until = first_byte.min(deadline);
+        let until = first_byte.min(*deadline);
         let late =
-            if first_byte < deadline { Reason::TimeoutFirstByte } else { Reason::TimeoutTotal };
-        let url =
-            timeout_at(until, self.addresses.admit(target, dial)).await.map_err(|_| late)??;
+            if first_byte < *deadline { Reason::TimeoutFirstByte } else { Reason::TimeoutTotal };
         // A kept connection can be closed by the server in the moment in which it is used again.
         // That says nothing about the URL, so one lost connection before any answer is free.
         let mut free = true;
@@ -127,7 +183,7 @@ impl Net {
                 request = request.header(CONNECTION, HeaderValue::from_static("close"));
             }
             match timeout_at(until, request.send()).await {
-                Ok(Ok(response)) => return Ok(response),
+                Ok(Ok(response)) => return Ok(Asked { response, _turn: turn }),
                 Ok(Err(error)) => match client::reason(&error) {
                     Reason::Reset if free => free = false,
                     reason => return Err(reason),
@@ -149,7 +205,8 @@ impl Net {
         let location = response.headers().get(LOCATION).ok_or(Reason::BadRedirect)?;
         let location = std::str::from_utf8(location.as_bytes()).map_err(|_| Reason::BadRedirect)?;
         let url = from.url.join(location).map_err(|_| Reason::BadRedirect)?;
-        Target::check(url, &self.plan).map(Some)
+        let target = Target::check(url, &self.plan)?;
+        if self.sites.opt_out.covers(&target) { Err(Reason::OptOut) } else { Ok(Some(target)) }
     }
 
     fn dial_of(&self, target: &Target) -> Option<SocketAddr> {
@@ -174,11 +231,23 @@ fn host_header(target: &Target) -> Option<HeaderValue> {
     HeaderValue::from_str(&text).ok()
 }
 
-/// `Retry-After` in seconds. A date is not read: it needs the clock of the server to be right,
-/// and the wait is clamped to a few seconds anyway, so a date counts as the longest wait.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+/// What `Retry-After` asks for, in seconds or as a date. A date is measured by the server's own
+/// clock where the answer says what it shows. What cannot be read counts as the longest wait.
+fn retry_after(headers: &HeaderMap, now: i64) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    Some(value.parse().map_or(Duration::MAX, Duration::from_secs))
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let Some(then) = http_date::parse(value) else { return Some(Duration::MAX) };
+    let now = text(DATE).and_then(http_date::parse).unwrap_or(now);
+    Some(Duration::from_secs(u64::try_from(then - now).unwrap_or(0)))
+}
+
+/// Seconds since 1970.
+fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -186,17 +255,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retry_after_is_seconds_and_a_date_is_the_longest_wait() {
-        let read = |value: &'static str| {
+    fn retry_after_is_seconds_or_a_date_by_the_servers_clock() {
+        let read = |value: &'static str, date: Option<&'static str>| {
             let mut headers = HeaderMap::new();
             headers.insert(RETRY_AFTER, HeaderValue::from_static(value));
-            retry_after(&headers)
+            if let Some(date) = date {
+                headers.insert(DATE, HeaderValue::from_static(date));
+            }
+            retry_after(&headers, 784_111_777).map(|wait| wait.as_secs())
         };
-        assert_eq!(read("3"), Some(Duration::from_secs(3)));
-        assert_eq!(read("31536000"), Some(Duration::from_hours(8760)));
-        assert_eq!(read("Wed, 21 Oct 2037 07:28:00 GMT"), Some(Duration::MAX));
-        assert_eq!(read("-5"), Some(Duration::MAX));
-        assert_eq!(retry_after(&HeaderMap::new()), None);
+        assert_eq!(read("3", None), Some(3));
+        assert_eq!(read("31536000", None), Some(31_536_000));
+        assert_eq!(read("Sun, 06 Nov 1994 08:50:37 GMT", None), Some(60));
+        let date = Some("Sun, 06 Nov 1994 08:50:07 GMT");
+        assert_eq!(read("Sun, 06 Nov 1994 08:50:37 GMT", date), Some(30));
+        assert_eq!(read("Sun, 06 Nov 1994 08:00:00 GMT", None), Some(0));
+        assert_eq!(read("-5", None), Some(u64::MAX));
+        assert_eq!(read("soon", None), Some(u64::MAX));
+        assert_eq!(retry_after(&HeaderMap::new(), 0), None);
     }
 
     #[test]

@@ -19,13 +19,21 @@
 //! ```
 //!
 //! Of each URL, in this order and anew for every redirect: the URL's own rules (`policy`), the
-//! site's robots.txt (`robots`), the vetted address (`address`, `dns`), the request (`get`,
-//! `client`), X-Robots-Tag (`robots_tag`), the body with its caps (`body`); then the header, the
-//! size rules, decoding, resizing and encoding (`picture`). `queue` says whose turn it is, `unit`
-//! runs it all and `rows` puts it in order.
+//! opt-out lists (`opt_out`), the site's robots.txt (`robots`), the vetted address (`address`,
+//! `dns`), the request (`get`, `client`), X-Robots-Tag (`robots_tag`), the body with its caps
+//! (`body`); then the digest (`digest`), the header, the size rules, the user's program (`hook`),
+//! decoding, resizing, blurring (`blur`) and encoding (`picture`).
 //!
-//! Not done here yet: crawl-delay and limits by address, opt-out lists, a resolver of our own
-//! instead of the operating system's.
+//! `queue` says whose turn it is; `turns` keeps the rhythm that a site asks for and counts requests
+//! to one address; `in_flight` lowers the number of requests when the machine runs short; `alarm`
+//! ends a run that only fails. `links_say` reads what links say beside their URL, `unit` runs it
+//! all, `rows` puts it in order, and `again` tells what a later fetch may try again.
+//!
+//! Not done here yet: a resolver of our own instead of the operating system's (`dns` says why that
+//! can wait); decoding in a process of its own, so that a decoder that aborts or loops loses one
+//! picture (a panic does); opt-outs in pages (`meta robots`, TDM reservation), which the links do
+//! not carry. Of img2dataset's flags: lossy webp, `disable_all_reencoding`,
+//! `ignore_ssl_certificate`, the choice of interpolation, and output formats other than webdataset.
 //!
 //! # Reasons
 //!
@@ -40,8 +48,10 @@
 //! | `port` | dropped | download | a port that `ports` does not list |
 //! | `private_address` | dropped | download | only private, local or reserved addresses |
 //! | `robots` | dropped | download | robots.txt forbids it |
+//! | `crawl_delay` | failed | download | its turn after robots.txt's crawl-delay would come after `max_host_wait` |
 //! | `robots_unreachable` | failed | download | the site answers, but gives no robots.txt (5xx, 429, too slow) |
 //! | `noai` | dropped | download | X-Robots-Tag forbids it |
+//! | `opt_out` | dropped | download | on a list of `opt_out`: the URL, a redirect's place, or the bytes |
 //! | `dns` | failed | download | no address, or none in time |
 //! | `connect` | failed | download | connection refused or impossible |
 //! | `tls` | failed | download | no TLS handshake |
@@ -60,6 +70,11 @@
 //! | `redirect_loop` | failed | download | a redirect to where the chain has been |
 //! | `too_many_redirects` | failed | download | more than `max_redirects` |
 //! | `open_files` | failed | download | no file descriptor left on this machine |
+//! | `local_ports` | failed | download | no port or memory for another connection on this machine |
+//! | `hash_mismatch` | failed | download | not the digest that `verify_hash` expects, or none is expected |
+//! | `bad_boxes` | failed | resize | `bbox_col` holds no list of boxes: nothing is kept that might show a face |
+//! | `hook_drop`, `hook_hash_only` | dropped | download | `hooks.before_store` said so |
+//! | `hook_failed` | failed | download | `hooks.before_store` gave no answer |
 //! | `image_too_small` | dropped | resize | a side under `min_image_size` |
 //! | `image_too_large` | dropped | resize | an area over `max_image_area` |
 //! | `aspect_ratio` | dropped | resize | a shape over `max_aspect_ratio` |
@@ -69,12 +84,22 @@
 //! | the other words of [`pixels::Refused`] | failed | resize | `truncated`, `broken`, `unsupported_format`, ... |
 
 mod address;
+mod again;
+mod alarm;
+mod blur;
 mod body;
 mod budget;
 mod client;
+mod digest;
 mod dns;
+mod exif;
 mod get;
+mod hook;
+mod http_date;
+mod in_flight;
 mod key;
+mod links_say;
+mod opt_out;
 mod picture;
 mod plan;
 mod policy;
@@ -83,9 +108,14 @@ mod reason;
 mod robots;
 mod robots_tag;
 mod rows;
+mod turns;
 mod unit;
 
+pub use again::{failed_before, of_rows};
+pub use digest::Digest;
 pub use dns::{Answer, Lookup, SystemDns};
-pub use plan::{Digest, EncodeFormat, FetchPlan, ResizeMode};
+pub use hook::Hooks;
+pub use opt_out::OptOut;
+pub use plan::{EncodeFormat, FetchPlan, ResizeMode};
 pub use reason::{Class, Reason};
 pub use unit::Fetcher;

@@ -1,23 +1,35 @@
 //! Downloaded bytes to the picture that is written: hash, header, rules, decode, resize, encode.
 
-use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use pixels::img2dataset::{Mode, resize};
 use pixels::{
     Header, Limits, Picture, Refused, decode, encode_jpeg, encode_png, encode_webp, probe,
 };
-use sha2::{Digest as _, Sha256};
 
+use super::blur::{Face, blur, upright};
 use super::budget::Decoding;
-use super::{EncodeFormat, FetchPlan, Reason, ResizeMode};
+use super::exif;
+use super::hook::Hook;
+use super::opt_out::OptOutList;
+use super::{Digest, EncodeFormat, FetchPlan, Reason, ResizeMode};
 
 /// What became of one URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outcome {
-    /// Hex, of the downloaded bytes.
-    pub(super) sha256: Option<String>,
+    /// Of the downloaded bytes, as `compute_hash` wants it.
+    pub(super) digest: Option<String>,
     pub(super) result: Result<Finished, Reason>,
+}
+
+/// What a link says about its picture beside the URL.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Wanted {
+    /// To be blurred.
+    pub(super) faces: Vec<Face>,
+    /// The digest that the bytes must have, in lower-case hex.
+    pub(super) digest: Option<String>,
 }
 
 /// A picture as it is written.
@@ -28,12 +40,14 @@ pub(super) struct Finished {
     pub(super) size: (u32, u32),
     /// Width and height as downloaded, upright.
     pub(super) original_size: (u32, u32),
+    /// The tags as JSON, where the plan wants them.
+    pub(super) exif: Option<String>,
 }
 
 impl Outcome {
     /// Nothing was downloaded.
     pub(super) fn refused(reason: Reason) -> Self {
-        Self { sha256: None, result: Err(reason) }
+        Self { digest: None, result: Err(reason) }
     }
 
     /// Bytes that this outcome keeps in memory.
@@ -42,36 +56,96 @@ impl Outcome {
     }
 }
 
-/// Makes the picture, or says why not. Never panics: a decoder's bug is one sample's failure.
-pub(super) fn make(bytes: Vec<u8>, plan: &FetchPlan, gate: &Decoding) -> Outcome {
-    let sha256 = plan.compute_hash.map(|_| hex(&Sha256::digest(&bytes)));
-    let result = catch_unwind(AssertUnwindSafe(|| finish(bytes, plan, gate)))
-        .unwrap_or(Err(Reason::DecoderPanic));
-    Outcome { sha256, result }
+/// Makes pictures of bodies.
+pub(super) struct Maker {
+    pub(super) plan: Arc<FetchPlan>,
+    pub(super) opt_out: Arc<OptOutList>,
+    pub(super) gate: Decoding,
+    pub(super) hook: Option<Arc<Hook>>,
 }
 
-fn finish(bytes: Vec<u8>, plan: &FetchPlan, gate: &Decoding) -> Result<Finished, Reason> {
-    let limits = Limits::default();
-    let header = probe(&bytes, &limits).map_err(|refused| name(&refused, &bytes))?;
-    check_rules(&header, plan)?;
-    // Decoded pixels, a resized copy, and about as much again inside the decoder.
-    let pixels = u64::from(header.width) * u64::from(header.height);
-    let _room = gate.enter(pixels.saturating_mul(8));
-    let picture = decode(&bytes, &limits).map_err(|refused| name(&refused, &bytes))?;
-    let original_size = (picture.width, picture.height);
-    let unchanged = !is_resized(&picture, plan);
-    if unchanged && plan.skip_reencode && is_container(&header, plan.encode_format) {
-        return Ok(Finished { bytes, size: original_size, original_size });
+impl Maker {
+    /// Makes the picture, or says why not. Never panics: a decoder's bug is one sample's failure.
+    pub(super) fn make(&self, url: &str, bytes: Vec<u8>, wanted: &Wanted) -> Outcome {
+        let digest = self.plan.compute_hash.map(|digest| digest.of(&bytes));
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            self.check_bytes(&bytes, wanted)?;
+            self.finish(url, bytes, wanted)
+        }));
+        let result = result.unwrap_or(Err(Reason::DecoderPanic));
+        // Of what a hook dropped or did not judge, not even the digest is kept.
+        let hidden = matches!(result, Err(Reason::HookDrop | Reason::HookFailed));
+        Outcome { digest: digest.filter(|_| !hidden), result }
     }
-    drop(bytes);
-    let picture = if unchanged {
-        picture
-    } else {
-        resize(&picture, plan.image_size, mode(plan), plan.resize_only_if_bigger)
-            .map_err(|refused| Reason::Picture(refused.reason))?
+
+    /// The rules on the bytes themselves.
+    fn check_bytes(&self, bytes: &[u8], wanted: &Wanted) -> Result<(), Reason> {
+        if self.opt_out.wants_digests() && self.opt_out.covers_digest(&Digest::Sha256.of(bytes)) {
+            return Err(Reason::OptOut);
+        }
+        match (&self.plan.verify_hash, &wanted.digest) {
+            (Some((_, digest)), Some(expected)) if digest.of(bytes) != *expected => {
+                Err(Reason::HashMismatch)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn finish(&self, url: &str, bytes: Vec<u8>, wanted: &Wanted) -> Result<Finished, Reason> {
+        let plan = &self.plan;
+        let limits = Limits::default();
+        let header = probe(&bytes, &limits).map_err(|refused| name(&refused, &bytes))?;
+        check_rules(&header, plan)?;
+        let bytes = match &self.hook {
+            Some(hook) => {
+                let bytes = Arc::new(bytes);
+                hook.ask(url, &bytes)?;
+                Arc::unwrap_or_clone(bytes)
+            }
+            None => bytes,
+        };
+        // Decoded pixels, a resized copy, and about as much again inside the decoder.
+        let pixels = u64::from(header.width) * u64::from(header.height);
+        let _room = self.gate.enter(pixels.saturating_mul(8));
+        let picture = decode(&bytes, &limits).map_err(|refused| name(&refused, &bytes))?;
+        let original_size = (picture.width, picture.height);
+        let exif = plan.extract_exif.then(|| exif::read(&bytes));
+        let as_it_is = !is_resized(&picture, plan) && wanted.faces.is_empty();
+        if as_it_is && plan.skip_reencode && is_container(&header, plan.encode_format) {
+            return Ok(Finished { bytes, size: original_size, original_size, exif });
+        }
+        drop(bytes);
+        let faces: Vec<Face> =
+            wanted.faces.iter().map(|face| upright(*face, header.orientation)).collect();
+        let picture = resized(picture, plan, &faces)?;
+        let size = (picture.width, picture.height);
+        Ok(Finished { bytes: encode(&picture, plan)?, size, original_size, exif })
+    }
+}
+
+/// Resizes, and blurs faces where img2dataset does: after scaling, before cutting or padding.
+fn resized(mut picture: Picture, plan: &FetchPlan, faces: &[Face]) -> Result<Picture, Reason> {
+    let to = |picture: &Picture, mode, only_if_bigger| {
+        resize(picture, plan.image_size, mode, only_if_bigger)
+            .map_err(|refused| Reason::Picture(refused.reason))
     };
-    let size = (picture.width, picture.height);
-    Ok(Finished { bytes: encode(&picture, plan)?, size, original_size })
+    let mode = mode(plan);
+    if !is_resized(&picture, plan) {
+        blur(&mut picture, faces);
+        return Ok(picture);
+    }
+    if faces.is_empty() {
+        return to(&picture, mode, false);
+    }
+    let scaled = match mode {
+        Mode::Border => Mode::KeepRatioLargest,
+        Mode::CenterCrop => Mode::KeepRatio,
+        other => other,
+    };
+    let mut picture = to(&picture, scaled, false)?;
+    blur(&mut picture, faces);
+    // The side has its size already: what is left to do is to cut or to pad.
+    if scaled == mode { Ok(picture) } else { to(&picture, mode, false) }
 }
 
 /// img2dataset's size rules, on the header instead of after decoding.
@@ -160,21 +234,24 @@ fn is_other_picture(bytes: &[u8]) -> bool {
         || vector.windows(4).any(|w| w.eq_ignore_ascii_case(b"<svg"))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn run(bytes: &[u8], change: impl FnOnce(&mut FetchPlan)) -> Result<Finished, Reason> {
+    fn make(bytes: &[u8], wanted: &Wanted, change: impl FnOnce(&mut FetchPlan)) -> Outcome {
         let mut plan = FetchPlan::default();
         change(&mut plan);
-        make(bytes.to_vec(), &plan, &Decoding::new(1)).result
+        let maker = Maker {
+            plan: Arc::new(plan),
+            opt_out: Arc::default(),
+            gate: Decoding::new(1),
+            hook: None,
+        };
+        maker.make("http://a.example/", bytes.to_vec(), wanted)
+    }
+
+    fn run(bytes: &[u8], change: impl FnOnce(&mut FetchPlan)) -> Result<Finished, Reason> {
+        make(bytes, &Wanted::default(), change).result
     }
 
     fn jpeg(width: u32, height: u32) -> Vec<u8> {
@@ -250,11 +327,78 @@ mod tests {
 
     #[test]
     fn the_digest_is_of_the_downloaded_bytes_even_where_they_are_no_picture() {
-        let digest = |plan: FetchPlan| make(b"abc".to_vec(), &plan, &Decoding::new(1)).sha256;
-        assert_eq!(
-            digest(FetchPlan::default()).unwrap(),
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        let digest =
+            |kind| make(b"abc", &Wanted::default(), |plan| plan.compute_hash = kind).digest;
+        assert_eq!(digest(Some(Digest::Md5)).unwrap(), "900150983cd24fb0d6963f7d28e17f72");
+        assert!(digest(Some(Digest::Sha256)).unwrap().starts_with("ba7816bf8f01cfea"));
+        assert_eq!(digest(None), None);
+    }
+
+    #[test]
+    fn bytes_with_another_digest_than_the_expected_are_not_even_decoded() {
+        let check = |kind, expected: &str| {
+            let wanted = Wanted { digest: Some(expected.to_owned()), ..Wanted::default() };
+            let verify = |plan: &mut FetchPlan| plan.verify_hash = Some(("h".to_owned(), kind));
+            make(b"abc", &wanted, verify).result.unwrap_err()
+        };
+        assert_eq!(check(Digest::Md5, "900150983cd24fb0d6963f7d28e17f72"), Reason::NotAnImage);
+        assert_eq!(check(Digest::Md5, "900150983cd24fb0d6963f7d28e17f73"), Reason::HashMismatch);
+        assert_eq!(check(Digest::Sha256, "900150983cd24fb0d6963f7d28e17f72"), Reason::HashMismatch);
+    }
+
+    /// How much neighbouring pixels of a square differ, on average.
+    fn roughness(picture: &Picture, left: usize, top: usize, side: usize) -> f64 {
+        let at = |x: usize, y: usize| picture.rgb[(y * picture.width as usize + x) * 3];
+        let steps = (0..side * side).map(|i| (left + i % side, top + i / side));
+        let sum: u32 = steps.map(|(x, y)| u32::from(at(x, y).abs_diff(at(x + 1, y)))).sum();
+        f64::from(sum) / (side * side) as f64
+    }
+
+    #[test]
+    fn faces_are_blurred_after_scaling_and_before_the_border() {
+        let pixel = |i: u32| ((i * 7919) ^ (i >> 3) ^ (i / 640 * 31)) as u8;
+        let rgb = (0..640 * 320).flat_map(|i| [pixel(i); 3]).collect();
+        let png = encode_png(&Picture { width: 640, height: 320, rgb }, 1);
+        let face = Wanted { faces: vec![[0.0, 0.0, 0.5, 1.0]], ..Wanted::default() };
+        let made = |wanted: &Wanted, mode, size| {
+            let outcome = make(&png, wanted, |plan| {
+                (plan.resize_mode, plan.image_size) = (mode, size);
+                (plan.encode_format, plan.encode_quality) = (EncodeFormat::Png, 1);
+            });
+            decode(&outcome.result.unwrap().bytes, &Limits::default()).unwrap()
+        };
+        let (plain, blurred) = (
+            made(&Wanted::default(), ResizeMode::Border, 320),
+            made(&face, ResizeMode::Border, 320),
         );
-        assert_eq!(digest(FetchPlan { compute_hash: None, ..FetchPlan::default() }), None);
+        assert_eq!((blurred.width, blurred.height), (320, 320));
+        assert!(roughness(&plain, 20, 100, 100) > 10.0);
+        assert!(roughness(&blurred, 20, 100, 100) < 1.0);
+        // Far to the right nothing changed, and the border is white down to the picture's edge.
+        assert_eq!(
+            plain.rgb[(160 * 320 + 300) * 3..][..60],
+            blurred.rgb[(160 * 320 + 300) * 3..][..60]
+        );
+        assert!(blurred.rgb[(79 * 320 + 20) * 3..][..30].iter().all(|v| *v == 255));
+        let cut = made(&face, ResizeMode::CenterCrop, 320);
+        assert_eq!((cut.width, cut.height), (320, 320));
+        assert!(roughness(&cut, 10, 100, 60) < 1.0 && roughness(&cut, 250, 100, 60) > 10.0);
+    }
+
+    #[test]
+    fn a_picture_with_a_face_is_never_kept_as_it_was_downloaded() {
+        let bytes = jpeg(64, 32);
+        let wanted = Wanted { faces: vec![[0.1, 0.1, 0.9, 0.9]], ..Wanted::default() };
+        let outcome = make(&bytes, &wanted, |plan| {
+            (plan.skip_reencode, plan.resize_mode) = (true, ResizeMode::No);
+        });
+        assert_ne!(outcome.result.unwrap().bytes, bytes);
+    }
+
+    #[test]
+    fn exif_is_a_json_text_where_the_plan_wants_it() {
+        assert_eq!(run(&jpeg(8, 8), |_| {}).unwrap().exif, None);
+        let exif = run(&jpeg(8, 8), |plan| plan.extract_exif = true).unwrap().exif;
+        assert_eq!(exif.as_deref(), Some("{}"));
     }
 }

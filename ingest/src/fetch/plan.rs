@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stage::{Error, Result};
 
+use super::{Digest, Hooks, OptOut};
 use crate::DialMap;
 
 /// How links become pictures.
@@ -47,8 +48,19 @@ pub struct FetchPlan {
     /// Largest long side over short side that is kept, at least 1; null for any that the decoder's
     /// guard (20) lets pass. Default null.
     pub max_aspect_ratio: Option<f64>,
-    /// Digest of the downloaded bytes; null for none. Default `sha256`.
+    /// Digest of the downloaded bytes, a column of this name: `md5`, `sha256`, `sha512`; null for
+    /// none. Default `sha256`.
     pub compute_hash: Option<Digest>,
+    /// Column of the links with the digest that the downloaded bytes must have, and its kind:
+    /// `[sha256, sha256]`. Null for none. Default null.
+    pub verify_hash: Option<(String, Digest)>,
+    /// Writes the EXIF tags, without places, as a JSON object into a column `exif`. Default false;
+    /// img2dataset's is true, but tags name people and serial numbers.
+    pub extract_exif: bool,
+    /// Column of the links with boxes of faces to blur: lists of `[x_min, y_min, x_max, y_max]` as
+    /// shares of the stored picture's width and height, or the same as JSON text. Null for none.
+    /// Default null.
+    pub bbox_col: Option<String>,
     /// Link columns that are carried to the output beside `uid`. Default none.
     pub save_additional_columns: Vec<String>,
     /// Name under which sites address this crawl in robots.txt and X-Robots-Tag; letters, digits,
@@ -76,10 +88,33 @@ pub struct FetchPlan {
     pub max_redirects: u32,
     /// Longest wait before a retry, whatever `Retry-After` says, seconds. Default 10.
     pub max_retry_wait: f64,
+    /// Lists of domains, URLs, beginnings of URLs and digests that are neither asked for nor kept.
+    /// Default none.
+    pub opt_out: OptOut,
+    /// Fetches again what failed for a passing reason (`Reason::is_worth_retrying` lists them) in
+    /// the fetch stages that it is `from`, instead of links. Writes patch shards: their numbers go
+    /// on after those of that stage, so that both can lie in one folder. Default false.
+    pub retry_failed: bool,
+    /// Programs of yours that decide about pictures. Default none.
+    pub hooks: Hooks,
     /// Asks each site's robots.txt and obeys it. Default true.
     pub robots: bool,
     /// Requests in flight to one registrable domain, 1 to 1000. Default 8.
     pub max_per_host: u32,
+    /// Requests in flight to one address, whatever the domain, 1 to 10000. Default 64.
+    pub max_per_ip: u32,
+    /// Longest crawl-delay of a robots.txt that is kept, seconds, 0 to 300; longer ones count as
+    /// this. 0 ignores them. Default 30.
+    pub max_crawl_delay: f64,
+    /// Longest time for which the URLs of one site wait in a unit because of its crawl-delay,
+    /// seconds; what is left then fails as `crawl_delay`. Default 600.
+    pub max_host_wait: f64,
+    /// Share of the last `alarm_window` URLs that must have given a picture, 0 to 1; below it the
+    /// run ends with exit code 6 and the unit is not committed. 0 for never. Default 0.05.
+    pub min_success_rate: f64,
+    /// URLs over which `min_success_rate` is measured, 10 to 1000000; those that a rule dropped do
+    /// not count. Default 1000.
+    pub alarm_window: u32,
     /// Ports that may be dialled. Default 80, 443, 8080, 8443.
     pub ports: Vec<u16>,
     /// Hosts, by name or literal address, that may lie on this machine's loopback. Default none.
@@ -117,14 +152,6 @@ pub enum EncodeFormat {
     Webp,
 }
 
-/// Digest of the downloaded bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Digest {
-    /// SHA-256, hex.
-    Sha256,
-}
-
 impl Default for FetchPlan {
     fn default() -> Self {
         Self {
@@ -143,6 +170,9 @@ impl Default for FetchPlan {
             max_image_area: None,
             max_aspect_ratio: None,
             compute_hash: Some(Digest::Sha256),
+            verify_hash: None,
+            extract_exif: false,
+            bbox_col: None,
             save_additional_columns: Vec::new(),
             user_agent_token: None,
             disallowed_header_directives: ["noai", "noimageai", "noindex", "noimageindex"]
@@ -156,8 +186,16 @@ impl Default for FetchPlan {
             min_rate_window: 5.0,
             max_redirects: 5,
             max_retry_wait: 10.0,
+            opt_out: OptOut::default(),
+            retry_failed: false,
+            hooks: Hooks::default(),
             robots: true,
             max_per_host: 8,
+            max_per_ip: 64,
+            max_crawl_delay: 30.0,
+            max_host_wait: 600.0,
+            min_success_rate: 0.05,
+            alarm_window: 1000,
             ports: vec![80, 443, 8080, 8443],
             allow_loopback: Vec::new(),
             dial: DialMap::default(),
@@ -196,6 +234,10 @@ impl FetchPlan {
         whole("oom_shard_count", self.oom_shard_count, 1, 9)?;
         whole("max_redirects", self.max_redirects, 0, 20)?;
         whole("max_per_host", self.max_per_host, 1, 1000)?;
+        whole("max_per_ip", self.max_per_ip, 1, 10_000)?;
+        whole("max_crawl_delay", self.max_crawl_delay, 0.0, 300.0)?;
+        whole("min_success_rate", self.min_success_rate, 0.0, 1.0)?;
+        whole("alarm_window", self.alarm_window, 10, 1_000_000)?;
         whole("max_bytes", self.max_bytes, 1, 1 << 30)?;
         self.validate_encoding()?;
         let times = [
@@ -205,6 +247,8 @@ impl FetchPlan {
             ("total_timeout", self.total_timeout),
             ("min_rate_window", self.min_rate_window),
             ("max_retry_wait", self.max_retry_wait),
+            ("max_host_wait", self.max_host_wait),
+            ("hooks.timeout", self.hooks.timeout),
         ];
         for (field, seconds) in times {
             // A day is longer than any answer and short enough for every clock.
@@ -298,7 +342,7 @@ fn whole<N: PartialOrd + Copy + std::fmt::Display>(
     min: N,
     max: N,
 ) -> Result<()> {
-    if got < min || got > max {
+    if !(min..=max).contains(&got) {
         return refuse(format!("{field} must lie in {min}..={max}, got {got}"));
     }
     Ok(())

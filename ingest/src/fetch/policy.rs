@@ -276,4 +276,81 @@ mod tests {
         assert_eq!(target.url.as_str(), "https://a.example/1.jpg?x=1");
         assert_eq!(target.origin(), "https://a.example:443");
     }
+
+    mod any {
+        use proptest::prelude::*;
+
+        use super::super::*;
+
+        /// Pieces that mean something to a URL parser, in any order, and anything else.
+        fn url() -> impl Strategy<Value = String> {
+            let piece = prop_oneof![
+                prop::sample::select(vec![
+                    "http",
+                    "https",
+                    "file",
+                    "HTTP",
+                    ":",
+                    "/",
+                    "//",
+                    "\\\\",
+                    "@",
+                    "?",
+                    "#",
+                    "[",
+                    "]",
+                    "::",
+                    "127.0.0.1",
+                    "0x7f",
+                    "2130706433",
+                    "localhost",
+                    "a.example",
+                    "xn--",
+                    "%2e",
+                    "%00",
+                    ".",
+                    "..",
+                    ":80",
+                    ":443",
+                    ":8443",
+                    ":22",
+                    ":0",
+                    "\t",
+                    " ",
+                    "。",
+                    "é",
+                    "１",
+                ])
+                .prop_map(str::to_owned),
+                any::<String>(),
+                "[a-z0-9.%-]{0,12}",
+            ];
+            let free = prop::collection::vec(piece.clone(), 0..8).prop_map(|p| p.concat());
+            let http =
+                prop::collection::vec(piece, 0..8).prop_map(|p| format!("http://{}", p.concat()));
+            prop_oneof![free, http, "https?://[a-z0-9.-]{1,20}(:[0-9]{1,5})?/[ -~]{0,20}"]
+        }
+
+        proptest! {
+            #![proptest_config(ProptestConfig { failure_persistence: None, cases: 4096, ..ProptestConfig::default() })]
+
+            #[test]
+            fn url_that_is_accepted_keeps_all_rules_and_is_its_own_normal_form(text in url()) {
+                let plan = FetchPlan::default();
+                if let Ok(target) = Target::parse(&text, &plan) {
+                    let url = &target.url;
+                    prop_assert!(matches!(url.scheme(), "http" | "https"));
+                    prop_assert!(!target.host.is_empty() && target.host == target.host.to_ascii_lowercase());
+                    prop_assert!(plan.ports.contains(&url.port_or_known_default().unwrap()));
+                    prop_assert!(url.username().is_empty() && url.password().is_none());
+                    prop_assert!(url.fragment().is_none());
+                    prop_assert!(target.literal.is_none_or(is_public));
+                    prop_assert!(!target.domain().is_empty());
+                    let again = Target::check(Url::parse(url.as_str()).unwrap(), &plan).unwrap();
+                    prop_assert_eq!(again.url.as_str(), url.as_str());
+                    prop_assert_eq!(again.host, target.host);
+                }
+            }
+        }
+    }
 }

@@ -18,6 +18,9 @@ struct Line {
     jobs: VecDeque<usize>,
     in_flight: usize,
     in_ring: bool,
+    /// Not to be asked now, and one at a time afterwards.
+    rests: bool,
+    slow: bool,
 }
 
 /// A job whose turn has come.
@@ -68,7 +71,7 @@ impl FairQueue {
             let line = self.ring.pop_front()?;
             self.lines[line].in_ring = false;
             // `pop_job` may have taken the line's last job or its last room since it entered.
-            if self.lines[line].in_flight < self.limit
+            if self.has_room(line)
                 && let Some(job) = self.lines[line].jobs.pop_front()
             {
                 let turn = self.start(line, job);
@@ -80,7 +83,7 @@ impl FairQueue {
 
     /// This job out of turn, if it waits near the head of a domain that has room.
     pub(super) fn pop_job(&mut self, line: usize, job: usize) -> Option<Turn> {
-        if self.lines[line].in_flight >= self.limit {
+        if !self.has_room(line) {
             return None;
         }
         let at = self.lines[line].jobs.iter().take(LOOK_AHEAD).position(|j| *j == job)?;
@@ -91,6 +94,19 @@ impl FairQueue {
     /// A job of this line is no longer in flight.
     pub(super) fn done(&mut self, line: usize) {
         self.lines[line].in_flight -= 1;
+        self.enter(line);
+    }
+
+    /// Keeps a line from its turns until [`FairQueue::wake`], and from then on has one job of it in
+    /// flight at a time.
+    pub(super) fn rest(&mut self, line: usize) {
+        self.lines[line].rests = true;
+        self.lines[line].slow = true;
+    }
+
+    /// Ends a line's rest.
+    pub(super) fn wake(&mut self, line: usize) {
+        self.lines[line].rests = false;
         self.enter(line);
     }
 
@@ -106,9 +122,15 @@ impl FairQueue {
         Turn { job, line, behind: of.jobs.len() }
     }
 
+    fn has_room(&self, line: usize) -> bool {
+        let of = &self.lines[line];
+        !of.rests && of.in_flight < if of.slow { 1 } else { self.limit }
+    }
+
     fn enter(&mut self, line: usize) {
+        let room = self.has_room(line);
         let of = &mut self.lines[line];
-        if !of.in_ring && !of.jobs.is_empty() && of.in_flight < self.limit {
+        if !of.in_ring && !of.jobs.is_empty() && room {
             of.in_ring = true;
             self.ring.push_back(line);
         }
@@ -170,6 +192,27 @@ mod tests {
         queue.done(line);
         assert_eq!(order(&mut queue), [2, 4]);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_line_that_rests_has_no_turn_and_then_one_at_a_time() {
+        let mut queue = FairQueue::new(3);
+        for job in 0..4 {
+            queue.push("a.example", job);
+        }
+        let line = queue.push("b.example", 4);
+        let first = queue.pop().unwrap();
+        queue.done(first.line);
+        queue.rest(first.line);
+        queue.push_front(first.line, first.job);
+        assert_eq!(order(&mut queue), [4]);
+        assert_eq!(queue.pop_job(first.line, 1), None);
+        assert!(!queue.is_empty());
+        queue.wake(first.line);
+        assert_eq!(order(&mut queue), [0]);
+        queue.done(first.line);
+        assert_eq!(order(&mut queue), [1]);
+        queue.done(line);
     }
 
     #[test]

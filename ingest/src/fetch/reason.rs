@@ -20,10 +20,14 @@ pub enum Reason {
     PrivateAddress,
     /// robots.txt forbids it.
     Robots,
+    /// robots.txt asks for so long a delay that `max_host_wait` was over before its turn.
+    CrawlDelay,
     /// robots.txt could not be had from a site that answers (5xx, 429, too slow).
     RobotsUnreachable,
     /// X-Robots-Tag forbids it.
     Noai,
+    /// On a list of `opt_out`: the URL, a place it redirects to, or the downloaded bytes.
+    OptOut,
     /// The name has no address, or none within the time for connecting.
     Dns,
     /// The connection was refused or could not be made.
@@ -60,6 +64,18 @@ pub enum Reason {
     TooManyRedirects,
     /// This machine has no file descriptor left.
     OpenFiles,
+    /// This machine has no port or memory left for another connection.
+    LocalPorts,
+    /// The bytes have not the digest that the link's column of `verify_hash` says.
+    HashMismatch,
+    /// The link's `bbox_col` cannot be read, so that its faces cannot be blurred.
+    BadBoxes,
+    /// `hooks.before_store` wants nothing of it kept.
+    HookDrop,
+    /// `hooks.before_store` wants its digest kept and nothing else.
+    HookHashOnly,
+    /// `hooks.before_store` gave no answer.
+    HookFailed,
     /// A side under `min_image_size`.
     ImageTooSmall,
     /// An area over `max_image_area`.
@@ -94,8 +110,10 @@ impl Reason {
             Self::Port => "port",
             Self::PrivateAddress => "private_address",
             Self::Robots => "robots",
+            Self::CrawlDelay => "crawl_delay",
             Self::RobotsUnreachable => "robots_unreachable",
             Self::Noai => "noai",
+            Self::OptOut => "opt_out",
             Self::Dns => "dns",
             Self::Connect => "connect",
             Self::Tls => "tls",
@@ -114,6 +132,12 @@ impl Reason {
             Self::RedirectLoop => "redirect_loop",
             Self::TooManyRedirects => "too_many_redirects",
             Self::OpenFiles => "open_files",
+            Self::LocalPorts => "local_ports",
+            Self::HashMismatch => "hash_mismatch",
+            Self::BadBoxes => "bad_boxes",
+            Self::HookDrop => "hook_drop",
+            Self::HookHashOnly => "hook_hash_only",
+            Self::HookFailed => "hook_failed",
             Self::ImageTooSmall => "image_too_small",
             Self::ImageTooLarge => "image_too_large",
             Self::AspectRatio => "aspect_ratio",
@@ -133,6 +157,9 @@ impl Reason {
             | Self::PrivateAddress
             | Self::Robots
             | Self::Noai
+            | Self::OptOut
+            | Self::HookDrop
+            | Self::HookHashOnly
             | Self::ImageTooSmall
             | Self::ImageTooLarge
             | Self::AspectRatio
@@ -148,7 +175,8 @@ impl Reason {
     #[must_use]
     pub fn status(self) -> Status {
         match self {
-            Self::ImageTooSmall
+            Self::BadBoxes
+            | Self::ImageTooSmall
             | Self::ImageTooLarge
             | Self::AspectRatio
             | Self::NotAnImage
@@ -158,6 +186,43 @@ impl Reason {
         }
     }
 
+    /// Whether a link that failed for the reason of this word may well be had another day: what
+    /// `retry_failed` fetches again.
+    ///
+    /// These are: `dns`, `connect`, `reset`, `short_body`, `too_slow`, every `timeout_...`,
+    /// `robots_unreachable`, `crawl_delay`, `open_files`, `local_ports`, `hook_failed`, and the
+    /// statuses 408, 425, 429 and 5xx. Not `tls` (a wrong certificate stays wrong), nor 404 and
+    /// its like, nor whatever a rule dropped, nor what came and was no picture.
+    #[must_use]
+    pub fn is_worth_retrying(word: &str) -> bool {
+        if let Some(status) = word.strip_prefix("http_") {
+            let status: u16 = status.parse().unwrap_or(0);
+            return matches!(status, 408 | 425 | 429 | 500..=599);
+        }
+        let words = [
+            Self::Dns,
+            Self::Connect,
+            Self::Reset,
+            Self::ShortBody,
+            Self::TooSlow,
+            Self::TimeoutConnect,
+            Self::TimeoutFirstByte,
+            Self::TimeoutRead,
+            Self::TimeoutTotal,
+            Self::RobotsUnreachable,
+            Self::CrawlDelay,
+            Self::OpenFiles,
+            Self::LocalPorts,
+            Self::HookFailed,
+        ];
+        words.iter().any(|reason| reason.word() == word)
+    }
+
+    /// Whether this machine lacks something, for which no URL is to blame.
+    pub(super) fn is_own_shortage(self) -> bool {
+        matches!(self, Self::OpenFiles | Self::LocalPorts)
+    }
+
     /// Whether another try may end otherwise: the connection broke or the server is busy.
     pub(super) fn is_transient(self) -> bool {
         match self {
@@ -165,7 +230,8 @@ impl Reason {
             | Self::TimeoutConnect
             | Self::Reset
             | Self::ShortBody
-            | Self::OpenFiles => true,
+            | Self::OpenFiles
+            | Self::LocalPorts => true,
             Self::Http(status) => status == 408 || status == 429 || (500..=599).contains(&status),
             _ => false,
         }
@@ -186,7 +252,7 @@ mod tests {
             .filter_map(|line| line.split('"').nth(1));
         let mut count = 0;
         for word in words {
-            assert!(table.contains(&format!("| `{word}` |")), "`{word}` is not in the table");
+            assert!(table.contains(&format!("`{word}`")), "`{word}` is not in the table");
             count += 1;
         }
         assert!(count >= 30, "only {count} words were found");
@@ -200,6 +266,18 @@ mod tests {
         assert_eq!(Reason::Picture("too_many_pixels").class(), Class::Dropped);
         assert_eq!(Reason::Http(404).class(), Class::Failed);
         assert_eq!(Reason::Picture("truncated").class(), Class::Failed);
+    }
+
+    #[test]
+    fn a_later_run_retries_what_may_pass_and_nothing_that_was_dropped() {
+        for word in ["dns", "reset", "timeout_total", "http_503", "http_429", "robots_unreachable"]
+        {
+            assert!(Reason::is_worth_retrying(word), "{word}");
+        }
+        for word in ["http_404", "http_", "robots", "noai", "opt_out", "tls", "truncated", "", "x"]
+        {
+            assert!(!Reason::is_worth_retrying(word), "{word}");
+        }
     }
 
     #[test]

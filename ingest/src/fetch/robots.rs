@@ -45,7 +45,7 @@ enum Site {
 }
 
 impl RobotsCache {
-    /// Whether a target may be asked for.
+    /// Whether a target may be asked for, and how long after the request before.
     ///
     /// # Errors
     /// [`Reason::Robots`] where a rule forbids it. Where robots.txt cannot be had: the reason, if
@@ -56,7 +56,7 @@ impl RobotsCache {
         net: &Net,
         target: &Target,
         deadline: Instant,
-    ) -> Result<(), Reason> {
+    ) -> Result<Duration, Reason> {
         let origin = target.origin();
         let entry = self.entry(&origin);
         let asked = entry.site.get_or_init(|| async {
@@ -65,7 +65,7 @@ impl RobotsCache {
             site
         });
         match timeout_at(deadline, asked).await.map_err(|_| Reason::TimeoutTotal)? {
-            Site::Rules(rules) if rules.allow(target) => Ok(()),
+            Site::Rules(rules) if rules.allow(target) => Ok(rules.delay),
             Site::Rules(_) => Err(Reason::Robots),
             Site::Unreachable(reason) => Err(*reason),
         }
@@ -124,6 +124,7 @@ async fn load(net: &Net, target: &Target) -> (Site, usize) {
                 | Reason::TimeoutConnect
                 | Reason::Tls
                 | Reason::OpenFiles
+                | Reason::LocalPorts
         );
         let reason = if same_for_target { reason } else { Reason::RobotsUnreachable };
         return (Site::Unreachable(reason), 0);
@@ -131,13 +132,14 @@ async fn load(net: &Net, target: &Target) -> (Site, usize) {
 }
 
 /// The file as far as it counts; nothing for a site without one.
-async fn text(net: &Net, target: &Target, deadline: Instant) -> Result<Vec<u8>, Reason> {
+async fn text(net: &Net, target: &Target, mut deadline: Instant) -> Result<Vec<u8>, Reason> {
     let mut target = target.clone();
     target.url.set_path("/robots.txt");
     target.url.set_query(None);
     for _ in 0..=MAX_REDIRECTS {
-        let mut response = net.ask(&target, deadline, true).await?;
-        if let Some(next) = net.redirect(&target, &response)? {
+        let mut asked = net.ask(&target, &mut deadline, true).await?;
+        let response = &mut asked.response;
+        if let Some(next) = net.redirect(&target, response)? {
             target = next;
             continue;
         }
@@ -148,7 +150,7 @@ async fn text(net: &Net, target: &Target, deadline: Instant) -> Result<Vec<u8>, 
             400..=499 if status != 429 => return Ok(Vec::new()),
             _ => return Err(Reason::Http(status)),
         }
-        if !body::is_identity(&response) {
+        if !body::is_identity(response) {
             return Err(Reason::ContentEncoding);
         }
         let mut bytes = Vec::new();
@@ -172,15 +174,18 @@ struct Rules {
     ours: Robots,
     /// For `clipmill`, where the plan's agent has another name.
     general: Option<Robots>,
+    /// The crawl-delay for us, clamped; zero for none.
+    delay: Duration,
 }
 
 impl Rules {
     fn parse(text: &[u8], plan: &FetchPlan) -> Self {
         let other = !plan.agent().eq_ignore_ascii_case(AGENT);
-        Self {
-            ours: Robots::parse(text, plan.agent()),
-            general: other.then(|| Robots::parse(text, AGENT)),
-        }
+        let ours = Robots::parse(text, plan.agent());
+        let general = other.then(|| Robots::parse(text, AGENT));
+        let delays = general.iter().chain([&ours]).filter_map(Robots::crawl_delay);
+        let delay = delays.max().unwrap_or_default().min(seconds(plan.max_crawl_delay));
+        Self { ours, general, delay }
     }
 
     /// A group that names either agent binds us; `*` speaks only where none does.
@@ -244,5 +249,18 @@ mod tests {
         let mut text = "# filler\n".repeat(BYTE_LIMIT / 9 + 1);
         text.push_str("User-agent: *\nDisallow: /\n");
         assert!(allowed(&text, None, "/1.jpg"));
+    }
+
+    #[test]
+    fn a_crawl_delay_is_clamped_whatever_it_says() {
+        let delay = |value: &str| {
+            let text = format!("User-agent: *\nCrawl-delay: {value}\nDisallow: /x\n");
+            Rules::parse(text.as_bytes(), &FetchPlan::default()).delay.as_millis()
+        };
+        assert_eq!([delay("1.5"), delay("2"), delay("30")], [1500, 2000, 30_000]);
+        assert_eq!([delay("3600"), delay("-1"), delay("often"), delay("")], [30_000, 0, 0, 0]);
+        assert!([0, 30_000].contains(&delay("1e309")) && [0, 30_000].contains(&delay("inf")));
+        let none = FetchPlan { max_crawl_delay: 0.0, ..FetchPlan::default() };
+        assert!(Rules::parse(b"User-agent: *\nCrawl-delay: 9", &none).delay.is_zero());
     }
 }

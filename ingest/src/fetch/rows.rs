@@ -1,16 +1,21 @@
 //! Links in, pairs out: which rows share a URL, and rows in input order.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use arrow_array::builder::StringBuilder;
 use arrow_array::{Array, ArrayRef};
 use arrow_select::interleave::interleave;
-use md5::{Digest as _, Md5};
+use md5::Md5;
+use md5::digest::Digest as _;
 use stage::{Counts, Error, Links, PairRow, Pairs, PairsBuilder, Result, ResultExt, Status};
 
-use super::picture::Outcome;
+use super::links_say::LinksSay;
+use super::opt_out::OptOutList;
+use super::picture::{Outcome, Wanted};
 use super::policy::Target;
 use super::reason::Class;
-use super::{FetchPlan, Reason};
+use super::{Digest, FetchPlan, Reason};
 
 /// The rows of a unit and the distinct URLs behind them.
 pub(super) struct Work {
@@ -28,9 +33,11 @@ pub(super) struct Row {
     pub(super) job: usize,
 }
 
-/// One distinct URL, or one link whose URL is refused.
+/// One distinct URL (with the same boxes and digest, where the plan reads them), or one link whose URL is refused.
 pub(super) struct Job {
     pub(super) target: std::result::Result<Target, Reason>,
+    /// What its links say about the picture.
+    pub(super) wanted: Arc<Wanted>,
     /// Rows that it serves.
     pub(super) rows: usize,
 }
@@ -39,8 +46,8 @@ impl Work {
     /// Checks every URL and finds out which are the same.
     ///
     /// # Errors
-    /// When there are more links than a shard has rows.
-    pub(super) fn new(links: &[Links], plan: &FetchPlan) -> Result<Self> {
+    /// When there are more links than a shard has rows, or a column is missing that the plan names.
+    pub(super) fn new(links: &[Links], plan: &FetchPlan, opt_out: &OptOutList) -> Result<Self> {
         let total: usize = links.iter().map(Links::len).sum();
         let most = plan.number_sample_per_shard;
         if total > most as usize {
@@ -51,16 +58,33 @@ impl Work {
         let mut jobs: Vec<Job> = Vec::new();
         let mut rows = Vec::with_capacity(total);
         let mut by_url: HashMap<String, usize> = HashMap::new();
+        let none = Arc::new(Wanted::default());
         for (batch, links) in links.iter().enumerate() {
+            let say = LinksSay::open(links, plan)?;
             for (index, url) in links.urls().iter().enumerate() {
-                let target = Target::parse(url.unwrap_or_default(), plan);
+                let wanted = say.of(index);
+                let target = Target::parse(url.unwrap_or_default(), plan).and_then(|target| {
+                    if opt_out.covers(&target) { Err(Reason::OptOut) } else { Ok(target) }
+                });
+                let (target, wanted) = match (target, wanted) {
+                    (Ok(target), Ok(wanted)) => (Ok(target), wanted),
+                    (Err(reason), _) | (_, Err(reason)) => (Err(reason), Wanted::default()),
+                };
                 let same = target.as_ref().ok().map(|target| {
-                    *by_url.entry(target.url.as_str().to_owned()).or_insert(jobs.len())
+                    let mut name = target.url.as_str().to_owned();
+                    if wanted != *none {
+                        name.push_str(&format!(" {wanted:?}")); // no URL has a space
+                    }
+                    *by_url.entry(name).or_insert(jobs.len())
                 });
                 let job = same.unwrap_or(jobs.len());
                 match jobs.get_mut(job) {
                     Some(job) => job.rows += 1,
-                    None => jobs.push(Job { target, rows: 1 }),
+                    None => {
+                        let wanted =
+                            if wanted == *none { Arc::clone(&none) } else { Arc::new(wanted) };
+                        jobs.push(Job { target, wanted, rows: 1 });
+                    }
                 }
                 rows.push(Row { batch, index, job });
             }
@@ -83,6 +107,8 @@ pub(super) struct Writer<'a> {
     /// By name: the arrays of all batches.
     extra: Vec<(&'a str, Vec<&'a dyn Array>)>,
     builder: PairsBuilder,
+    exif: StringBuilder,
+    digest: StringBuilder,
     pending: Vec<(usize, usize)>,
     bytes: usize,
     counts: Counts,
@@ -109,6 +135,8 @@ impl<'a> Writer<'a> {
             shard,
             extra,
             builder: PairsBuilder::default(),
+            exif: StringBuilder::new(),
+            digest: StringBuilder::new(),
             pending: Vec::new(),
             bytes: 0,
             counts: Counts::default(),
@@ -136,6 +164,9 @@ impl<'a> Writer<'a> {
         let finished = outcome.result.as_ref().ok();
         let reason = outcome.result.as_ref().err().copied();
         let word = reason.map(Reason::word);
+        let is_sha256 = self.plan.compute_hash == Some(Digest::Sha256);
+        self.exif.append_option(finished.and_then(|f| f.exif.as_deref()));
+        self.digest.append_option(outcome.digest.as_deref());
         self.builder.push(PairRow {
             uid: &uid,
             key: &key,
@@ -145,7 +176,7 @@ impl<'a> Writer<'a> {
             error_message: word.as_deref(),
             size: finished.map(|f| f.size),
             original_size: finished.map(|f| f.original_size),
-            sha256: outcome.sha256.as_deref(),
+            sha256: outcome.digest.as_deref().filter(|_| is_sha256),
             image: finished.map(|f| f.bytes.as_slice()),
         });
         match (reason.map(Reason::class), word) {
@@ -170,6 +201,13 @@ impl<'a> Writer<'a> {
                 interleave(arrays, &self.pending).internal(format!("column `{name}`"))?;
             pairs = pairs.with_column(name, column)?;
         }
+        let (exif, digest) = (self.exif.finish(), self.digest.finish());
+        if self.plan.extract_exif {
+            pairs = pairs.with_column("exif", Arc::new(exif))?;
+        }
+        if let Some(kind) = self.plan.compute_hash.filter(|kind| *kind != Digest::Sha256) {
+            pairs = pairs.with_column(kind.name(), Arc::new(digest))?;
+        }
         self.pending.clear();
         self.bytes = 0;
         Ok(Some(pairs))
@@ -182,7 +220,5 @@ impl<'a> Writer<'a> {
 }
 
 fn column<'a>(links: &'a Links, name: &str) -> Result<&'a dyn Array> {
-    links.batch().column_by_name(name).map(AsRef::as_ref).ok_or_else(|| {
-        Error::recipe(format!("save_additional_columns: the links have no column `{name}`"))
-    })
+    super::links_say::column(links, "save_additional_columns", name)
 }

@@ -7,10 +7,10 @@
 //! not yet handed on, except for those rows that are wanted next.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::sync::Arc;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use stage::{Context, Counts, Error, Links, Pairs, Result, ResultExt};
@@ -19,25 +19,29 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::alarm::Alarm;
 use super::budget::{Bodies, Decoding};
 use super::dns::{Lookup, SystemDns};
-use super::get::{Failure, Net, back_off};
-use super::picture::{self, Outcome};
+use super::get::{Failure, Net, Sites, back_off};
+use super::hook::Hook;
+use super::in_flight::InFlight;
+use super::opt_out::OptOutList;
+use super::picture::{Maker, Outcome, Wanted};
 use super::plan::seconds;
 use super::policy::Target;
 use super::queue::{FairQueue, Turn};
-use super::robots::RobotsCache;
 use super::rows::{Row, Work, Writer};
 use super::{FetchPlan, Reason};
 use crate::DialMap;
 
-/// Turns units of links into pairs. What it learns about sites (robots.txt) it keeps from unit to
-/// unit; connections and tasks end with the unit.
+/// Turns units of links into pairs. What it learns about sites (robots.txt, addresses, their rhythm)
+/// it keeps from unit to unit; connections and tasks end with the unit.
 pub struct Fetcher {
     plan: Arc<FetchPlan>,
     dial: DialMap,
-    lookup: Arc<dyn Lookup>,
-    robots: Arc<RobotsCache>,
+    sites: Arc<Sites>,
+    alarm: Arc<Alarm>,
+    hook: Option<Arc<Hook>>,
     pool: Arc<rayon::ThreadPool>,
     cx: Context,
 }
@@ -53,7 +57,8 @@ impl Fetcher {
     /// known only when the program runs, such as a replay's.
     ///
     /// # Errors
-    /// What [`FetchPlan::validate`] finds; threads that cannot be started.
+    /// What [`FetchPlan::validate`] finds; an opt-out list that cannot be read or understood;
+    /// a hook or threads that cannot be started.
     pub fn new(plan: &FetchPlan, dial: &DialMap, cx: &Context) -> Result<Self> {
         plan.validate()?;
         let pool = rayon::ThreadPoolBuilder::new()
@@ -61,11 +66,14 @@ impl Fetcher {
             .thread_name(|i| format!("pixels-{i}"))
             .build()
             .internal("cannot start threads")?;
+        let plan = Arc::new(plan.clone());
+        let opt_out = Arc::new(OptOutList::read(&plan.opt_out)?);
         Ok(Self {
-            plan: Arc::new(plan.clone()),
+            sites: Arc::new(Sites::new(&plan, Arc::new(SystemDns), opt_out)),
+            alarm: Arc::new(Alarm::new(&plan)),
+            hook: Hook::open(&plan.hooks)?.map(Arc::new),
+            plan,
             dial: dial.clone(),
-            lookup: Arc::new(SystemDns),
-            robots: Arc::default(),
             pool: Arc::new(pool),
             cx: cx.clone(),
         })
@@ -74,7 +82,7 @@ impl Fetcher {
     /// Asks `lookup` instead of the operating system for the addresses of names.
     #[must_use]
     pub fn with_lookup(mut self, lookup: Arc<dyn Lookup>) -> Self {
-        self.lookup = lookup;
+        self.sites = Arc::new(Sites::new(&self.plan, lookup, Arc::clone(&self.sites.opt_out)));
         self
     }
 
@@ -85,7 +93,8 @@ impl Fetcher {
     /// behind; not to be called from async code.
     ///
     /// # Errors
-    /// More links than a shard has rows, a missing additional column, what `sink` returns, and an
+    /// More links than a shard has rows, a missing additional column, a success rate below
+    /// `min_success_rate`, what `sink` returns, and an
     /// interruption when the context is cancelled. A URL that fails is a row, not an error.
     pub fn run_unit(
         &self,
@@ -93,20 +102,14 @@ impl Fetcher {
         shard_id: u32,
         sink: &mut dyn FnMut(Pairs) -> Result<()>,
     ) -> Result<Counts> {
-        let work = Work::new(links, &self.plan)?;
+        let work = Work::new(links, &self.plan, &self.sites.opt_out)?;
         let mut writer = Writer::new(links, &self.plan, shard_id)?;
         if work.rows.is_empty() {
             return Ok(Counts::default());
         }
         let share = self.cx.memory / 4;
         let desk = Arc::new(Desk::new(usize::try_from(share).unwrap_or(usize::MAX)));
-        let net = Net::new(
-            &self.plan,
-            &self.dial,
-            Arc::clone(&self.lookup),
-            &self.robots,
-            Bodies::new(share),
-        )?;
+        let net = Net::new(&self.plan, &self.dial, &self.sites, Bodies::new(share))?;
         let (finished, arrivals) = channel();
         let dispatcher = Dispatcher::new(self, net, &work, Arc::clone(&desk), finished, share);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -126,6 +129,7 @@ impl Fetcher {
             return Err(Error::internal("the dispatcher of requests stopped").because(panic));
         }
         handed_on?;
+        desk.check()?;
         let counts = writer.counts().clone();
         counts.check()?;
         Ok(counts)
@@ -180,11 +184,13 @@ impl Fetcher {
         arrivals: &Receiver<(usize, Outcome)>,
     ) -> Result<()> {
         self.cx.cancel.check()?;
+        desk.check()?;
         if outcomes[row.job].is_none() {
             desk.wake.notify_one(); // other rows are wanted next than before
         }
         while outcomes[row.job].is_none() {
             self.cx.cancel.check()?;
+            desk.check()?;
             match arrivals.recv_timeout(TICK) {
                 Ok((job, outcome)) => outcomes[job] = Some(outcome),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -217,6 +223,8 @@ struct Desk {
     /// The row that is wanted next.
     next_row: AtomicUsize,
     stop: AtomicBool,
+    /// What ends the unit.
+    trouble: Mutex<Option<Error>>,
     /// There may be room again, or nothing more to do.
     wake: Notify,
 }
@@ -228,6 +236,7 @@ impl Desk {
             limit,
             next_row: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
+            trouble: Mutex::default(),
             wake: Notify::new(),
         }
     }
@@ -235,6 +244,21 @@ impl Desk {
     fn release(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::SeqCst);
         self.wake.notify_one();
+    }
+
+    /// Ends the unit with this error; the first one counts.
+    fn fail(&self, error: Error) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    /// The error that ends the unit, if there is one.
+    fn check(&self) -> Result<()> {
+        if !self.is_stopped() {
+            return Ok(());
+        }
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.take().map_or(Ok(()), Err)
     }
 
     fn is_full(&self) -> bool {
@@ -267,16 +291,22 @@ struct Dispatcher {
     jobs: Vec<usize>,
     /// Jobs to be tried again, and when.
     delayed: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// Lines that rest, and until when.
+    resting: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// By line: when its site first asked for a slower rhythm.
+    slowed: HashMap<usize, Instant>,
     in_flight: usize,
-    /// Requests in flight at most; less when the machine runs out of descriptors.
-    limit: usize,
+    flight: InFlight,
 }
 
 /// What requests need to get from a URL to an outcome.
 struct Shared {
     net: Net,
+    maker: Maker,
+    /// By job.
+    wanted: Vec<Arc<Wanted>>,
     desk: Arc<Desk>,
-    gate: Decoding,
+    alarm: Arc<Alarm>,
     pool: Arc<rayon::ThreadPool>,
     finished: Sender<(usize, Outcome)>,
 }
@@ -310,8 +340,15 @@ impl Dispatcher {
         Self {
             shared: Arc::new(Shared {
                 net,
+                maker: Maker {
+                    plan: Arc::clone(plan),
+                    opt_out: Arc::clone(&fetcher.sites.opt_out),
+                    gate: Decoding::new(decoding),
+                    hook: fetcher.hook.clone(),
+                },
+                wanted: work.jobs.iter().map(|job| Arc::clone(&job.wanted)).collect(),
                 desk,
-                gate: Decoding::new(decoding),
+                alarm: Arc::clone(&fetcher.alarm),
                 pool: Arc::clone(&fetcher.pool),
                 finished,
             }),
@@ -319,8 +356,10 @@ impl Dispatcher {
             asked,
             jobs: work.rows.iter().map(|row| row.job).collect(),
             delayed: BinaryHeap::new(),
+            resting: BinaryHeap::new(),
+            slowed: HashMap::new(),
             in_flight: 0,
-            limit: plan.thread_count as usize,
+            flight: InFlight::new(plan.thread_count),
         }
     }
 
@@ -330,7 +369,7 @@ impl Dispatcher {
         let mut tasks = JoinSet::new();
         while !self.shared.desk.is_stopped() {
             self.wake_delayed();
-            while self.in_flight < self.limit
+            while self.in_flight < self.flight.limit()
                 && let Some(turn) = self.next()
             {
                 self.start(turn, &mut tasks, &reports);
@@ -345,7 +384,9 @@ impl Dispatcher {
     /// Waits until something may have changed.
     async fn pause(&mut self, tasks: &mut JoinSet<()>, events: &mut UnboundedReceiver<Event>) {
         let tick = Instant::now() + TICK;
-        let until = self.delayed.peek().map_or(tick, |Reverse((due, _))| tick.min(*due));
+        let dues = [self.delayed.peek(), self.resting.peek()];
+        let until =
+            dues.into_iter().flatten().fold(tick, |until, Reverse((due, _))| until.min(*due));
         let shared = Arc::clone(&self.shared);
         tokio::select! {
             Some(event) = events.recv() => {
@@ -381,6 +422,12 @@ impl Dispatcher {
                 self.queue.push_front(asked.line, job);
             }
         }
+        while let Some(Reverse((due, line))) = self.resting.peek().copied()
+            && due <= now
+        {
+            self.resting.pop();
+            self.queue.wake(line);
+        }
     }
 
     /// Whose turn it is. When too much is finished already: only what is wanted next.
@@ -408,6 +455,7 @@ impl Dispatcher {
         let deadline = *asked.deadline.get_or_insert(end);
         let keep_alive = turn.behind >= plan.max_per_host as usize;
         let target = asked.target.clone();
+        let url = target.url.to_string();
         let reports = reports.clone();
         self.in_flight += 1;
         tasks.spawn(async move {
@@ -417,7 +465,7 @@ impl Dispatcher {
                     let pool = Arc::clone(&shared.pool);
                     pool.spawn(move || {
                         if !shared.desk.is_stopped() {
-                            shared.make(turn.job, body);
+                            shared.make(turn.job, &url, body);
                         }
                         let _ended = reports.send(Event::Made);
                     });
@@ -432,11 +480,17 @@ impl Dispatcher {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Downloaded { line } => self.queue.done(line),
+            Event::Downloaded { line } => {
+                self.flight.answer();
+                self.queue.done(line);
+            }
             Event::Made => self.in_flight -= 1,
             Event::Failed { job, line, failure } => {
                 self.queue.done(line);
                 self.in_flight -= 1;
+                if let Some(turn) = failure.turn {
+                    return self.postpone(job, line, turn);
+                }
                 match self.again(job, failure) {
                     Some(due) => self.delayed.push(Reverse((due, job))),
                     None => self.shared.hand_in(job, Outcome::refused(failure.reason)),
@@ -445,13 +499,29 @@ impl Dispatcher {
         }
     }
 
+    /// Lets a whole line rest until its site may be asked again; gives up what would wait too long.
+    fn postpone(&mut self, job: usize, line: usize, turn: Instant) {
+        let now = Instant::now();
+        let slowed = *self.slowed.entry(line).or_insert(now);
+        if turn > slowed + seconds(self.shared.net.plan.max_host_wait) {
+            return self.shared.hand_in(job, Outcome::refused(Reason::CrawlDelay));
+        }
+        if let Some(deadline) = self.asked[job].as_mut().and_then(|asked| asked.deadline.as_mut()) {
+            *deadline += turn.saturating_duration_since(now);
+        }
+        self.queue.rest(line);
+        self.queue.push_front(line, job);
+        self.resting.push(Reverse((turn, line)));
+    }
+
     /// When to try again, if at all: a try that could not end in time is not made.
     fn again(&mut self, job: usize, failure: Failure) -> Option<Instant> {
         let asked = self.asked[job].as_mut()?;
         let plan = &self.shared.net.plan;
-        if failure.reason == Reason::OpenFiles {
-            // Our shortage and not the site's: fewer at a time, and the try does not count.
-            self.limit = (self.limit / 2).max(8);
+        let mut free = false;
+        if failure.reason.is_own_shortage() {
+            // Not the site's fault: fewer at a time, and neither the try nor the wait counts.
+            free = self.flight.shortage();
         } else if failure.reason.is_transient() && asked.tries < plan.retries {
             asked.tries += 1;
         } else {
@@ -459,19 +529,28 @@ impl Dispatcher {
         }
         let wait = back_off(asked.tries.saturating_sub(1), failure.wait, plan);
         let due = Instant::now() + wait;
+        if let Some(deadline) = asked.deadline.as_mut().filter(|_| free) {
+            *deadline = due + seconds(plan.total_timeout);
+        }
         asked.deadline.is_some_and(|deadline| due < deadline).then_some(due)
     }
 }
 
 impl Shared {
-    fn make(&self, job: usize, body: super::body::Body) {
+    fn make(&self, job: usize, url: &str, body: super::body::Body) {
         let (bytes, hold) = body.into_parts();
-        let outcome = picture::make(bytes, &self.net.plan, &self.gate);
+        let outcome = self.maker.make(url, bytes, &self.wanted[job]);
         drop(hold);
         self.hand_in(job, outcome);
     }
 
     fn hand_in(&self, job: usize, outcome: Outcome) {
+        if let Some(Err(error)) = self.maker.hook.as_ref().map(|hook| hook.check()) {
+            self.desk.fail(error);
+        }
+        if let Some(error) = self.alarm.note(outcome.result.as_ref().err().copied()) {
+            self.desk.fail(error);
+        }
         self.desk.bytes.fetch_add(outcome.len(), Ordering::SeqCst);
         // Nobody listens any more when the unit was stopped.
         let _stopped = self.finished.send((job, outcome));

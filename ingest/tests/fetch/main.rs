@@ -1,6 +1,7 @@
 //! The fetcher against servers that do everything right or wrong, on loopback.
 
 mod bodies;
+mod collapse;
 mod order;
 mod politeness;
 mod redirects;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use ingest::DialMap;
 use ingest::fetch::{FetchPlan, Fetcher};
+use md5::Digest as _;
 use pixels::{Picture, encode_png};
 use stage::{Context, Error, Kind, Pairs};
 
@@ -189,4 +190,43 @@ fn links_without_uid_or_caption_get_cc2datasets_uid() {
     // md5 of "http://a.example/1.jpg"
     assert_eq!(fetched.batches[0].uids().value(0), "775c00eac22de99a51e6959f9e2f4f0e");
     assert_eq!(fetched.batches[0].captions().value(0), "");
+}
+
+#[test]
+fn one_url_with_two_expected_digests_gives_each_row_its_own_answer() {
+    let noise = (0..64 * 48 * 3).map(|i: u32| ((i * i * 7) >> 4) as u8).collect();
+    let png = encode_png(&Picture { width: 64, height: 48, rgb: noise }, 1);
+    let digest = format!("{:x}", md5::Md5::digest(&png));
+    let server = Server::start(move |_, stream| ok(stream, &png));
+    let text = |values: Vec<Option<&str>>| -> arrow_array::ArrayRef {
+        Arc::new(arrow_array::StringArray::from(values))
+    };
+    let batch = RecordBatch::try_from_iter([
+        ("uid", text(vec![Some("a"), Some("b"), Some("c"), Some("d")])),
+        ("alt", text(vec![Some(""); 4])),
+        ("url", text(vec![Some("http://a.example/1.jpg"); 4])),
+        ("sum", text(vec![Some(&digest), Some("0123"), None, Some(&digest.to_uppercase())])),
+        ("faces", text(vec![Some("[]"), Some("[]"), Some("[]"), Some("[[0, 0, 1, 1]]")])),
+    ]);
+    let plan: FetchPlan = serde_json::from_str(
+        r#"{"verify_hash": ["sum", "md5"], "compute_hash": "md5", "bbox_col": "faces",
+            "extract_exif": true}"#,
+    )
+    .unwrap();
+    let fetcher =
+        Fetcher::new(&plan, &DialMap::everything_at(server.addr), &Context::default()).unwrap();
+    let fetched = run(&fetcher, &[stage::Links::try_new(batch.unwrap()).unwrap()]);
+    assert_eq!(fetched.words(), ["success", "hash_mismatch", "hash_mismatch", "success"]);
+    assert_eq!(server.log().len(), 3);
+    let pairs = &fetched.batches[0];
+    assert!(pairs.image(0) != pairs.image(3), "the face was not blurred");
+    let column = |name: &str| -> Vec<Option<&str>> {
+        let column = pairs.batch().column_by_name(name).unwrap();
+        let column: &arrow_array::StringArray = column.as_any().downcast_ref().unwrap();
+        column.iter().collect()
+    };
+    let digest = digest.as_str();
+    assert_eq!(column("md5"), [Some(digest), Some(digest), None, Some(digest)]);
+    assert_eq!(column("exif"), [Some("{}"), None, None, Some("{}")]);
+    assert_eq!(column("sha256"), [None; 4]);
 }

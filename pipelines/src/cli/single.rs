@@ -84,11 +84,24 @@ pub(crate) fn run(name: &str, args: &ArgMatches) -> Result<Output> {
     let root = json_schema();
     let mut stages = Vec::new();
     if let Some(source) = source(kind) {
-        let plan = read(&root, source, args)?;
+        let mut plan = read(&root, source, args)?;
+        if name == "fetch" && !plan.contains_key("columns") {
+            carry_columns(&mut plan, &read(&root, name, args)?);
+        }
         stages.push(json!({ source: plan }));
     }
     let plan = if name == "judge" { rules(args)? } else { Value::Object(read(&root, name, args)?) };
-    stages.push(json!({ name: plan }));
+    if name == "fetch" && plan.get("retry_failed") == Some(&Value::Bool(true)) {
+        // The fetch of the same flags before it, which is done already, and then what failed there.
+        let mut first = plan.clone();
+        if let Some(first) = first.as_object_mut() {
+            first.remove("retry_failed");
+        }
+        stages.push(json!({ name: first }));
+        stages.push(json!({ "id": "retry", "from": name, name: plan }));
+    } else {
+        stages.push(json!({ name: plan }));
+    }
     let output =
         args.get_one::<String>("output").cloned().unwrap_or_else(|| format!("clipmill-{name}"));
     let seed = args.get_one::<u64>("seed").copied().unwrap_or(0);
@@ -104,6 +117,22 @@ fn read(root: &Value, name: &str, args: &ArgMatches) -> Result<Map<String, Value
     match plan_schema(root, name) {
         Some(schema) => flags::read(args, &schema, SKIPPED),
         None => Ok(Map::new()),
+    }
+}
+
+/// A list of links that is read for one fetch carries the columns that the fetch names.
+fn carry_columns(list: &mut Map<String, Value>, fetch: &Map<String, Value>) {
+    let additional = fetch.get("save_additional_columns").and_then(Value::as_array);
+    let names = additional.into_iter().flatten().chain(fetch.get("bbox_col"));
+    let names = names.chain(fetch.get("verify_hash").and_then(|verify| verify.get(0)));
+    let mut columns: Vec<Value> = Vec::new();
+    for name in names.filter(|name| name.is_string() && *name != "uid") {
+        if !columns.contains(name) {
+            columns.push(name.clone());
+        }
+    }
+    if !columns.is_empty() {
+        list.insert("columns".to_owned(), Value::Array(columns));
     }
 }
 

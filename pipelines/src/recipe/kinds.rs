@@ -176,7 +176,7 @@ kinds! {
         takes [Noun::Links], optional false, many true, gives Links;
     /// Downloads, decodes, resizes and shards pictures.
     "fetch" => Fetch(ingest::fetch::FetchPlan),
-        takes [Noun::Links], optional false, many true, gives Shards;
+        takes [Noun::Links, Noun::Shards], optional false, many true, gives Shards;
     /// Scores pairs and gives a reason to those that fail.
     "judge" => Judge(crate::stages::judge::JudgesPlan),
         takes [Noun::Shards], optional false, many false, gives Scores;

@@ -1,12 +1,12 @@
 //! `fetch`: links to img2dataset's shards, some thousand links a unit.
 
-use arrow_array::RecordBatch;
-use ingest::fetch::{FetchPlan, Fetcher};
+use ingest::fetch::{Digest, FetchPlan, Fetcher};
 use serde_json::{Value, json};
 use shard::PoolWriter;
-use stage::{Error, Links, Pairs, Result};
+use stage::{Context, Error, Links, Pairs, Result};
 use store::{Attempt, Blob};
 
+use super::fetch_rows::Source;
 use super::{Outcome, Site, Stage, Worker, unknown_unit};
 
 impl Stage for FetchPlan {
@@ -19,15 +19,32 @@ impl Stage for FetchPlan {
         2
     }
 
-    /// How many sockets at once, and where hosts are dialled, change when and not what.
+    /// How many sockets at once, how slowly, and where hosts are dialled, change when and not what;
+    /// the alarm decides whether there is anything at all.
     fn identity(&self) -> Value {
         let mut plan = serde_json::to_value(self).unwrap_or_default();
         if let Some(plan) = plan.as_object_mut() {
-            for field in ["thread_count", "max_per_host", "dial"] {
+            for field in ["thread_count", "max_per_host", "max_per_ip", "max_crawl_delay", "dial"]
+                .into_iter()
+                .chain(["min_success_rate", "alarm_window"])
+            {
                 plan.remove(field);
             }
+            // Not where the lists lie but what they say: see `external`.
+            plan.remove("opt_out");
         }
         plan
+    }
+
+    /// What the opt-out lists say, each under its field.
+    fn external(&self, _context: &Context) -> Result<Value> {
+        let lists = &self.opt_out;
+        Ok(json!({
+            "domains": contents(&lists.domains)?,
+            "urls": contents(&lists.urls)?,
+            "prefixes": contents(&lists.prefixes)?,
+            "sha256": contents(&lists.sha256)?,
+        }))
     }
 
     fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {
@@ -35,31 +52,41 @@ impl Stage for FetchPlan {
     }
 }
 
+/// The sha256 of each file that these patterns name, whatever its size: a list that changed must
+/// not pass for the one before.
+fn contents(patterns: &[String]) -> Result<Vec<String>> {
+    let mut digests = Vec::new();
+    for pattern in patterns {
+        for url in store::expand(pattern)? {
+            digests.push(Blob::open(&url)?.sha256()?);
+        }
+    }
+    Ok(digests)
+}
+
 /// Fetches units of links.
 pub(crate) struct Fetch<'a> {
     plan: &'a FetchPlan,
     fetcher: Fetcher,
-    links: LinkFiles,
+    source: Source,
 }
 
 impl<'a> Fetch<'a> {
     pub(crate) fn open(plan: &'a FetchPlan, site: &'a Site) -> Result<Self> {
-        let mut blobs = Vec::new();
-        for input in &site.inputs {
-            blobs.extend(input.blobs(".parquet")?);
-        }
-        let links = LinkFiles::open(blobs)?;
-        if links.rows == 0 {
+        let source = Source::open(plan, &site.inputs)?;
+        // That nothing is left to be retried is good news.
+        if source.rows() == 0 && !plan.retry_failed {
             let from: Vec<&str> = site.inputs.iter().map(|input| input.id.as_str()).collect();
             return Err(Error::input("there is no link to fetch").at(from.join(", ")));
         }
         let fetcher = Fetcher::new(plan, &site.dial, &site.context)?;
-        Ok(Self { plan, fetcher, links })
+        Ok(Self { plan, fetcher, source })
     }
 
     pub(crate) fn units(&self) -> Vec<String> {
-        let shards = self.links.rows.div_ceil(u64::from(self.plan.number_sample_per_shard));
-        (0..shards).map(|shard| self.plan.shard_name(shard as u32)).collect()
+        let first = self.source.first_shard();
+        let shards = first..first + self.source.shards(self.plan);
+        shards.map(|shard| self.plan.shard_name(shard as u32)).collect()
     }
 
     /// Fetches one shard into `out`; each batch is handed on to `sink` besides.
@@ -71,11 +98,15 @@ impl<'a> Fetch<'a> {
     ) -> Result<Outcome> {
         let shard: u32 = unit.parse().map_err(|_| unknown_unit(unit))?;
         let size = u64::from(self.plan.number_sample_per_shard);
-        let links = self.links.slice(u64::from(shard) * size, size)?;
+        let index = u64::from(shard)
+            .checked_sub(self.source.first_shard())
+            .ok_or_else(|| unknown_unit(unit))?;
+        let links = self.source.slice(index * size, size)?;
         let mut tar = out.file(&format!("{unit}.tar"))?;
         let mut parquet = out.file(&format!("{unit}.parquet"))?;
         let mut stats = out.file(&format!("{unit}_stats.json"))?;
-        let mut writer = PoolWriter::new(&mut tar);
+        let json = json_columns(self.plan, &links);
+        let mut writer = PoolWriter::new(&mut tar).with_json_columns(&json);
         let counts = self.fetcher.run_unit(&links, shard, &mut |pairs: Pairs| {
             writer.push(&pairs)?;
             sink(pairs)
@@ -104,47 +135,47 @@ impl Worker for Fetch<'_> {
     }
 }
 
-/// Link parquets as one long list, read by row number.
-struct LinkFiles {
-    files: Vec<(Blob, u64)>,
-    rows: u64,
+/// What a sample's json says beside img2dataset's own fields: additional columns (no lists, which
+/// its readers do not expect), the EXIF tags, another digest than sha256.
+fn json_columns<'a>(plan: &'a FetchPlan, links: &[Links]) -> Vec<&'a str> {
+    let is_scalar = |name: &str| {
+        let column = links.first().and_then(|links| links.batch().column_by_name(name));
+        column.is_some_and(|column| {
+            use arrow_schema::DataType as T;
+            matches!(
+                column.data_type(),
+                T::Utf8 | T::LargeUtf8 | T::Boolean | T::Int32 | T::Int64 | T::Float32 | T::Float64
+            )
+        })
+    };
+    let additional = plan.save_additional_columns.iter().map(String::as_str);
+    let mut names: Vec<&str> =
+        additional.filter(|name| *name != "uid" && is_scalar(name)).collect();
+    names.extend(plan.extract_exif.then_some("exif"));
+    names.extend(plan.compute_hash.map(Digest::name).filter(|name| *name != "sha256"));
+    names
 }
 
-impl LinkFiles {
-    fn open(blobs: Vec<Blob>) -> Result<Self> {
-        let mut files = Vec::new();
-        let mut rows = 0;
-        for blob in blobs {
-            let count = store::parquet::File::open(&blob)?.rows();
-            rows += count;
-            files.push((blob, count));
-        }
-        Ok(Self { files, rows })
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// The rows `[start, start + count)`, fewer at the end.
-    fn slice(&self, start: u64, count: u64) -> Result<Vec<Links>> {
-        let (mut links, mut at, end) = (Vec::new(), 0, start + count);
-        for (blob, rows) in &self.files {
-            let (from, to) = (at, at + rows);
-            at = to;
-            if to <= start || from >= end {
-                continue;
-            }
-            let mut row = from;
-            for batch in store::parquet::read_parquet(blob)? {
-                let batch: RecordBatch = batch?;
-                let (first, last) = (row.max(start), (row + batch.num_rows() as u64).min(end));
-                if first < last {
-                    let part = batch.slice((first - row) as usize, (last - first) as usize);
-                    links.push(Links::try_new(part).map_err(|e| e.at(blob.name()))?);
-                }
-                row += batch.num_rows() as u64;
-                if row >= end {
-                    break;
-                }
-            }
-        }
-        Ok(links)
+    #[test]
+    fn an_opt_out_list_is_part_of_the_key_by_what_it_says_and_not_by_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let parts = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            let mut file = std::fs::File::create(&path).unwrap();
+            std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+            let mut plan = FetchPlan::default();
+            plan.opt_out.domains = vec![path.to_str().unwrap().to_owned()];
+            (plan.identity(), plan.external(&Context::default()).unwrap())
+        };
+        assert_eq!(parts("a.txt", "a.example\n"), parts("b.txt", "a.example\n"));
+        assert_ne!(parts("a.txt", "a.example\n"), parts("a.txt", "b.example\n"));
+        assert_ne!(
+            parts("a.txt", "").1,
+            FetchPlan::default().external(&Context::default()).unwrap()
+        );
     }
 }

@@ -13,7 +13,11 @@ impl Stage for LinkListPlan {
     }
 
     fn identity(&self) -> Value {
-        json!({"format": self.input_format, "url": self.url_col, "caption": self.caption_col, "uid": self.uid_col})
+        let mut identity = json!({"format": self.input_format, "url": self.url_col, "caption": self.caption_col, "uid": self.uid_col});
+        if let (Some(identity), false) = (identity.as_object_mut(), self.columns.is_empty()) {
+            identity.insert("columns".to_owned(), json!(self.columns));
+        }
+        identity
     }
 
     fn external(&self, _context: &Context) -> Result<Value> {

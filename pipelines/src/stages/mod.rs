@@ -10,6 +10,7 @@ mod dedup;
 mod embed;
 mod eval;
 mod fetch;
+mod fetch_rows;
 pub(crate) mod fused;
 pub mod judge;
 mod link_list;
