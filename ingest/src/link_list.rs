@@ -1,10 +1,11 @@
 //! Link lists that are there already: csv, tsv, txt, json, json lines or parquet, gzipped or not.
 //!
 //! The formats and the flag names are img2dataset's (`reader.py`). Rows stay in the order of the
-//! files; a row without a URL is counted as failed. Files are streamed: memory does not grow with
+//! files; a row without a URL (`no_url`) or that cannot be read (`bad_row`) is counted as failed. Files are streamed: memory does not grow with
 //! their length.
 
 mod json;
+mod table;
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
@@ -25,6 +26,8 @@ use store::{Attempt, Blob};
 
 /// Rows in one batch.
 const ROWS: usize = 8192;
+/// Column that says of a row whether it could not be read.
+const BROKEN: &str = "\u{0}broken";
 /// The columns of every link.
 const LINK_COLUMNS: [&str; 3] = ["uid", "url", "alt"];
 /// Longest line of a text format, and longest object of json; anything longer is no link list.
@@ -169,8 +172,8 @@ impl LinkListPlan {
         let text: Box<dyn Read + Send> =
             if plain == name { raw } else { Box::new(MultiGzDecoder::new(raw)) };
         match format {
-            Format::Csv => csv(text, b','),
-            Format::Tsv => csv(text, b'\t'),
+            Format::Csv => table::read(text, b',', &self.columns(), &self.needed()),
+            Format::Tsv => table::read(text, b'\t', &self.columns(), &self.needed()),
             Format::Txt => Ok(Box::new(lines(text, self.url_col.clone()))),
             Format::Json | Format::Jsonl => Ok(json::read(text, format, self.columns())),
             Format::Parquet => Err(Error::internal("parquet is read above")),
@@ -190,6 +193,12 @@ impl LinkListPlan {
         names
     }
 
+    /// The columns that must be there.
+    fn needed(&self) -> Vec<String> {
+        let own = std::iter::once(&self.url_col).chain(&self.caption_col).chain(&self.uid_col);
+        own.chain(&self.columns).cloned().collect()
+    }
+
     fn links(
         &self,
         batch: &RecordBatch,
@@ -203,6 +212,7 @@ impl LinkListPlan {
             Some(name) => Some(text_column(batch, name)?),
             None => batch.column_by_name("uid").map(|_| text_column(batch, "uid")).transpose()?,
         };
+        let broken = batch.column_by_name(BROKEN).map(|column| column.as_boolean());
         let mut columns = [StringBuilder::new(), StringBuilder::new(), StringBuilder::new()];
         let mut good = Vec::with_capacity(batch.num_rows());
         for i in 0..batch.num_rows() {
@@ -212,6 +222,10 @@ impl LinkListPlan {
             };
             let url = value(&urls);
             good.push(false);
+            if broken.is_some_and(|broken| broken.value(i)) {
+                counts.fail("bad_row");
+                continue;
+            }
             if url.trim().is_empty() {
                 counts.fail("no_url");
                 continue;
@@ -271,29 +285,14 @@ fn text_column(batch: &RecordBatch, name: &str) -> Result<ArrayRef> {
 fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
     batch.column_by_name(name).ok_or_else(|| {
         let schema = batch.schema();
-        let have: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-        Error::input(format!("no column `{name}`; there are {}", have.join(", ")))
-            .hint("name the columns with `url_col`, `caption_col` and `columns`")
+        no_column(name, &mut schema.fields().iter().map(|f| f.name().as_str()))
     })
 }
 
-fn csv(text: Box<dyn Read + Send>, delimiter: u8) -> Result<Batches> {
-    let mut text = BufReader::new(text);
-    let mut header = Vec::new();
-    (&mut text).take(MAX_LINE).read_until(b'\n', &mut header).input("cannot read the header")?;
-    let names = String::from_utf8(header).input("the header is not UTF-8")?;
-    let names = names.trim_start_matches('\u{feff}').trim_end_matches(['\r', '\n']);
-    let fields: Vec<Field> = names
-        .split(delimiter as char)
-        .map(|name| Field::new(name.trim_matches('"'), DataType::Utf8, true))
-        .collect();
-    let reader = arrow_csv::ReaderBuilder::new(Arc::new(Schema::new(fields)))
-        .with_delimiter(delimiter)
-        .with_header(false)
-        .with_batch_size(ROWS)
-        .build_buffered(text)
-        .input("cannot read the file")?;
-    Ok(Box::new(reader.map(|batch| batch.input("broken row"))))
+fn no_column(name: &str, there: &mut dyn Iterator<Item = &str>) -> Error {
+    let have: Vec<&str> = there.filter(|name| *name != BROKEN).take(20).collect();
+    Error::input(format!("no column `{name}`; there are {}", have.join(", ")))
+        .hint("name the columns with `url_col`, `caption_col` and `columns`")
 }
 
 /// One URL a line.

@@ -128,3 +128,38 @@ fn a_broken_list_is_an_error_and_an_empty_one_is_none() {
     let counts = plan.run(&Context::default(), &mut dir.begin("all").unwrap()).unwrap();
     assert_eq!(counts.entered, 0);
 }
+
+#[test]
+fn a_broken_row_costs_itself_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let csv = b"\xef\xbb\xbfurl,text\nhttp://a.example/1,one\nhttp://a.example/2\nhttp://a.example/3,\xff\xfe,x\n\
+        http://a.example/4,\xff\nhttp://a.example/5,five\n";
+    let jsonl = b"{\"url\": \"http://a.example/1\", \"text\": \"one\"}\nnot json\n[1]\n{\"url\": \"http://a\n\
+        {\"url\": \"http://a.example/5\", \"text\": \"five\"}\n";
+    for (name, text) in [("a.csv", &csv[..]), ("b.jsonl", jsonl)] {
+        let path = write(folder.path(), name, text);
+        let plan = format!(r#"{{"url_list": "{path}", "caption_col": "text"}}"#);
+        let (counts, links) = run(&plan).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!((counts.kept, counts.failed["bad_row"]), (2, 3), "{name}");
+        assert_eq!(column(&links, "alt"), texts(&["one", "five"]), "{name}");
+    }
+}
+
+#[test]
+fn a_field_without_end_and_a_header_without_end_are_refused_before_they_fill_the_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = [b"url,text\nhttp://a.example/1,\"".as_slice(), &vec![b'x'; 3 << 20]].concat();
+    let path = write(folder.path(), "open.csv.gz", &open);
+    let error = run(&format!(r#"{{"url_list": "{path}", "caption_col": "text"}}"#)).unwrap_err();
+    assert!(format!("{error:?}").contains("a quote may be open"), "{error:?}");
+    let wide = format!("url{}\n", ",c".repeat(200_000));
+    let path = write(folder.path(), "wide.csv", wide.as_bytes());
+    let error = run(&format!(r#"{{"url_list": "{path}"}}"#)).unwrap_err();
+    assert!(error.to_string().contains("a header of 200001 columns"), "{error}");
+    let path = write(folder.path(), "none.csv", b"");
+    let error = run(&format!(r#"{{"url_list": "{path}"}}"#)).unwrap_err();
+    assert!(error.to_string().contains("there is no header"), "{error}");
+    let path = write(folder.path(), "other.csv", b"link,text\na,b\n");
+    let error = run(&format!(r#"{{"url_list": "{path}"}}"#)).unwrap_err();
+    assert!(error.to_string().contains("no column `url`; there are link, text"), "{error}");
+}

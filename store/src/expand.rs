@@ -19,7 +19,8 @@ const MAX_NAMES: u64 = 10_000_000;
 /// - `a::b` is both lists, in this order;
 /// - `{00000..00012}` counts, keeping leading zeros; `{0..9..3}` counts in steps; `{a,b}` lists
 ///   (webdataset's notation, after bash);
-/// - a folder is all files directly in it, sorted, without those that start with a dot;
+/// - a folder is all files directly in it, sorted, without those that start with a dot or, as a
+///   stage's own records do, with an underscore;
 /// - `*` in the last part is any run of characters there, sorted.
 ///
 /// Anything else is itself; opening it says whether it exists. `http(s)` addresses are only
@@ -85,7 +86,7 @@ fn list(name: &str) -> Result<Option<Vec<String>>> {
     let joint = if folder.is_empty() || folder.ends_with('/') { "" } else { "/" };
     let files: Vec<String> = found
         .into_iter()
-        .filter(|file| !file.starts_with('.'))
+        .filter(|file| !file.starts_with('.') && (star.is_some() || !file.starts_with('_')))
         .filter(|file| star.is_none_or(|star| matches(star, file)))
         .map(|file| format!("{folder}{joint}{file}"))
         .collect();

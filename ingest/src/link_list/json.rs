@@ -3,19 +3,20 @@
 use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 
-use arrow_array::builder::StringBuilder;
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::builder::{ArrayBuilder, BooleanBuilder, StringBuilder};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use serde::Deserialize;
 use stage::{Error, Result, ResultExt};
 
-use super::{Batches, Format, MAX_LINE, ROWS, next_line};
+use super::{BROKEN, Batches, Format, MAX_LINE, ROWS, next_line};
 
 /// Objects: one a line, or an array of them.
 pub(super) fn read(text: Box<dyn Read + Send>, format: Format, names: Vec<String>) -> Batches {
-    let schema: SchemaRef = Arc::new(Schema::new(
-        names.iter().map(|name| Field::new(name, DataType::Utf8, true)).collect::<Vec<_>>(),
-    ));
+    let mut fields: Vec<Field> =
+        names.iter().map(|name| Field::new(name, DataType::Utf8, true)).collect();
+    fields.push(Field::new(BROKEN, DataType::Boolean, false));
+    let schema: SchemaRef = Arc::new(Schema::new(fields));
     let mut text = BufReader::new(text);
     let mut rows: Box<dyn Iterator<Item = Result<serde_json::Value>>> = if format == Format::Json {
         let mut before = b'[';
@@ -28,22 +29,26 @@ pub(super) fn read(text: Box<dyn Read + Send>, format: Format, names: Vec<String
     } else {
         Box::new(std::iter::from_fn(move || match next_line(&mut text) {
             Ok(Some(line)) if line.is_empty() => Some(Ok(serde_json::Value::Null)),
-            Ok(Some(line)) => Some(serde_json::from_str(&line).input("a line that is no JSON")),
+            // A line that is no object is a broken row.
+            Ok(Some(line)) => Some(Ok(match serde_json::from_str(&line) {
+                Ok(row @ serde_json::Value::Object(_)) => row,
+                _ => serde_json::Value::Bool(false),
+            })),
             Ok(None) => None,
             Err(error) => Some(Err(error)),
         }))
     };
     Box::new(std::iter::from_fn(move || {
         let mut columns: Vec<StringBuilder> = names.iter().map(|_| StringBuilder::new()).collect();
-        let mut count = 0;
-        while count < ROWS {
+        let mut broken = BooleanBuilder::new();
+        while broken.len() < ROWS {
             let row = match rows.next() {
                 Some(Ok(serde_json::Value::Null)) => continue,
                 Some(Ok(row)) => row,
                 Some(Err(error)) => return Some(Err(error)),
                 None => break,
             };
-            count += 1;
+            broken.append_value(!row.is_object());
             for (name, column) in names.iter().zip(&mut columns) {
                 match row.get(name) {
                     None | Some(serde_json::Value::Null) => column.append_null(),
@@ -52,7 +57,10 @@ pub(super) fn read(text: Box<dyn Read + Send>, format: Format, names: Vec<String
                 }
             }
         }
-        let columns = columns.iter_mut().map(|c| Arc::new(c.finish()) as ArrayRef).collect();
+        let broken = broken.finish();
+        let count = Array::len(&broken);
+        let columns = columns.iter_mut().map(|c| Arc::new(c.finish()) as ArrayRef);
+        let columns = columns.chain([Arc::new(broken) as ArrayRef]).collect();
         (count > 0).then(|| RecordBatch::try_new(Arc::clone(&schema), columns).internal("rows"))
     }))
 }
