@@ -212,7 +212,7 @@ impl LinkListPlan {
             Some(name) => Some(text_column(batch, name)?),
             None => batch.column_by_name("uid").map(|_| text_column(batch, "uid")).transpose()?,
         };
-        let broken = batch.column_by_name(BROKEN).map(|column| column.as_boolean());
+        let broken = batch.column_by_name(BROKEN).map(AsArray::as_boolean);
         let mut columns = [StringBuilder::new(), StringBuilder::new(), StringBuilder::new()];
         let mut good = Vec::with_capacity(batch.num_rows());
         for i in 0..batch.num_rows() {

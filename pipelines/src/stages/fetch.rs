@@ -8,10 +8,20 @@ use store::{Attempt, Blob};
 
 use super::fetch_rows::Source;
 use super::{Outcome, Site, Stage, Worker, unknown_unit};
+use crate::recipe::{Kind, Noun};
 
 impl Stage for FetchPlan {
     fn validate(&self) -> Result<()> {
         Self::validate(self)
+    }
+
+    fn check_inputs(&self, inputs: &[&Kind]) -> Result<()> {
+        let shards = |kind: &&&Kind| kind.info().gives == Noun::Shards;
+        if !self.retry_failed && inputs.iter().any(|kind| shards(&kind)) {
+            return Err(Error::recipe("fetch takes shards only with `retry_failed: true`")
+                .hint("take links, or set `retry_failed` to fetch again what failed"));
+        }
+        Ok(())
     }
 
     /// 2: JPEG files are byte for byte what OpenCV writes.
