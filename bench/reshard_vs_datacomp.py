@@ -2,7 +2,7 @@
 
     cargo build --release
     git clone https://github.com/mlfoundations/datacomp DATACOMP
-    pip install numpy opencv-python-headless pyarrow pysimdjson tqdm webdataset cloudpathlib img2dataset
+    pip install numpy opencv-python-headless pyarrow pysimdjson tqdm "webdataset==0.2.48" cloudpathlib img2dataset
     python bench/make_photos.py PHOTOS 2000
     python bench/reshard_vs_datacomp.py PHOTOS DATACOMP/resharder.py [--samples 20000] [--share 0.5] [--rounds 2]
 
@@ -72,6 +72,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=2)
     target = os.environ.get("CARGO_TARGET_DIR", "target")
     parser.add_argument("--clipmill", default=os.path.join(target, "release", "clipmill"))
+    parser.add_argument("--python", help="the Python that runs the resharder, if another one")
     args = parser.parse_args()
     import numpy
 
@@ -87,7 +88,7 @@ def main():
         size = sum(os.path.getsize(path) for path in glob.glob(os.path.join(pool, "*.tar"))) / 1e6
         commands = {
             "clipmill": [args.clipmill, "reshard", "--urls", f"[{pool}]", "--subset", subset, "--output", ours, "--threads", "2"],
-            "datacomp": [sys.executable, args.resharder, "-i", pool, "-o", theirs, "-s", subset, "-j", "2", "-q"],
+            "datacomp": [args.python or sys.executable, args.resharder, "-i", pool, "-o", theirs, "-s", subset, "-j", "2", "-q"],
         }
         best = {}
         for _ in range(args.rounds):
