@@ -18,6 +18,15 @@ def says(verdict):
     return "reads" if verdict["ok"] else "refuses"
 
 
+def kind(ours):
+    """What we read it as, or why we refuse it; of a format that is not read, which one."""
+    if ours["ok"] or ours["reason"] != "unsupported_format":
+        return ours.get("format") or ours["reason"]
+    first = ours["detail"].removeprefix("starts with ")
+    marks = [("BM", "BMP"), ("II", "TIFF"), ("MM", "TIFF"), (r"\x00\x00\x01\x00", "ICO"), (r"\x00\x00\x00", "AVIF")]
+    return "unsupported_format: " + next((name for mark, name in marks if first.startswith(mark)), "other")
+
+
 def main():
     everything = "--all" in sys.argv
     ours_path, peers_path = [a for a in sys.argv[1:] if a != "--all"]
@@ -28,7 +37,7 @@ def main():
     pixels = collections.Counter()
     for o in ours:
         pillow, opencv = peers[o["file"]]["pillow"], peers[o["file"]]["opencv"]
-        rows[(o["ok"], o.get("format") or o.get("reason"), says(pillow), says(opencv))].append(o["file"])
+        rows[(o["ok"], kind(o), says(pillow), says(opencv))].append(o["file"])
         if o["ok"] and pillow["ok"]:
             assert o["size"] == pillow["size"], o["file"]
             lossy = pillow["format"] in ("JPEG", "MPO")
@@ -43,8 +52,8 @@ def main():
         named = ", ".join(f"`{n}`" for n in names) if everything or len(names) <= 8 else ""
         print(f"| {'reads' if ok else 'refuses'}: `{word}` | {pillow} | {opencv} | {len(files)} | {named} |")
     print()
-    for (kind, same), count in sorted(pixels.items()):
-        print(f"{kind}: pixels {'equal to' if same else 'other than'} Pillow's in {count}")
+    for (files, same), count in sorted(pixels.items()):
+        print(f"{files}: pixels {'equal to' if same else 'other than'} Pillow's in {count}")
     print()
     for field, unit in [("ms", "ms"), ("peak_kib", "KiB")]:
         for o in sorted(ours, key=lambda o: -(o[field] or 0))[:3]:

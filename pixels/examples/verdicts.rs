@@ -35,11 +35,11 @@ fn main() -> std::io::Result<()> {
         let line = match decoded {
             Ok(picture) => {
                 let digest = Sha256::digest(&picture.rgb);
-                let digest: String = digest[..8].iter().map(|b| format!("{b:02x}")).collect();
+                let first = digest[..8].iter().fold(0_u64, |sum, &byte| sum << 8 | u64::from(byte));
                 let format = Format::sniff(&bytes).map(Format::extension);
                 let size = [picture.width, picture.height];
                 json!({"file": file, "ok": true, "size": size, "format": format,
-                       "rgb_sha256": digest, "ms": ms, "peak_kib": peak})
+                       "rgb_sha256": format!("{first:016x}"), "ms": ms, "peak_kib": peak})
             }
             Err(refused) => json!({"file": file, "ok": false, "reason": refused.reason,
                                    "detail": refused.detail, "ms": ms, "peak_kib": peak}),

@@ -61,7 +61,8 @@ struct Case {
     /// Files made beside those of the folder.
     #[serde(default)]
     make: BTreeMap<String, Pieces>,
-    /// What a server on loopback answers, by path; its address stands for `$WEB` in the recipe.
+    /// What a server on loopback answers, by path. In the folder's files `$WEB` stands for its
+    /// address, `$PORT` for its port, and `$SILENT_PORT` for a port at which nobody speaks.
     #[serde(default)]
     web: BTreeMap<String, web::Answer>,
     /// Most files and sockets that the run may have open, set by the shell.
@@ -130,9 +131,13 @@ fn the_page_about_bad_input_lists_every_case() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let page = std::fs::read_to_string(root.join("docs/bad-input.md")).unwrap();
     for folder in folders(&folders(&[root.join("cases")])) {
-        let name = folder.strip_prefix(root).unwrap().display().to_string();
-        let name = name.trim_start_matches("cases/");
-        assert!(page.contains(&format!("`{name}`")), "docs/bad-input.md lacks `{name}`");
+        let name = folder.strip_prefix(root.join("cases")).unwrap().display().to_string();
+        let name = format!("`{name}`");
+        assert!(page.contains(&name), "docs/bad-input.md lacks {name}");
+        for number in read(&folder).unwrap().numbers {
+            let row = page.lines().find(|line| line.starts_with(&format!("| {number} |")));
+            assert!(row.is_some_and(|row| row.contains(&name)), "row {number} lacks {name}");
+        }
     }
 }
 
@@ -148,22 +153,29 @@ fn folders(of: &[PathBuf]) -> Vec<PathBuf> {
     found
 }
 
+fn read(folder: &Path) -> Result<Case, String> {
+    let text = std::fs::read_to_string(folder.join("case.json")).map_err(|e| e.to_string())?;
+    serde_json::from_str(&text).map_err(|e| format!("case.json: {e}"))
+}
+
 /// Does what the case says in a folder of its own; an error says what came otherwise.
 fn run(folder: &Path) -> Result<(), String> {
-    let text = std::fs::read_to_string(folder.join("case.json")).map_err(|e| e.to_string())?;
-    let case: Case = serde_json::from_str(&text).map_err(|e| format!("case.json: {e}"))?;
+    let case = read(folder)?;
     let place = tempfile::tempdir().unwrap();
     let server = web::serve(case.web);
-    let address = server.as_ref().map_or_else(String::new, |server| server.address().to_string());
+    // Takes connections and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_port = silent.local_addr().unwrap().port().to_string();
+    let (address, port) = server.as_ref().map_or_else(Default::default, |server| {
+        (server.address().to_string(), server.address().port().to_string())
+    });
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let mut bytes = std::fs::read(&path).unwrap();
-        if name == "recipe.yaml" {
-            let recipe = String::from_utf8(bytes).map_err(|e| e.to_string())?;
-            bytes = recipe.replace("$WEB", &address).into_bytes();
-        }
-        std::fs::write(place.path().join(name), bytes).unwrap();
+        let text =
+            std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let text = text.replace("$WEB", &address).replace("$PORT", &port);
+        let text = text.replace("$SILENT_PORT", &silent_port);
+        std::fs::write(place.path().join(path.file_name().unwrap()), text).unwrap();
     }
     for (name, pieces) in &case.make {
         let path = place.path().join(name);
