@@ -55,7 +55,7 @@ impl Answer {
 }
 
 /// A server for these paths, and none for none; every other path is a 404.
-pub(crate) fn serve(answers: BTreeMap<String, Answer>) -> Option<Server> {
+pub(crate) fn serve(answers: &BTreeMap<String, Answer>) -> Option<Server> {
     let answers: BTreeMap<String, Response> =
         answers.iter().map(|(path, answer)| (path.clone(), answer.response())).collect();
     if answers.is_empty() {
