@@ -101,7 +101,7 @@ fn every_case_ends_as_it_says() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("cases");
     let cases = Mutex::new(folders(&folders(std::slice::from_ref(&root))));
     let found = cases.lock().unwrap().len();
-    assert!(found >= 80, "{found} cases under {}", root.display());
+    assert!(found >= 170, "{found} cases under {}", root.display());
     let wrong = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8) {
