@@ -1,7 +1,7 @@
 //! Link lists that are there already: csv, tsv, txt, json, json lines or parquet, gzipped or not.
 //!
 //! The formats and the flag names are img2dataset's (`reader.py`). Rows stay in the order of the
-//! files; a row without a URL (`no_url`) or that cannot be read (`bad_row`) is counted as failed. Files are streamed: memory does not grow with
+//! files; a row without a URL (`no_url`) or that cannot be read (`broken_row`) is counted as failed. Files are streamed: memory does not grow with
 //! their length.
 
 mod json;
@@ -223,7 +223,7 @@ impl LinkListPlan {
             let url = value(&urls);
             good.push(false);
             if broken.is_some_and(|broken| broken.value(i)) {
-                counts.fail("bad_row");
+                counts.fail("broken_row");
                 continue;
             }
             if url.trim().is_empty() {

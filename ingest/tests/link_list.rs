@@ -140,7 +140,7 @@ fn a_broken_row_costs_itself_alone() {
         let path = write(folder.path(), name, text);
         let plan = format!(r#"{{"url_list": "{path}", "caption_col": "text"}}"#);
         let (counts, links) = run(&plan).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!((counts.kept, counts.failed["bad_row"]), (2, 3), "{name}");
+        assert_eq!((counts.kept, counts.failed["broken_row"]), (2, 3), "{name}");
         assert_eq!(column(&links, "alt"), texts(&["one", "five"]), "{name}");
     }
 }

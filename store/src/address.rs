@@ -35,6 +35,11 @@ pub(crate) fn parse(text: &str) -> Result<Address> {
 /// # Errors
 /// [`stage::Kind::Recipe`]: an unknown scheme, a bucket without a name, a home folder by `~`.
 pub fn check_address(text: &str) -> Result<()> {
+    if text.contains("${") {
+        return Err(Error::recipe("variables of the environment are not filled in").at(text).hint(
+            "write the address out, or give it on the command line: `--output \"$NAME/out\"`",
+        ));
+    }
     match parse(text)? {
         Address::Local(_) if text == "~" || text.starts_with("~/") => {
             Err(Error::recipe("`~` is a shell's word for the home folder")

@@ -31,6 +31,12 @@ pub(super) fn column(name: &str) -> Expr {
 
 /// Checks that a text is one SQL expression, without knowing the columns.
 pub(super) fn check_grammar(text: &str) -> Result<()> {
+    let words = count_tokens(text);
+    if words > MAX_TOKENS {
+        let message = format!("a condition of {words} words and signs; {MAX_TOKENS} are allowed");
+        let hint = "put long lists of values into a column of the pool";
+        return Err(Error::recipe(message).at("where").hint(hint));
+    }
     let parsed = DFParserBuilder::new(text).build().and_then(|mut parser| {
         let expression = parser.parse_into_expr()?;
         match expression.alias {
@@ -43,6 +49,28 @@ pub(super) fn check_grammar(text: &str) -> Result<()> {
         let hint = "write one SQL condition, such as clip_score >= 0.28 AND caption_words < 50";
         Error::recipe(format!("`{text}` is no SQL condition: {error}")).at("where").hint(hint)
     })
+}
+
+/// Most words, numbers and signs of a condition. The planner walks an expression by recursion, a
+/// level a term: 20,000 terms overflowed its stack, 3,000 did not.
+const MAX_TOKENS: usize = 4000;
+
+/// Words, numbers, texts in quotes and single signs.
+fn count_tokens(text: &str) -> usize {
+    let (mut count, mut quote, mut in_word) = (0, None, false);
+    for c in text.chars() {
+        let word = c.is_alphanumeric() || c == '_' || c == '.';
+        match quote {
+            Some(open) => quote = quote.filter(|_| c != open),
+            None if c == '\'' || c == '"' => {
+                quote = Some(c);
+                count += 1;
+            }
+            None => count += usize::from(!(c.is_whitespace() || word && in_word)),
+        }
+        in_word = word && quote.is_none();
+    }
+    count
 }
 
 /// Each quantile as written, and its value where there is one.

@@ -20,6 +20,8 @@ use std::process::ExitCode;
 use serde_json::Value;
 use stage::{Error, Result};
 
+use crate::recipe::clean;
+
 /// Parses the command line, runs the command, prints its result or its error.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -111,9 +113,10 @@ fn to_stdout(bytes: &[u8]) -> Result<()> {
 
 fn report(error: &Error, json: bool) {
     tracing::debug!(?error, "failed");
-    eprintln!("error: {error}");
+    // What a file says is never said to the terminal as it stands.
+    eprintln!("error: {}", clean(&error.to_string(), usize::MAX));
     if let Some(hint) = error.hint_text() {
-        eprintln!("hint: {hint}");
+        eprintln!("hint: {}", clean(hint, usize::MAX));
     }
     if json {
         let value = serde_json::json!({

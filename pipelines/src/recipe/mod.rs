@@ -11,5 +11,6 @@ mod schema;
 
 pub use graph::{Graph, Node};
 pub use kinds::{KINDS, Kind, KindInfo, Noun};
+pub(crate) use parse::clean;
 pub use parse::{Entry, Place, Recipe, Replay};
 pub use schema::{json_schema, reference_page};

@@ -273,6 +273,10 @@ impl Source {
                 let key = key.as_deref().unwrap_or("?");
                 (format!("the key `{key}` stands here a second time"), Some("keep one".to_owned()))
             }
+            other if other.to_string().contains("from_str_multiple") => (
+                "a second document begins here, and a recipe is one".to_owned(),
+                Some("put the other into a file of its own".to_owned()),
+            ),
             other => (strip_location(&other.to_string()), None),
         };
         let located = self.error_at(place, &message);
@@ -288,7 +292,7 @@ const MESSAGE: usize = 1000;
 const LINE: usize = 200;
 
 /// Without control characters, which a terminal would obey, and of bounded length.
-fn clean(text: &str, most: usize) -> String {
+pub(crate) fn clean(text: &str, most: usize) -> String {
     let safe = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
     let mut short: String = text.chars().take(most).map(safe).collect();
     if text.chars().nth(most).is_some() {
