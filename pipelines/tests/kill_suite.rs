@@ -164,7 +164,7 @@ fn killed_a_hundred_times_it_ends_with_the_same_bytes() {
         assert_same(&whole, &victim, &format!("{alive} kills"));
         std::fs::remove_dir_all(&victim).unwrap();
     }
-    println!(
+    eprintln!(
         "{alive} runs killed alive by SIGKILL, {ended} had ended, {outputs} outputs, the same bytes"
     );
 }
@@ -223,7 +223,7 @@ fn visit(name: &str, actions: &[&str], stride: usize) -> (usize, usize) {
         }
     });
     let (faults, last) = (faults.into_inner(), last.into_inner());
-    println!("{name}: {faults} faults at durable steps {first} to {last}, the same bytes");
+    eprintln!("{name}: {faults} faults at durable steps {first} to {last}, the same bytes");
     (faults, last)
 }
 
@@ -271,5 +271,5 @@ fn at_any_limit_of_file_size_it_says_so_and_a_second_run_ends_it() {
         std::fs::remove_dir_all(&victim).unwrap();
     }
     assert!(refused > 10, "only {refused} limits were too small");
-    println!("{refused} limits of file size, the same bytes");
+    eprintln!("{refused} limits of file size, the same bytes");
 }

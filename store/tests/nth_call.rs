@@ -292,7 +292,7 @@ fn whatever_call_of_a_run_goes_wrong_a_second_run_ends_with_the_same_objects() {
             }
         }
     }
-    println!("{injected} faults in runs of {calls} calls, the same objects");
+    eprintln!("{injected} faults in runs of {calls} calls, the same objects");
 }
 
 /// The record that is there, whose files are the ones it names.
@@ -338,7 +338,7 @@ fn whatever_call_of_a_late_attempt_goes_wrong_the_winner_stays() {
         }
     }
     assert!(injected > 30, "only {injected} faults");
-    println!("{injected} faults in late attempts, one winner each");
+    eprintln!("{injected} faults in late attempts, one winner each");
 }
 
 #[test]
@@ -367,5 +367,5 @@ fn whatever_call_of_a_first_attempt_goes_wrong_all_are_told_of_one_winner() {
         }
     }
     assert!(injected > 30, "only {injected} faults");
-    println!("{injected} faults in first attempts, one winner each");
+    eprintln!("{injected} faults in first attempts, one winner each");
 }
