@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use stage::Result;
 
+use crate::fail;
 use crate::trouble::disk_error;
 
 /// Where the file system has no locks, a file younger than this is taken for alive.
@@ -97,7 +98,8 @@ impl Alive {
     /// The sign of an attempt that is about to begin.
     pub(crate) fn new(attempt: &Path) -> Result<Self> {
         let path = sign(attempt);
-        let file = create(&path)
+        let file = fail::point("attempt.before_sign")
+            .and_then(|()| create(&path))
             .map_err(|error| disk_error(path.display(), "cannot create the lock", error))?;
         Ok(Self { _file: file, path })
     }

@@ -54,7 +54,8 @@ impl Attempt {
         let parent = folder.parent().unwrap_or(&folder);
         make_folder(parent)?;
         let alive = Alive::new(&folder)?;
-        fs::create_dir(&folder)
+        fail::point("attempt.before_folder")
+            .and_then(|()| fs::create_dir(&folder))
             .map_err(|error| disk_error(folder.display(), "cannot create the folder", error))?;
         let (stage, unit, files) = (stage.clone(), unit.to_owned(), Files::default());
         Ok(Self { stage, unit, nonce, folder, files, mine: true, _alive: alive })
@@ -108,7 +109,8 @@ impl Attempt {
     ///
     /// # Errors
     /// [`stage::Kind::Internal`] when `counts` do not add up or a file was not finished,
-    /// [`stage::Kind::Store`] when the store refused.
+    /// [`stage::Kind::Store`] when the store refused, [`stage::Kind::Conflict`] when another run
+    /// took the output over since this one's last sign of life.
     pub fn commit(mut self, key: &str, counts: Counts, info: serde_json::Value) -> Result<Commit> {
         counts.check().map_err(|error| error.at(self.place()))?;
         let files = self.collect()?;
@@ -131,8 +133,10 @@ impl Attempt {
                 let name = format!("{folder}/{}", file.name);
                 stage.space().upload(&name, &self.folder.join(&file.name))?;
             }
+            self.check_uploads(&folder, &commit.files)?;
         }
         self.point("commit.before_put")?;
+        stage.output.check_lease()?;
         // From here a put whose answer is lost may still take effect, and then these files are it.
         self.mine = false;
         match stage.space().create(&record, bytes) {
@@ -154,6 +158,19 @@ impl Attempt {
         self.point("commit.after_put")?;
         stage.publish(&commit)?;
         Ok(commit)
+    }
+
+    /// A record that names files that are not there would be worse than none: what a store took may
+    /// be missing because it lied, or because a gc took this attempt for an orphan.
+    fn check_uploads(&self, folder: &str, files: &[FileRecord]) -> Result<()> {
+        let names = files.iter().map(|file| file.name.clone()).collect();
+        let sizes = self.stage.space().sizes(folder, &names)?;
+        match files.iter().find(|file| sizes.get(&file.name) != Some(&file.bytes)) {
+            None => Ok(()),
+            Some(file) => Err(Error::store("the store took this file and does not have it whole")
+                .at(self.stage.space().locate(&format!("{folder}/{}", file.name)))
+                .hint("run the same command again to go on; if it recurs, use another store")),
+        }
     }
 
     fn place(&self) -> String {
@@ -240,6 +257,7 @@ fn collect_folder(
 }
 
 fn hash_and_sync(path: &Path) -> io::Result<(u64, String)> {
+    fail::point("commit.before_hash")?;
     let mut file = File::open(path)?;
     let (mut hasher, mut buffer, mut bytes) = (Sha256::new(), vec![0; BUFFER], 0);
     loop {
@@ -285,6 +303,7 @@ impl AttemptFile {
         self.write_buffer().map_err(write_error)?;
         fail::point("file.before_sync")
             .and_then(|()| self.file.sync_all())
+            .and_then(|()| fail::point("file.after_sync"))
             .map_err(|error| disk_error(self.path.display(), "cannot sync", error))?;
         let sha256 = format!("{:x}", std::mem::take(&mut self.hasher).finalize());
         let record = FileRecord { name: self.name.clone(), bytes: self.bytes, sha256 };

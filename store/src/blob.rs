@@ -15,7 +15,7 @@ use stage::{Error, Kind, Result};
 
 use crate::runtime::{start, wait};
 use crate::trouble::{bucket_error, disk_error, read_error};
-use crate::{bucket, cache, disk, name};
+use crate::{bucket, cache, disk, fail, name};
 
 /// Bytes that a sequential reader of a remote object asks for at once.
 const REMOTE_CHUNK: usize = 8 << 20;
@@ -160,12 +160,17 @@ impl Blob {
         if std::fs::metadata(&path).is_ok_and(|meta| meta.len() == self.len()) {
             return Ok(path);
         }
+        fail::point("cache.before_make")
+            .map_err(|error| disk_error(folder.display(), "cannot make", error))?;
         disk::make_folder(&folder)?;
         let temporary = folder.join(format!(".{}.tmp", name::nonce()));
         let copied = (|| {
+            fail::point("cache.before_copy")?;
             let mut file = File::create_new(&temporary)?;
             io::copy(&mut self.reader(), &mut file)?;
+            fail::point("cache.before_sync")?;
             file.sync_all()?;
+            fail::point("cache.before_rename")?;
             std::fs::rename(&temporary, &path)
         })();
         copied.map(|()| path).map_err(|error| {

@@ -1,8 +1,9 @@
 //! A prefix of an object store, driven from blocking code.
 //!
 //! Every put is retried by object_store itself (10 tries, 180 s). What it cannot know is whether a
-//! put whose answer was lost took effect: [`Bucket::create`] then reads the object back and
-//! compares bytes, which differ between writers because each record carries a nonce.
+//! put whose answer was lost took effect, nor whether one that was answered did: [`Bucket::create`]
+//! reads the object back and compares bytes, which differ between writers because each record
+//! carries a nonce.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -58,12 +59,14 @@ impl Bucket {
     }
 
     fn list(&self, folder: &str) -> Result<Vec<object_store::ObjectMeta>> {
+        self.fail_point("bucket.before_list", folder)?;
         let (store, key) = (Arc::clone(&self.store), self.key(folder));
         wait(async move { store.list(Some(&key)).try_collect().await })?
             .map_err(|error| self.error(folder, "cannot list", error))
     }
 
     fn list_here(&self, folder: &str) -> Result<object_store::ListResult> {
+        self.fail_point("bucket.before_list", folder)?;
         let (store, key) = (Arc::clone(&self.store), self.key(folder));
         wait(async move { store.list_with_delimiter(Some(&key)).await })?
             .map_err(|error| self.error(folder, "cannot list", error))
@@ -74,7 +77,7 @@ impl Bucket {
     }
 
     fn fail_point(&self, point: &'static str, name: &str) -> Result<()> {
-        fail::point(point).map_err(|error| disk_error(self.locate(name), "cannot write", error))
+        fail::point(point).map_err(|error| disk_error(self.locate(name), "cannot go on", error))
     }
 }
 
@@ -132,6 +135,11 @@ impl Client {
     }
 }
 
+/// Whether the store said that somebody else's object is there or on its way.
+fn is_refusal(error: &StoreError) -> bool {
+    matches!(error, StoreError::AlreadyExists { .. } | StoreError::Precondition { .. })
+}
+
 fn missing_is_none<T>(result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -164,11 +172,13 @@ impl Space for Bucket {
     }
 
     fn read(&self, name: &str) -> Result<Option<Bytes>> {
+        self.fail_point("bucket.before_read", name)?;
         wait(read(Arc::clone(&self.store), self.key(name)))?
             .map_err(|error| self.error(name, "cannot read", error))
     }
 
     fn read_many(&self, names: Vec<String>) -> Result<Vec<Option<Bytes>>> {
+        self.fail_point("bucket.before_read", "")?;
         let store = Arc::clone(&self.store);
         let keys: Vec<Key> = names.iter().map(|name| self.key(name)).collect();
         wait(async move {
@@ -182,6 +192,7 @@ impl Space for Bucket {
     }
 
     fn size(&self, name: &str) -> Result<Option<u64>> {
+        self.fail_point("bucket.before_look", name)?;
         let (store, key) = (Arc::clone(&self.store), self.key(name));
         wait(async move { missing_is_none(store.head(&key).await) })?
             .map(|meta| meta.map(|meta| meta.size))
@@ -238,42 +249,38 @@ impl Space for Bucket {
     }
 
     fn create(&self, name: &str, bytes: Bytes) -> Result<bool> {
-        self.fail_point("bucket.before_create", name)?;
-        let (store, key) = (Arc::clone(&self.store), self.key(name));
-        let outcome: Result<bool, StoreError> = wait(async move {
-            // A store may answer "conflict" while another put is still on its way, and then hold
-            // neither: hence more than one round.
-            let mut refusal = None;
-            for _ in 0..4 {
-                let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-                let payload = PutPayload::from(bytes.clone());
-                let Err(error) = store.put_opts(&key, payload, options).await else {
-                    return Ok(true);
-                };
-                let refused = matches!(
-                    error,
-                    StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }
-                );
-                match read(Arc::clone(&store), key.clone()).await {
-                    Ok(Some(found)) => return Ok(found == bytes),
-                    Ok(None) if refused => refusal = Some(error),
-                    Ok(None) | Err(_) => return Err(error),
+        // A store may answer "conflict" while another put is still on its way, and then hold
+        // neither: hence more than one round.
+        let mut rounds = 0;
+        loop {
+            rounds += 1;
+            self.fail_point("bucket.before_create", name)?;
+            let (store, key) = (Arc::clone(&self.store), self.key(name));
+            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            let payload = PutPayload::from(bytes.clone());
+            let put = wait(async move { store.put_opts(&key, payload, options).await })?;
+            self.fail_point("bucket.after_create", name)?;
+            // Whatever the answer was: what lies there decides.
+            match (put, wait(read(Arc::clone(&self.store), self.key(name)))?) {
+                (_, Ok(Some(found))) => return Ok(found == bytes),
+                (Err(error), Ok(None)) if rounds < 4 && is_refusal(&error) => {}
+                (Err(error), _) => return Err(self.error(name, "cannot write", error)),
+                (Ok(_), Err(error)) => return Err(self.error(name, "cannot read back", error)),
+                (Ok(_), Ok(None)) => {
+                    return Err(Error::store("the store took this object and does not have it")
+                        .at(self.locate(name))
+                        .hint("run the same command again to go on; if it recurs, choose another store"));
                 }
             }
-            Err(refusal.unwrap_or(StoreError::NotImplemented {
-                operation: "create-only put".to_owned(),
-                implementer: store.to_string(),
-            }))
-        })?;
-        outcome.map_err(|error| self.error(name, "cannot write", error))
+        }
     }
 
     fn replace(&self, name: &str, bytes: Bytes) -> Result<()> {
         self.fail_point("bucket.before_replace", name)?;
         let (store, key) = (Arc::clone(&self.store), self.key(name));
         wait(async move { store.put(&key, PutPayload::from(bytes)).await })?
-            .map(|_| ())
-            .map_err(|error| self.error(name, "cannot write", error))
+            .map_err(|error| self.error(name, "cannot write", error))?;
+        self.fail_point("bucket.after_replace", name)
     }
 
     fn upload(&self, name: &str, path: &Path) -> Result<()> {
@@ -281,6 +288,7 @@ impl Space for Bucket {
         let unreadable = |error| disk_error(path.display(), "cannot read", error);
         let mut file = File::open(path).map_err(unreadable)?;
         let mut next = || -> Result<Bytes> {
+            self.fail_point("bucket.before_part", name)?;
             let mut part = Vec::new();
             file.by_ref().take(PART as u64).read_to_end(&mut part).map_err(unreadable)?;
             Ok(part.into())
@@ -312,7 +320,8 @@ impl Space for Bucket {
                 }
             }
         };
-        if let Err(error) = send() {
+        let sent = send().and_then(|()| self.fail_point("bucket.before_complete", name));
+        if let Err(error) = sent {
             abort(upload);
             return Err(error);
         }
@@ -325,13 +334,16 @@ impl Space for Bucket {
 
     fn publish(&self, from: &str, to: &str) -> Result<bool> {
         let (store, source, target) = (Arc::clone(&self.store), self.key(from), self.key(to));
-        let copied = wait(async move {
-            if missing_is_none(store.copy(&source, &target).await)?.is_none() {
-                return Ok(false);
-            }
-            missing_is_none(store.delete(&source).await).map(|_| true)
-        })?;
-        copied.map_err(|error| self.error(to, "cannot publish", error))
+        self.fail_point("bucket.before_copy", to)?;
+        let copied = wait(async move { missing_is_none(store.copy(&source, &target).await) })?;
+        if copied.map_err(|error| self.error(to, "cannot publish", error))?.is_none() {
+            return Ok(false);
+        }
+        self.fail_point("bucket.before_delete", from)?;
+        let (store, source) = (Arc::clone(&self.store), self.key(from));
+        wait(async move { missing_is_none(store.delete(&source).await) })?
+            .map(|_| true)
+            .map_err(|error| self.error(from, "cannot remove", error))
     }
 
     fn settle(&self, _folder: &str) -> Result<()> {
@@ -339,6 +351,7 @@ impl Space for Bucket {
     }
 
     fn remove(&self, name: &str) -> Result<()> {
+        self.fail_point("bucket.before_remove", name)?;
         let (store, key) = (Arc::clone(&self.store), self.key(name));
         wait(async move { missing_is_none(store.delete(&key).await) })?
             .map(|_| ())
@@ -346,6 +359,7 @@ impl Space for Bucket {
     }
 
     fn remove_tree(&self, folder: &str) -> Result<()> {
+        self.fail_point("bucket.before_remove_folder", folder)?;
         let (store, key) = (Arc::clone(&self.store), self.key(folder));
         wait(async move {
             let found: Vec<Key> =

@@ -198,7 +198,8 @@ impl Space for Disk {
         let path = self.path(name);
         self.write_whole(&path, &bytes, |temporary| {
             fail::point("disk.before_rename")?;
-            fs::rename(temporary, &path).map(|()| true)
+            fs::rename(temporary, &path)?;
+            fail::point("disk.after_rename").map(|()| true)
         })
         .map(|_| ())
     }
@@ -210,7 +211,8 @@ impl Space for Disk {
     fn publish(&self, from: &str, to: &str) -> Result<bool> {
         let (from, to) = (self.path(from), self.path(to));
         make_folder(parent(&to))?;
-        missing_is_none(fs::rename(&from, &to))
+        fail::point("disk.before_move")
+            .and_then(|()| missing_is_none(fs::rename(&from, &to)))
             .map(|renamed| renamed.is_some())
             .map_err(|error| disk_error(to.display(), "cannot publish", error))
     }
@@ -221,14 +223,16 @@ impl Space for Disk {
 
     fn remove(&self, name: &str) -> Result<()> {
         let path = self.path(name);
-        missing_is_none(fs::remove_file(&path))
+        fail::point("disk.before_remove")
+            .and_then(|()| missing_is_none(fs::remove_file(&path)))
             .map(|_| ())
             .map_err(|error| disk_error(path.display(), "cannot remove", error))
     }
 
     fn remove_tree(&self, folder: &str) -> Result<()> {
         let path = self.path(folder);
-        missing_is_none(fs::remove_dir_all(&path))
+        fail::point("disk.before_remove_folder")
+            .and_then(|()| missing_is_none(fs::remove_dir_all(&path)))
             .map(|_| ())
             .map_err(|error| disk_error(path.display(), "cannot remove", error))
     }
@@ -255,6 +259,7 @@ impl Disk {
             fail::point("disk.before_write")?;
             let mut file = alive::create(&temporary)?;
             file.write_all(bytes)?;
+            fail::point("disk.before_sync")?;
             file.sync_all()?;
             place(&temporary)
         })();

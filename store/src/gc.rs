@@ -28,6 +28,7 @@ impl Output {
     /// As [`Output::gc`], with another least age; zero removes every orphan, which in a bucket is
     /// right only when the caller knows that no other process writes to this output.
     pub fn gc_older_than(&self, grace: Duration) -> Result<u64> {
+        self.check_lease()?;
         // The age of a file is told by the clock that stamped it.
         let now = store_clock(&*self.space)?;
         let mut removed = 0;
@@ -37,8 +38,13 @@ impl Output {
             }
         }
         for folder in ["trash", "probe", "clock"] {
-            self.space.remove_tree(&format!("{HOUSE}/{folder}"))?;
+            let folder = format!("{HOUSE}/{folder}");
+            fail::point("gc.before_tidy")
+                .map_err(|error| disk_error(self.locate(&folder), "cannot tidy", error))?;
+            self.space.remove_tree(&folder)?;
         }
+        fail::point("gc.before_sweep")
+            .map_err(|error| disk_error(self.url(), "cannot sweep", error))?;
         match self.space.local_root() {
             Some(root) => alive::sweep(&root.join(TEMPORARY), |_| true)?,
             None => sweep_spools(&self.near.path().join("spool"))?,
@@ -50,6 +56,8 @@ impl Output {
 impl StageDir {
     fn gc(&self, now: SystemTime, grace: Duration) -> Result<u64> {
         // Publishes first: what a record names is no orphan.
+        fail::point("gc.before_publish")
+            .map_err(|error| disk_error(self.locate(""), "cannot publish", error))?;
         self.commits()?;
         let mut removed = 0;
         for attempt in self.space().folders(&self.inner(ATTEMPTS))? {
@@ -89,7 +97,8 @@ fn sweep_spools(spools: &Path) -> Result<()> {
     for stage in folders(spools)? {
         for attempt in folders(&stage)? {
             if let Owner::Gone(_held) = Alive::owner(&attempt)? {
-                std::fs::remove_dir_all(&attempt)
+                fail::point("gc.before_spool")
+                    .and_then(|()| std::fs::remove_dir_all(&attempt))
                     .map_err(|error| disk_error(attempt.display(), "cannot remove", error))?;
             }
         }

@@ -6,17 +6,18 @@
 //! In an object store, `.clipmill/lease/<scope>/<epoch>.json`: a new epoch is taken by a
 //! create-only put, and a thread rewrites its object every 20 s. A lease that was not rewritten
 //! for 60 s by the store's own clock (the clock of this machine is never compared with it) has
-//! lapsed, and the next epoch may be taken. A holder that was paused sees the higher epoch and
-//! stops rewriting; what it still commits is safe, because commits are create-only.
+//! lapsed, and the next epoch may be taken. A holder that was paused for that long must write its
+//! epoch again before it commits, clears or puts anything more; seeing a higher epoch it has lost.
+//! A commit that is on its way at that moment is safe all the same, because commits are create-only.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -45,7 +46,11 @@ enum Held {
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("lost", &self.check().is_err()).finish()
+        let lost = match &self.held {
+            Held::Local(_) => false,
+            Held::Remote(renewal) => renewal.hold.lost.load(Ordering::SeqCst),
+        };
+        f.debug_struct("Lease").field("lost", &lost).finish()
     }
 }
 
@@ -54,15 +59,12 @@ impl Lease {
     /// process was paused or cut off for longer than a minute and another run took the output.
     ///
     /// # Errors
-    /// [`stage::Kind::Conflict`] when it is lost.
+    /// [`stage::Kind::Conflict`] when it is lost; that of the store when it may be and cannot be
+    /// renewed.
     pub fn check(&self) -> Result<()> {
         match &self.held {
-            Held::Remote(renewal) if renewal.lost.load(Ordering::SeqCst) => {
-                Err(Error::conflict("another run took this output over while this one was cut off")
-                    .at(renewal.space.url())
-                    .hint("let the other run end; what this one committed stays"))
-            }
-            _ => Ok(()),
+            Held::Local(_) => Ok(()),
+            Held::Remote(renewal) => renewal.hold.check(),
         }
     }
 }
@@ -186,7 +188,7 @@ fn take_file(path: &Path, place: &str, run: &str, shared: bool) -> Result<File> 
         }
     }
     // Whoever is named there is gone. Shares name themselves in their own files.
-    file.set_len(0).map_err(trouble)?;
+    fail::point("lock.before_name").and_then(|()| file.set_len(0)).map_err(trouble)?;
     if !shared {
         file.write_all(&Holder::this(run).to_bytes()?).map_err(trouble)?;
     }
@@ -209,10 +211,70 @@ fn living_share(folder: &Path) -> Option<Holder> {
     })
 }
 
+/// The remote lease under which an output is written, while somebody holds it. A local lease needs
+/// none: the kernel lets nobody take a lock from a process that lives.
+#[derive(Clone, Default)]
+pub(crate) struct Fence(Arc<Mutex<Weak<Hold>>>);
+
+impl Fence {
+    /// Notes a lease that was taken.
+    pub(crate) fn hold(&self, lease: Lease) -> Lease {
+        if let Held::Remote(renewal) = &lease.held {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&renewal.hold);
+        }
+        lease
+    }
+
+    /// As [`Lease::check`], when a lease was taken and not given back.
+    pub(crate) fn check(&self) -> Result<()> {
+        let hold = self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        hold.map_or(Ok(()), |hold| hold.check())
+    }
+}
+
+/// One epoch that this process took.
+struct Hold {
+    space: Arc<dyn Space>,
+    folder: String,
+    number: u64,
+    holder: Holder,
+    lost: AtomicBool,
+    /// When the last renewal that succeeded was begun.
+    renewed: Mutex<Instant>,
+}
+
+impl Hold {
+    fn check(&self) -> Result<()> {
+        let renewed = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.lost.load(Ordering::SeqCst) && (renewed.elapsed() < LAPSE || self.write(false)?) {
+            return Ok(());
+        }
+        Err(Error::conflict("another run took this output over while this one was cut off")
+            .at(self.space.url())
+            .hint("let the other run end; what this one committed stays"))
+    }
+
+    /// Renews the epoch, or gives it back; false when another was taken since.
+    fn write(&self, released: bool) -> Result<bool> {
+        let point = if released { "lease.before_give_back" } else { "lease.before_renew" };
+        fail::point(point)
+            .map_err(|error| disk_error(self.space.url(), "cannot renew the lease", error))?;
+        let began = Instant::now();
+        let last = last_epoch(&*self.space, &self.folder)?;
+        if last.is_none_or(|last| last.number != self.number) {
+            self.lost.store(true, Ordering::SeqCst);
+            return Ok(false);
+        }
+        let holder = Holder { released, ..self.holder.clone() };
+        self.space.replace(&epoch_name(&self.folder, self.number), holder.to_bytes()?)?;
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = began;
+        Ok(true)
+    }
+}
+
 /// A remote lease and the thread that renews it.
 struct Renewal {
-    space: Arc<dyn Space>,
-    lost: Arc<AtomicBool>,
+    hold: Arc<Hold>,
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -242,12 +304,18 @@ impl Renewal {
         }
         let number = last.as_ref().map_or(1, |last| last.number + 1);
         let name = epoch_name(&folder, number);
-        let holder = Holder::this(run);
+        let (holder, renewed) = (Holder::this(run), Mutex::new(Instant::now()));
+        let point =
+            |name| fail::point(name).map_err(|error| disk_error(space.url(), "cannot lock", error));
+        point("lease.before_take")?;
         if !space.create(&name, holder.to_bytes()?)? {
             let winner = read_holder(&**space, &name)?;
             return Err(remote_conflict(&**space, winner.as_ref()));
         }
-        let mine = Self::start(Arc::clone(space), folder.clone(), number, holder, renew);
+        let (there, lost) = (Arc::clone(space), AtomicBool::new(false));
+        let hold = Hold { space: there, folder: folder.clone(), number, holder, lost, renewed };
+        let mine = Self::start(Arc::new(hold), renew);
+        point("lease.after_take")?;
         // Looks at the scopes that exclude this one only now that its own lease is seen: of two
         // that start at once, at least one sees the other.
         for other in space.folders(&format!("{HOUSE}/lease"))? {
@@ -258,46 +326,26 @@ impl Renewal {
             }
         }
         for old in epochs(&**space, &folder)?.into_iter().filter(|epoch| epoch.number < number) {
+            point("lease.before_forget")?;
             space.remove(&epoch_name(&folder, old.number))?;
         }
         Ok(mine)
     }
 
-    fn start(
-        space: Arc<dyn Space>,
-        folder: String,
-        number: u64,
-        mut holder: Holder,
-        renew: Duration,
-    ) -> Self {
+    fn start(hold: Arc<Hold>, renew: Duration) -> Self {
         let (stop, stopped) = mpsc::channel::<()>();
-        let lost = Arc::new(AtomicBool::new(false));
-        let (there, gone) = (Arc::clone(&space), Arc::clone(&lost));
+        let held = Arc::clone(&hold);
         let thread = std::thread::spawn(move || {
-            let name = epoch_name(&folder, number);
-            let mut write = |released| -> Result<bool> {
-                holder.released = released;
-                if last_epoch(&*there, &folder)?.is_none_or(|last| last.number != number) {
-                    return Ok(false);
-                }
-                there.replace(&name, holder.to_bytes()?).map(|()| true)
-            };
             while stopped.recv_timeout(renew) == Err(mpsc::RecvTimeoutError::Timeout) {
-                match write(false) {
+                match held.write(false) {
                     Ok(true) => {}
-                    Ok(false) => {
-                        gone.store(true, Ordering::SeqCst);
-                        return;
-                    }
+                    Ok(false) => return,
                     // The next round tries again; the lease lapses if none succeeds in a minute.
                     Err(error) => tracing::warn!(%error, "cannot renew the lease of the output"),
                 }
             }
-            if let Err(error) = write(true) {
-                tracing::warn!(%error, "cannot give the lease back; it lapses in a minute");
-            }
         });
-        Self { space, lost, stop: Some(stop), thread: Some(thread) }
+        Self { hold, stop: Some(stop), thread: Some(thread) }
     }
 }
 
@@ -306,6 +354,10 @@ impl Drop for Renewal {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+        // Looks first: what another run took is not this one's to give back.
+        if let Err(error) = self.hold.write(true) {
+            tracing::warn!(%error, "cannot give the lease back; it lapses in a minute");
         }
     }
 }
@@ -332,6 +384,8 @@ fn remote_conflict(space: &dyn Space, holder: Option<&Holder>) -> Error {
 
 /// The store's own clock: when it says that an object written now was written.
 pub(crate) fn store_clock(space: &dyn Space) -> Result<SystemTime> {
+    fail::point("lease.before_clock")
+        .map_err(|error| disk_error(space.url(), "cannot read the clock", error))?;
     let folder = format!("{HOUSE}/clock/{}", nonce());
     let name = format!("{folder}/now");
     space.replace(&name, Bytes::from_static(b"now"))?;
@@ -385,8 +439,7 @@ mod tests {
     fn a_holder_sees_that_another_took_over() {
         let output = crate::Output::in_memory();
         let renew = Duration::from_millis(5);
-        let renewal = Renewal::take(&output.space, "first", None, renew).unwrap();
-        let lease = Lease { held: Held::Remote(renewal) };
+        let lease = remote(&output, renew);
         lease.check().unwrap();
         let other = Holder::this("second").to_bytes().unwrap();
         output.put(&epoch_name(FOLDER, 2), other.clone()).unwrap();
@@ -398,6 +451,57 @@ mod tests {
         drop(lease);
         // The one that lost gives nothing back: the second still holds the output.
         assert_eq!(output.get(&epoch_name(FOLDER, 2)).unwrap().unwrap(), other);
+    }
+
+    fn remote(output: &crate::Output, renew: Duration) -> Lease {
+        Lease { held: Held::Remote(Renewal::take(&output.space, "first", None, renew).unwrap()) }
+    }
+
+    /// A lease that is not renewed by itself, and looks as if its process had slept for so long.
+    fn slept(lease: &Lease, time: Duration) {
+        let Held::Remote(renewal) = &lease.held else { panic!("a local lease") };
+        let before = Instant::now().checked_sub(time).expect("a machine that is up for longer");
+        *renewal.hold.renewed.lock().unwrap() = before;
+    }
+
+    #[test]
+    fn a_run_that_slept_through_its_lease_changes_nothing_of_who_took_over() {
+        let output = crate::Output::in_memory();
+        let stage = output.stage("links");
+        let mut attempt = stage.begin("00000").unwrap();
+        attempt.put("00000.txt", b"old").unwrap();
+        let lease = output.fence.hold(remote(&output, Duration::from_hours(1)));
+        slept(&lease, LAPSE);
+        let other = Holder::this("second").to_bytes().unwrap();
+        output.space.replace(&epoch_name(FOLDER, 2), other).unwrap();
+
+        let conflict = |result: Result<()>| {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), stage::Kind::Conflict);
+            assert!(error.to_string().contains("another run took this output over"), "{error}");
+        };
+        let counts = stage::Counts::default();
+        conflict(attempt.commit("key", counts, serde_json::Value::Null).map(|_| ()));
+        conflict(output.put("report.html", "old".into()));
+        conflict(stage.clear());
+        conflict(output.gc().map(|_| ()));
+        conflict(lease.check());
+        assert!(stage.commit("00000").unwrap().is_none());
+        assert!(output.get("report.html").unwrap().is_none());
+        // The attempt that lost its lease took its files with it.
+        assert!(output.space.folders("links/_attempts").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_run_that_slept_and_was_not_replaced_renews_its_lease_and_goes_on() {
+        let output = crate::Output::in_memory();
+        let lease = output.fence.hold(remote(&output, Duration::from_hours(1)));
+        slept(&lease, LAPSE);
+        let error = fail::with("lease.before_renew=error", || lease.check()).unwrap_err();
+        assert_eq!(error.kind(), stage::Kind::Store);
+        output.put("report.html", "mine".into()).unwrap();
+        let Held::Remote(renewal) = &lease.held else { panic!("a local lease") };
+        assert!(renewal.hold.renewed.lock().unwrap().elapsed() < LAPSE);
     }
 
     #[test]

@@ -14,11 +14,11 @@ use tempfile::TempDir;
 use crate::address::{Address, parse};
 use crate::bucket::{self, Bucket};
 use crate::disk::{Disk, make_folder};
-use crate::lease::{self, Lease};
+use crate::lease::{self, Fence, Lease};
 use crate::name::{COMMITS, HOUSE, check_path, nonce};
 use crate::space::Space;
 use crate::trouble::disk_error;
-use crate::{StageDir, cache};
+use crate::{StageDir, cache, fail};
 
 /// Where a run writes: a local folder or a prefix of an object store. Clone is cheap.
 ///
@@ -28,6 +28,8 @@ pub struct Output {
     pub(crate) space: Arc<dyn Space>,
     /// Spools and work folders of a remote output.
     pub(crate) near: Near,
+    /// The lease under which it is written, if one is held.
+    pub(crate) fence: Fence,
     /// Keeps an in-memory store alive.
     _store: Option<Arc<dyn ObjectStore>>,
 }
@@ -75,13 +77,19 @@ impl Output {
         match parse(url)? {
             Address::Local(root) => {
                 let near = Near::Cache(root.clone());
-                Ok(Self { space: Arc::new(Disk::new(root, url)), near, _store: None })
+                Ok(Self {
+                    space: Arc::new(Disk::new(root, url)),
+                    near,
+                    fence: Fence::default(),
+                    _store: None,
+                })
             }
             Address::Remote(parsed) => {
                 let (store, prefix) = bucket::open(&parsed)?;
                 let place = format!("{:016x}", short_hash(url.trim_end_matches('/')));
                 let near = Near::Cache(cache::folder().join("outputs").join(place));
-                Ok(Self { space: Arc::new(Bucket::new(store, prefix, url)), near, _store: None })
+                let space = Arc::new(Bucket::new(store, prefix, url));
+                Ok(Self { space, near, fence: Fence::default(), _store: None })
             }
         }
     }
@@ -105,7 +113,8 @@ impl Output {
             .map_err(|error| Error::store("cannot make a temporary folder").because(error))?;
         let space = Bucket::new(Arc::clone(&store), Key::default(), &url);
         let near = Near::Temporary(Arc::new(folder));
-        let output = Self { space: Arc::new(space), near, _store: Some(store) };
+        let fence = Fence::default();
+        let output = Self { space: Arc::new(space), near, fence, _store: Some(store) };
         output.probe()?;
         Ok(output)
     }
@@ -116,7 +125,7 @@ impl Output {
     /// # Errors
     /// [`stage::Kind::Conflict`] that says who holds it, when another run does.
     pub fn lock(&self, run: &str) -> Result<Lease> {
-        lease::take(&self.space, run, None)
+        lease::take(&self.space, run, None).map(|lease| self.fence.hold(lease))
     }
 
     /// Takes share `share` of `of` (counted from 0): other shares may run beside it, the same
@@ -125,7 +134,8 @@ impl Output {
     /// # Errors
     /// As [`Output::lock`].
     pub fn lock_share(&self, run: &str, share: u32, of: u32) -> Result<Lease> {
-        lease::take(&self.space, run, Some((share, of)))
+        let lease = lease::take(&self.space, run, Some((share, of)))?;
+        Ok(self.fence.hold(lease))
     }
 
     /// The folder of one stage.
@@ -184,8 +194,14 @@ impl Output {
 
     /// Writes a small file outside of units (resolved recipe, report): whole or not at all, over
     /// whatever is there.
+    ///
+    /// # Errors
+    /// When the store refused, or [`stage::Kind::Conflict`] when another run took the output over.
     pub fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
         check_path("file", name)?;
+        fail::point("output.before_put")
+            .map_err(|error| disk_error(self.locate(name), "cannot write", error))?;
+        self.check_lease()?;
         self.space.replace(name, bytes)
     }
 
@@ -195,8 +211,16 @@ impl Output {
         self.space.read(name)
     }
 
+    /// Fails when a lease that was taken through this output is lost: what comes next would change
+    /// what belongs to another run.
+    pub(crate) fn check_lease(&self) -> Result<()> {
+        self.fence.check()
+    }
+
     /// Two create-only puts of one name must give one winner.
     fn probe(&self) -> Result<()> {
+        fail::point("output.before_probe")
+            .map_err(|error| disk_error(self.url(), "cannot probe", error))?;
         let name = format!("{HOUSE}/probe/{}", nonce());
         let first = self.space.create(&name, Bytes::from_static(b"first"));
         let first = first.map_err(|error| match self.space.local_root() {

@@ -89,6 +89,8 @@ impl StageDir {
     pub fn work_dir(&self) -> Result<PathBuf> {
         check_part("stage", &self.id)?;
         let folder = self.work_path();
+        fail::point("work.before_make")
+            .map_err(|error| disk_error(folder.display(), "cannot make", error))?;
         make_folder(&folder)?;
         Ok(folder)
     }
@@ -120,6 +122,7 @@ impl StageDir {
         };
         for entry in entries {
             let path = entry.map_err(trouble)?.path();
+            fail::point("work.before_trim").map_err(trouble)?;
             if path.is_dir() {
                 std::fs::remove_dir_all(&path).map_err(trouble)?;
             } else if path.extension().is_none_or(|ending| ending != "log") {
@@ -132,6 +135,7 @@ impl StageDir {
     /// Forgets everything in this stage: another key took its place.
     pub fn clear(&self) -> Result<()> {
         check_part("stage", &self.id)?;
+        self.output.check_lease()?;
         let place = || self.locate("");
         fail::point("clear.before_commits")
             .map_err(|error| disk_error(place(), "cannot clear", error))?;
@@ -149,7 +153,9 @@ impl StageDir {
         fail::point("clear.before_remove")
             .map_err(|error| disk_error(place(), "cannot clear", error))?;
         self.space().remove_tree(&folder)?;
-        match std::fs::remove_dir_all(self.work_path()) {
+        let cleared = fail::point("clear.before_work")
+            .and_then(|()| std::fs::remove_dir_all(self.work_path()));
+        match cleared {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(disk_error(self.work_path().display(), "cannot clear", error))
             }
@@ -241,6 +247,7 @@ impl StageDir {
         for folder in &folders {
             self.space().settle(folder)?;
         }
+        point("publish.before_check")?;
         self.verify([commit])?;
         point("publish.before_remove")?;
         self.space().remove_tree(&attempt)
