@@ -170,8 +170,9 @@ impl Runner<'_> {
         let stage = kind.stage();
         let started = Instant::now();
         let worker = || stage.worker(&place.site);
-        let commits = place.site.dir.commits()?;
+        let commits = place.commits()?;
         if let Some(done) = finished_before(&place, &commits) {
+            place.site.dir.trim_work()?;
             self.watch.reused(&node.id, kind.name(), &done.counts);
             return Ok(Some(vec![Arc::new(done)]));
         }
@@ -243,7 +244,7 @@ impl Runner<'_> {
         let mut place = self.place_with(judge, |id| {
             (id == fetch.site.id).then(|| Arc::new(fetch.done(Vec::new())))
         })?;
-        let (fetched, judged) = (fetch.site.dir.commits()?, place.site.dir.commits()?);
+        let (fetched, judged) = (fetch.commits()?, place.commits()?);
         let units = match (finished_before(fetch, &fetched), finished_before(&place, &judged)) {
             (Some(fetch), Some(judge)) => {
                 self.watch.reused(&fetch.id, fetch.kind, &fetch.counts);
@@ -416,6 +417,18 @@ struct Place {
 }
 
 impl Place {
+    /// The stage's commit records.
+    ///
+    /// # Errors
+    /// A unit that was made under another key: by a process that slept while its stage was cleared.
+    fn commits(&self) -> Result<BTreeMap<String, Commit>> {
+        let commits = self.site.dir.commits()?;
+        match commits.values().find(|commit| commit.key != self.key) {
+            Some(other) => Err(of_another_key(&other.unit)),
+            None => Ok(commits),
+        }
+    }
+
     fn done(&self, commits: Vec<Commit>) -> Done {
         let mut counts = Counts::default();
         for commit in &commits {
@@ -465,14 +478,12 @@ fn commit(attempt: Attempt, key: &str, outcome: Outcome, began: Instant) -> Resu
     };
     info.insert("seconds".to_owned(), json!(began.elapsed().as_secs_f64()));
     let committed = attempt.commit(key, outcome.counts, Value::Object(info))?;
-    if committed.key != key {
-        return Err(Error::conflict(format!(
-            "unit {} was committed under another key",
-            committed.unit
-        ))
-        .hint("another run with another recipe writes to this output; stop one"));
-    }
-    Ok(committed)
+    if committed.key == key { Ok(committed) } else { Err(of_another_key(&committed.unit)) }
+}
+
+fn of_another_key(unit: &str) -> Error {
+    Error::conflict(format!("unit {unit} was committed under another key"))
+        .hint("another run with another recipe writes to this output; stop one, then use `--redo`")
 }
 
 #[cfg(test)]
