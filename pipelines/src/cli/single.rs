@@ -25,15 +25,63 @@ pub(crate) fn command(kind: &KindInfo) -> Option<Command> {
             .default_value("0")
             .help("Seed"),
     );
-    command = command.after_help(
-        "Each flag is a field of the recipe; its value is read as YAML, so lists are [a, b] and maps {k: v}. \
-         Hyphens and underscores are the same.",
-    );
+    let example = example(kind.name);
+    let from_peer = if kind.name == "fetch" { FROM_IMG2DATASET } else { "" };
+    command = command.after_help(format!(
+        "Each flag is a field of the recipe; a value is read as YAML, so lists are [a, b] and maps {{k: v}}; \
+         names of files are taken as they are.\nHyphens and underscores are the same. Without --output \
+         everything is written to clipmill-{}.\n{from_peer}\nExample:\n  {example}",
+        kind.name
+    ));
     if kind.name == "judge" {
         command = command.arg(rule_flag());
     }
     Some(command)
 }
+
+/// One line that works on files of one's own.
+fn example(kind: &str) -> &'static str {
+    match kind {
+        "links" => "clipmill links --wat 'CC-MAIN-*.warc.wat.gz' --output links",
+        "dedup" => "clipmill dedup --url_list links/links --by uid --output unique",
+        "fetch" => {
+            "clipmill fetch --url_list urls.parquet --caption_col text --image_size 256 --resize_mode keep_ratio --output_folder pool"
+        }
+        "judge" => {
+            "clipmill judge --urls pool/fetch --rule 'caption_length: {min_words: 3}' --rule 'clip_score: {checkpoint: scorer/train}' --output scores"
+        }
+        "embed" => "clipmill embed --urls pool/fetch --checkpoint scorer/train --output embeddings",
+        "select" => {
+            "clipmill select --parquet scores/judge --where 'clip_score >= quantile(clip_score, 0.7)' --output chosen"
+        }
+        "reshard" => {
+            "clipmill reshard --urls pool/fetch --subset chosen/select/subset.npy --output training"
+        }
+        "train" => {
+            "clipmill train --model tiny-32 --data training/reshard --epochs 5 --idle_channels 0.5 --output trained"
+        }
+        "compress" => "clipmill compress --checkpoint trained/train --repavit '{}' --output folded",
+        "eval" => {
+            "clipmill eval --checkpoint trained/train --retrieval '{data: [validation]}' --output measured"
+        }
+        "task" => {
+            "clipmill task --checkpoint trained/train --mil '{data: [pictures], label: category, positive: flags}' --output bags"
+        }
+        _ => "clipmill --help",
+    }
+}
+
+const FROM_IMG2DATASET: &str = "
+From img2dataset: the flags have its names and defaults. What is not here, and what does its work:
+  --output_format              always webdataset: tar, parquet and stats, as there
+  --incremental_mode           the same command goes on where it stopped
+  --max_shard_retry            --retries, and afterwards --retry_failed true
+  --distributor, --subjob_size --units I/N, or a Slurm array or Indexed Job that says the share itself
+  --enable_wandb               --json, the report, and a progress line
+  --upscale_interpolation, --downscale_interpolation   Lanczos and area, its defaults
+Other than there: robots.txt is obeyed (--robots false), private addresses are refused, EXIF orientation is
+applied, --extract_exif is off, lossy webp is not written.
+";
 
 /// A judge stage is a list, and a list has no field names to make flags of.
 fn rule_flag() -> Arg {
@@ -146,4 +194,26 @@ fn rules(args: &ArgMatches) -> Result<Value> {
         })
         .collect::<Result<_>>()?;
     Ok(Value::Array(rules))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_of_every_command_is_a_command() {
+        for kind in crate::recipe::KINDS.iter().filter(|kind| command(kind).is_some()) {
+            // Single quotes are all that the examples use of a shell.
+            let parts = example(kind.name).split('\'').enumerate();
+            let words: Vec<&str> =
+                parts
+                    .flat_map(|(i, part)| {
+                        if i % 2 == 1 { vec![part] } else { part.split_whitespace().collect() }
+                    })
+                    .collect();
+            assert_eq!(words[1], kind.name);
+            let parsed = super::super::args::command().try_get_matches_from(&words);
+            parsed.unwrap_or_else(|error| panic!("{}: {error}", kind.name));
+        }
+    }
 }
