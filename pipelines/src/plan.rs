@@ -113,7 +113,9 @@ fn state(
     let Some(before) = output.get(&stage_file(&node.id))? else { return Ok(State::Make) };
     let differences = identities.stage.differences(&key::parse(&before)?);
     if !differences.is_empty() {
-        return Ok(State::Changed(differences));
+        // What failed before it made anything is corrected without `--redo`, as in a run.
+        let unused = output.stage(&node.id).is_unused()?;
+        return Ok(if unused { State::Make } else { State::Changed(differences) });
     }
     Ok(match (commits.contains_key(FINISHED), commits.len()) {
         (true, _) => State::Reuse,

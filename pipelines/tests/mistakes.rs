@@ -331,6 +331,8 @@ fn a_stage_that_made_nothing_is_corrected_without_redo() {
     let recipe = std::fs::read_to_string(&nothing).unwrap();
     let corrected = recipe.replace("select: {}", "select: {allow_empty: true}");
     std::fs::write(&nothing, corrected).unwrap();
+    let plan = clipmill().arg("plan").arg(&nothing).output().unwrap();
+    assert!(!stdout(&plan).contains("--redo"), "{}", stdout(&plan));
     let output = run(&nothing, &["--until", "select"]);
     assert!(output.status.success(), "{}", stderr(&output));
 }
