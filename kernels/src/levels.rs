@@ -2,7 +2,8 @@
 
 use crate::attention::{self, Form};
 use crate::simd::Level;
-use crate::{batch_norm, gelu, layer_norm, linear};
+use crate::window::Windows;
+use crate::{batch_norm, depthwise, geglu, gelu, layer_norm, linear};
 
 fn noise(count: usize, seed: u32) -> Vec<f32> {
     let bits = |i: u32| i.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(40_503)) >> 8;
@@ -27,6 +28,16 @@ fn results(level: Level) -> Vec<(&'static str, Vec<f32>)> {
     all.extend([("mean", mean), ("variance", variance), ("batch_norm dx", dx)]);
     all.extend([("batch_norm dw", dw), ("batch_norm db", db)]);
     all.push(("column sums", linear::column_sums(level, &x, width)));
+    all.push(("geglu", geglu::forward(level, &x, &dy)));
+    let (dg, dv) = geglu::backward(level, &x, &dy, &noise(rows * width, 8));
+    all.extend([("geglu dgate", dg), ("geglu dvalue", dv)]);
+    for stride in [1, 2] {
+        let windows = Windows { batch: 2, height: 19, width: 5, channels: 21, stride };
+        let (x, w) = (noise(2 * 19 * 5 * 21, 1), noise(9 * 21, 2));
+        let y = depthwise::forward(level, &windows, &x, &w, &noise(21, 3));
+        let (dx, dw) = depthwise::backward(level, &windows, &x, &w, &noise(y.len(), 4));
+        all.extend([("depthwise", y), ("depthwise dx", dx), ("depthwise dw", dw)]);
+    }
     for causal in [false, true] {
         let form = Form { heads: 3, head: 20, causal };
         let lengths = [17, 1, 33, 5];

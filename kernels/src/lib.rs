@@ -34,10 +34,13 @@
 mod adamw;
 mod attention;
 mod batch_norm;
+mod conv;
 mod cross_entropy;
+mod depthwise;
 mod elementary;
 mod embedding;
 mod fused;
+mod geglu;
 mod gelu;
 mod gemm;
 mod layer_norm;
@@ -45,23 +48,31 @@ mod linear;
 mod memory;
 mod normalize;
 mod patches;
+mod pool;
+mod recompute;
 mod rows;
 mod simd;
 mod slices;
 mod softmax;
 mod tiles;
+mod window;
 
 pub use adamw::{AdamW, adamw_step};
 pub use attention::{attention, attention_ragged};
 pub use batch_norm::{BatchStatistics, batch_norm, batch_norm_train};
+pub use conv::conv3x3;
 pub use cross_entropy::cross_entropy;
+pub use depthwise::depthwise3x3;
 pub use embedding::embedding;
+pub use geglu::geglu;
 pub use gelu::{gelu, gelu_first, quick_gelu};
 pub use layer_norm::layer_norm;
 pub use linear::{linear, project};
 pub use memory::keep_freed_memory;
 pub use normalize::l2_normalize;
 pub use patches::{patches, with_class_and_positions};
+pub use pool::avg_pool3x3;
+pub use recompute::recompute;
 pub use softmax::softmax;
 
 #[cfg(test)]

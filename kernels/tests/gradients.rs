@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use kernels::{
-    attention, attention_ragged, batch_norm, batch_norm_train, cross_entropy, embedding, gelu,
-    gelu_first, l2_normalize, layer_norm, linear, patches, project, quick_gelu, softmax,
-    with_class_and_positions,
+    attention, attention_ragged, avg_pool3x3, batch_norm, batch_norm_train, conv3x3, cross_entropy,
+    depthwise3x3, embedding, geglu, gelu, gelu_first, l2_normalize, layer_norm, linear, patches,
+    project, quick_gelu, recompute, softmax, with_class_and_positions,
 };
 
 /// Reproducible numbers in -1..1, without a random generator.
@@ -128,6 +128,86 @@ fn embedding_adds_the_gradients_of_repeated_ids() {
 fn patches_and_tokens_have_the_gradients_of_their_formulas() {
     check(&[&[2, 3, 6, 9]], |t| patches(&t[0], 3));
     check(&[&[5], &[3, 4, 5], &[5, 5]], |t| with_class_and_positions(&t[0], &t[1], &t[2]));
+}
+
+#[test]
+fn convolutions_and_pooling_have_the_gradients_of_their_formulas() {
+    for stride in [1, 2] {
+        check(&[&[2, 4, 5, 3], &[2, 3, 3, 3], &[2]], |t| conv3x3(&t[0], &t[1], &t[2], stride));
+        check(&[&[2, 5, 4, 3], &[3, 1, 3, 3], &[3]], |t| depthwise3x3(&t[0], &t[1], &t[2], stride));
+    }
+    check(&[&[2, 5, 4, 3]], |t| avg_pool3x3(&t[0]));
+    check(&[&[1, 1, 1, 2]], |t| avg_pool3x3(&t[0]));
+}
+
+#[test]
+fn convolutions_equal_candles() {
+    let (x, w, b) = (noise(&[2, 3, 7, 6], 1), noise(&[4, 3, 3, 3], 2), noise(&[4], 3));
+    let last = |t: &Tensor| t.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
+    for stride in [1, 2] {
+        let expected = x.conv2d(&w, 1, stride, 1, 1).unwrap();
+        let expected = last(&expected).broadcast_add(&b).unwrap();
+        assert!(distance(&conv3x3(&last(&x), &w, &b, stride).unwrap(), &expected) < 1e-12);
+        let (w, b) = (noise(&[3, 1, 3, 3], 4), noise(&[3], 5));
+        let expected = x.conv2d(&w, 1, stride, 1, 3).unwrap();
+        let expected = last(&expected).broadcast_add(&b).unwrap();
+        assert!(distance(&depthwise3x3(&last(&x), &w, &b, stride).unwrap(), &expected) < 1e-12);
+    }
+}
+
+#[test]
+fn a_convolution_of_many_pieces_equals_candles() {
+    // Window rows of more than two pieces, and pictures that share one.
+    for sides in [[1usize, 32, 200, 100], [5, 32, 40, 40]] {
+        let (x, w, b) = (noise(&sides, 1), noise(&[2, 32, 3, 3], 2), noise(&[2], 3));
+        let last = |t: &Tensor| t.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
+        let x = Var::from_tensor(&x).unwrap();
+        let w = Var::from_tensor(&w).unwrap();
+        let expected = last(&x.conv2d(&w, 1, 1, 1, 1).unwrap()).broadcast_add(&b).unwrap();
+        let got = conv3x3(&x.permute((0, 2, 3, 1)).unwrap(), &w, &b, 1).unwrap();
+        assert!(distance(&got, &expected) < 1e-11);
+        let cotangent = noise(got.dims(), 9);
+        let grads = |y: &Tensor| (y * &cotangent).unwrap().sum_all().unwrap().backward().unwrap();
+        let (got, expected) = (grads(&got), grads(&expected));
+        for var in [&x, &w] {
+            assert!(distance(got.get(var).unwrap(), expected.get(var).unwrap()) < 1e-8);
+        }
+    }
+}
+
+#[test]
+fn average_pooling_counts_only_pixels_of_the_picture() {
+    let x = Tensor::arange(0f32, 9., &Device::Cpu).unwrap().reshape((1, 3, 3, 1)).unwrap();
+    let y = avg_pool3x3(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    // (0 + 1 + 3 + 4) / 4, (1 + 2 + 4 + 5) / 4, ...
+    assert_eq!(y, [2.0, 3.0, 5.0, 6.0]);
+}
+
+#[test]
+fn geglu_has_the_gradient_of_its_formula() {
+    check(&[&[5, 17], &[5, 17]], |t| geglu(&t[0], &t[1]));
+    assert!(geglu(&noise(&[2, 3], 1), &noise(&[3, 2], 1)).is_err());
+}
+
+#[test]
+fn what_is_computed_again_has_the_gradients_of_what_is_kept() {
+    // Five inputs, one of them in two places.
+    let part = |t: &[Tensor]| {
+        let h = gelu(&linear(&t[0], &t[1], Some(&t[2]))?)?;
+        linear(&h, &t[3], Some(&t[4]))? + &t[0]
+    };
+    let shapes: [&[usize]; 5] = [&[3, 4], &[6, 4], &[6], &[4, 6], &[4]];
+    check(&shapes, |t| recompute(&t.iter().collect::<Vec<_>>(), part));
+    check(&[&[3, 4]], |t| recompute(&[&gelu(&t[0])?], |t| softmax(&t[0])));
+}
+
+#[test]
+fn an_input_that_is_not_used_has_no_gradient() {
+    let (x, other) = (Var::from_tensor(&noise(&[3], 1)).unwrap(), noise(&[2], 2));
+    let other = Var::from_tensor(&other).unwrap();
+    let y = recompute(&[&x, &other], |t| t[0].sqr()).unwrap();
+    let grads = y.sum_all().unwrap().backward().unwrap();
+    assert!(grads.get(&x).is_some() && grads.get(&other).is_none());
 }
 
 #[test]
