@@ -7,8 +7,11 @@ use candle_core::{D, Result, Tensor, Var};
 use crate::repavit::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, BatchNorm, FoldedFfn, IdleFfn};
 use crate::shapes::Ffn;
 
-/// LayerNorm's eps (`torch.nn.LayerNorm`), everywhere in CLIP.
+/// LayerNorm's eps (`torch.nn.LayerNorm`), everywhere in a plain CLIP.
 pub(crate) const LAYER_NORM_EPS: f64 = 1e-5;
+
+/// A weight and its bias.
+pub(crate) type Pair = (Tensor, Tensor);
 
 /// Tensors by name, to build a tower from.
 pub(crate) struct Source<'a> {
@@ -31,11 +34,25 @@ impl Source<'_> {
         }
     }
 
-    pub(crate) fn norm(&self, at: &str) -> Result<Norm> {
-        Ok(Norm {
-            weight: self.get(&format!("{at}.weight"))?,
-            bias: self.get(&format!("{at}.bias"))?,
-        })
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// A trained tensor, or one that is not.
+    pub(crate) fn any(&self, name: &str) -> Result<Tensor> {
+        match self.buffers.get(name) {
+            Some(var) => Ok(var.as_tensor().detach()),
+            None => self.get(name),
+        }
+    }
+
+    pub(crate) fn pair(&self, at: &str) -> Result<Pair> {
+        Ok((self.get(&format!("{at}.weight"))?, self.get(&format!("{at}.bias"))?))
+    }
+
+    pub(crate) fn norm(&self, at: &str, eps: f64) -> Result<Norm> {
+        let (weight, bias) = self.pair(at)?;
+        Ok(Norm { weight, bias, eps })
     }
 
     fn batch_norm(&self, at: &str) -> Result<BatchNormLayer> {
@@ -53,12 +70,43 @@ impl Source<'_> {
 pub(crate) struct Norm {
     weight: Tensor,
     bias: Tensor,
+    eps: f64,
 }
 
 impl Norm {
     /// (.., C) → (.., C)
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        kernels::layer_norm(x, &self.weight, &self.bias, LAYER_NORM_EPS)
+        kernels::layer_norm(x, &self.weight, &self.bias, self.eps)
+    }
+
+    pub(crate) fn tensors(&self) -> [&Tensor; 2] {
+        [&self.weight, &self.bias]
+    }
+
+    /// The same with the next two tensors.
+    pub(crate) fn replaced(&self, tensors: &mut Replaced) -> Result<Self> {
+        let (weight, bias) = tensors.pair()?;
+        Ok(Self { weight, bias, eps: self.eps })
+    }
+}
+
+/// Tensors that take the places of a block's own, in the order of its `tensors`.
+pub(crate) struct Replaced<'a>(std::slice::Iter<'a, Tensor>);
+
+impl<'a> Replaced<'a> {
+    pub(crate) fn new(tensors: &'a [Tensor]) -> Self {
+        Self(tensors.iter())
+    }
+
+    pub(crate) fn one(&mut self) -> Result<Tensor> {
+        match self.0.next() {
+            Some(tensor) => Ok(tensor.clone()),
+            None => candle_core::bail!("a block has more tensors than were kept"),
+        }
+    }
+
+    pub(crate) fn pair(&mut self) -> Result<Pair> {
+        Ok((self.one()?, self.one()?))
     }
 }
 
@@ -79,14 +127,16 @@ pub(crate) struct Pass<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
     ln_1: Norm,
-    in_proj: (Tensor, Tensor),
-    out_proj: (Tensor, Tensor),
+    in_proj: Pair,
+    out_proj: Pair,
+    /// The learned scales of both halves.
+    scales: Option<Pair>,
     ffn: FfnLayer,
 }
 
 #[derive(Debug, Clone)]
 enum FfnLayer {
-    Plain { ln_2: Norm, fc: (Tensor, Tensor), proj: (Tensor, Tensor) },
+    Plain { ln_2: Norm, fc: Pair, proj: Pair },
     Idle(Box<IdleLayer>),
     Folded(FoldedFfn),
 }
@@ -94,9 +144,9 @@ enum FfnLayer {
 #[derive(Debug, Clone)]
 struct IdleLayer {
     bn_1: BatchNormLayer,
-    fc: (Tensor, Tensor),
+    fc: Pair,
     bn_2: BatchNormLayer,
-    proj: (Tensor, Tensor),
+    proj: Pair,
     active: usize,
 }
 
@@ -110,15 +160,10 @@ struct BatchNormLayer {
 
 impl Block {
     pub(crate) fn new(source: &Source, at: &str, ffn: Option<Ffn>) -> Result<Self> {
-        let pair = |name: &str| -> Result<(Tensor, Tensor)> {
-            Ok((
-                source.get(&format!("{at}.{name}.weight"))?,
-                source.get(&format!("{at}.{name}.bias"))?,
-            ))
-        };
+        let pair = |name: &str| source.pair(&format!("{at}.{name}"));
         let layer = match ffn {
             None => FfnLayer::Plain {
-                ln_2: source.norm(&format!("{at}.ln_2"))?,
+                ln_2: source.norm(&format!("{at}.ln_2"), LAYER_NORM_EPS)?,
                 fc: pair("mlp.c_fc")?,
                 proj: pair("mlp.c_proj")?,
             },
@@ -141,12 +186,19 @@ impl Block {
             }
         };
         Ok(Self {
-            ln_1: source.norm(&format!("{at}.ln_1"))?,
+            ln_1: source.norm(&format!("{at}.ln_1"), LAYER_NORM_EPS)?,
             in_proj: (
                 source.get(&format!("{at}.attn.in_proj_weight"))?,
                 source.get(&format!("{at}.attn.in_proj_bias"))?,
             ),
             out_proj: pair("attn.out_proj")?,
+            scales: match source.has(&format!("{at}.ls_1.gamma")) {
+                true => Some((
+                    source.get(&format!("{at}.ls_1.gamma"))?,
+                    source.get(&format!("{at}.ls_2.gamma"))?,
+                )),
+                false => None,
+            },
             ffn: layer,
         })
     }
@@ -190,7 +242,59 @@ impl Block {
 
     fn join(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
         let (w, b) = &self.out_proj;
-        x + kernels::linear(y, w, Some(b))?
+        let y = kernels::linear(y, w, Some(b))?;
+        match &self.scales {
+            Some((scale, _)) => x + y.broadcast_mul(scale)?,
+            None => x + y,
+        }
+    }
+
+    /// [`Block::forward`], or where `again` the same with all but its input forgotten until the
+    /// backward pass. A block with batch statistics is kept: computing it twice would count the
+    /// batch twice.
+    pub(crate) fn forward_or_again(&self, x: &Tensor, pass: Pass, again: bool) -> Result<Tensor> {
+        let Some(tensors) = self.tensors().filter(|_| again) else {
+            return self.forward(x, pass);
+        };
+        let mut inputs = vec![x];
+        inputs.extend(tensors);
+        let (block, lengths) = (self.clone(), pass.lengths.map(<[usize]>::to_vec));
+        let Pass { train, quick, heads, causal, .. } = pass;
+        kernels::recompute(&inputs, move |tensors| {
+            let Some((x, rest)) = tensors.split_first() else {
+                candle_core::bail!("a block without input")
+            };
+            let pass = Pass { train, quick, heads, causal, lengths: lengths.as_deref() };
+            block.replaced(&mut Replaced::new(rest))?.forward(x, pass)
+        })
+    }
+
+    /// Its tensors, in the order of [`Block::replaced`]; None where it has statistics or is folded.
+    fn tensors(&self) -> Option<Vec<&Tensor>> {
+        let FfnLayer::Plain { ln_2, fc, proj } = &self.ffn else { return None };
+        let mut all = Vec::from(self.ln_1.tensors());
+        all.extend([&self.in_proj.0, &self.in_proj.1, &self.out_proj.0, &self.out_proj.1]);
+        all.extend(self.scales.iter().flat_map(|(a, b)| [a, b]));
+        all.extend(ln_2.tensors());
+        all.extend([&fc.0, &fc.1, &proj.0, &proj.1]);
+        Some(all)
+    }
+
+    fn replaced(&self, tensors: &mut Replaced) -> Result<Self> {
+        let FfnLayer::Plain { ln_2, .. } = &self.ffn else {
+            candle_core::bail!("a block with statistics cannot be computed again")
+        };
+        Ok(Self {
+            ln_1: self.ln_1.replaced(tensors)?,
+            in_proj: tensors.pair()?,
+            out_proj: tensors.pair()?,
+            scales: self.scales.as_ref().map(|_| tensors.pair()).transpose()?,
+            ffn: FfnLayer::Plain {
+                ln_2: ln_2.replaced(tensors)?,
+                fc: tensors.pair()?,
+                proj: tensors.pair()?,
+            },
+        })
     }
 
     /// The FFN half, with its residual.
@@ -199,7 +303,11 @@ impl Block {
         match &self.ffn {
             FfnLayer::Plain { ln_2, fc, proj } => {
                 let h = gelu(&kernels::linear(&ln_2.forward(x)?, &fc.0, Some(&fc.1))?)?;
-                x + kernels::linear(&h, &proj.0, Some(&proj.1))?
+                let y = kernels::linear(&h, &proj.0, Some(&proj.1))?;
+                match &self.scales {
+                    Some((_, scale)) => x + y.broadcast_mul(scale)?,
+                    None => x + y,
+                }
             }
             FfnLayer::Idle(ffn) => {
                 let h = kernels::linear(&ffn.bn_1.forward(x, pass)?, &ffn.fc.0, Some(&ffn.fc.1))?;

@@ -13,9 +13,9 @@ use crate::block::Source;
 use crate::config::ClipConfig;
 use crate::params::Params;
 use crate::repavit::fold_block;
-use crate::shapes::{self, Ffn, Role, Shape};
+use crate::shapes::{self, Ffn, Shape};
 use crate::text::{Text, TokenRows};
-use crate::vision::Vision;
+use crate::vision::{Run, Step, Vision};
 use crate::{init, weights};
 
 /// Whether a forward pass trains.
@@ -77,10 +77,8 @@ impl Clip {
             let var = own(&tensor, device)
                 .model("cannot place a tensor")
                 .map_err(|e| e.at(&shape.name))?;
-            match shape.role {
-                Role::Buffer(_) => params.buffers.insert(shape.name.clone(), var),
-                _ => params.vars.insert(shape.name.clone(), var),
-            };
+            let named = if shape.role.trained() { &mut params.vars } else { &mut params.buffers };
+            named.insert(shape.name.clone(), var);
         }
         Self::build(config.clone(), changes.to_vec(), params, ffn).model("cannot build the model")
     }
@@ -93,7 +91,8 @@ impl Clip {
     ) -> candle_core::Result<Self> {
         let towers = |tensors: &BTreeMap<String, Tensor>| -> candle_core::Result<(Vision, Text)> {
             let source = Source { tensors, buffers: &params.buffers };
-            Ok((Vision::new(&source, &config.vision, ffn)?, Text::new(&source, &config.text)?))
+            let text = Text::new(&source, &config.text, shapes::text_prefix(&config))?;
+            Ok((Vision::new(&source, &config.vision, ffn)?, text))
         };
         let trainable: BTreeMap<_, _> =
             params.vars.iter().map(|(n, v)| (n.clone(), v.as_tensor().clone())).collect();
@@ -137,9 +136,26 @@ impl Clip {
     /// Another shape.
     pub fn encode_image(&self, pixels: &Tensor, mode: Mode) -> Result<Tensor> {
         self.check_pixels(pixels)?;
-        let train = mode == Mode::Train;
-        let tower = if train { &self.train.0 } else { &self.eval.0 };
-        tower.forward(pixels, train, self.config.quick_gelu).model("the image tower failed")
+        let run = self.run(mode, Step::default());
+        let tower = if run.train { &self.train.0 } else { &self.eval.0 };
+        tower.forward(pixels, run).model("the image tower failed")
+    }
+
+    /// [`Clip::encode_image`] in training mode, with what a training step adds: patch dropout and
+    /// drop path from a seed, gradient checkpointing.
+    ///
+    /// # Shapes
+    /// `pixels` (B, 3, S, S) → (B, E)
+    ///
+    /// # Errors
+    /// As [`Clip::encode_image`].
+    pub fn encode_image_step(&self, pixels: &Tensor, step: Step) -> Result<Tensor> {
+        self.check_pixels(pixels)?;
+        self.train.0.forward(pixels, self.run(Mode::Train, step)).model("the image tower failed")
+    }
+
+    fn run(&self, mode: Mode, step: Step) -> Run {
+        Run { train: mode == Mode::Train, quick: self.config.quick_gelu, step }
     }
 
     /// Features of captions, not normalised: the state at the first place of the largest id.
@@ -152,7 +168,7 @@ impl Clip {
     pub fn encode_text(&self, tokens: &Tensor, mode: Mode) -> Result<Tensor> {
         self.check_tokens(tokens)?;
         let tower = if mode == Mode::Train { &self.train.1 } else { &self.eval.1 };
-        tower.forward(tokens, self.config.quick_gelu).model("the text tower failed")
+        tower.forward(tokens, self.run(mode, Step::default())).model("the text tower failed")
     }
 
     /// [`Clip::encode_text`] in training mode, with the used rows of the token table as a variable
@@ -166,12 +182,27 @@ impl Clip {
     /// # Errors
     /// Another shape, or an id outside the vocabulary.
     pub fn encode_text_rows(&self, tokens: &Tensor) -> Result<(Tensor, TokenRows)> {
-        self.check_tokens(tokens)?;
-        self.train.1.forward_rows(tokens, self.config.quick_gelu).model("the text tower failed")
+        self.encode_text_rows_step(tokens, Step::default())
     }
 
-    /// The tokens of pictures inside the tower, without gradient: `ln_pre`, `resblocks.{i}` and
-    /// `ln_post`, each (B, G + 1, C).
+    /// [`Clip::encode_text_rows`] with gradient checkpointing if the step says so.
+    ///
+    /// # Errors
+    /// As [`Clip::encode_text_rows`].
+    pub fn encode_text_rows_step(
+        &self,
+        tokens: &Tensor,
+        step: Step,
+    ) -> Result<(Tensor, TokenRows)> {
+        self.check_tokens(tokens)?;
+        let run = self.run(Mode::Train, step);
+        self.train.1.forward_rows(tokens, run).model("the text tower failed")
+    }
+
+    /// What lies between the layers of the image tower, without gradient. A plain ViT: `ln_pre`,
+    /// `resblocks.{i}` and `ln_post`, each (B, G + 1, C). A ViTamin: `stem.norm1_gelu`, `stem`,
+    /// `stages.{s}.{i}` (with `.shortcut` where it has a convolution), `pool.norm` and `pool`, each
+    /// (B, H, W, C), `tokens_before_pos` and `blocks.{i}` (B, N, C), `fc_norm` (B, C).
     ///
     /// # Errors
     /// As [`Clip::encode_image`].
@@ -222,7 +253,7 @@ impl Clip {
         };
         let changes = [Change::Folded { ratio: *ratio }];
         let mut tensors: BTreeMap<String, Tensor> = self.params.tensors();
-        for (i, block) in self.eval.0.blocks.iter().enumerate() {
+        for (i, block) in self.eval.0.vit().map_or(&[][..], |vit| &vit.blocks).iter().enumerate() {
             let at = format!("visual.transformer.resblocks.{i}.mlp.");
             let Some(ffn) = block.idle_ffn() else { continue };
             let folded = fold_block(&ffn).map_err(|e| e.at(format!("block {i}")))?;
@@ -248,7 +279,7 @@ impl Clip {
     }
 
     fn check_pixels(&self, pixels: &Tensor) -> Result<()> {
-        let side = self.config.vision.image_size;
+        let side = self.config.vision.image_size();
         match pixels.dims() {
             [_, 3, h, w] if *h == side && *w == side => Ok(()),
             other => Err(Error::model(format!(

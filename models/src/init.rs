@@ -22,18 +22,38 @@ pub(crate) fn tensor(shape: &Shape, seed: u64, device: &Device) -> Result<Tensor
         Role::Uniform(bound) => {
             (0..count).map(|_| ((2.0 * stream.uniform() - 1.0) * bound) as f32).collect()
         }
+        Role::Grid(side) => sines(side, shape.dims.last().copied().unwrap_or(0)),
     };
     Tensor::from_vec(data, shape.dims.clone(), device).model("cannot place a tensor")
 }
 
+/// MAE's fixed positions (He et al., arXiv 2111.06377, code `pos_embed.py`): zeros for the class
+/// token, then for the places of a square grid row by row sines and cosines of the column in the
+/// first half and of the row in the second, with frequencies 10000^(-i / (width / 4)).
+fn sines(side: usize, width: usize) -> Vec<f32> {
+    let quarter = width / 4;
+    let mut values = vec![0.0; width];
+    for place in 0..side * side {
+        for coordinate in [place % side, place / side] {
+            let angles =
+                (0..quarter).map(|i| coordinate as f64 / 10000f64.powf(i as f64 / quarter as f64));
+            let angles: Vec<f64> = angles.collect();
+            values.extend(angles.iter().map(|angle| angle.sin() as f32));
+            values.extend(angles.iter().map(|angle| angle.cos() as f32));
+        }
+    }
+    values
+}
+
 /// SplitMix64.
-struct Stream {
+pub(crate) struct Stream {
     state: u64,
     spare: Option<f64>,
 }
 
 impl Stream {
-    fn new(seed: u64, name: &str) -> Self {
+    /// A function of the seed and the name alone.
+    pub(crate) fn new(seed: u64, name: &str) -> Self {
         // FNV-1a over the seed and the name.
         let bytes = seed.to_le_bytes().into_iter().chain(name.bytes());
         let state = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
@@ -50,7 +70,7 @@ impl Stream {
     }
 
     /// In 0..1, 53 bits.
-    fn uniform(&mut self) -> f64 {
+    pub(crate) fn uniform(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
@@ -95,6 +115,18 @@ mod tests {
     fn one_seed_gives_one_tensor_and_two_give_two() {
         assert_eq!(values(Role::Normal(1.0), 3), values(Role::Normal(1.0), 3));
         assert_ne!(values(Role::Normal(1.0), 3), values(Role::Normal(1.0), 4));
+    }
+
+    #[test]
+    fn fixed_positions_are_maes() {
+        let table = sines(2, 8);
+        assert_eq!(table.len(), 5 * 8);
+        assert_eq!(table[..8], [0.0; 8]); // class token
+        assert_eq!(table[8..16], [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0]); // column 0, row 0
+        let (s, c) = (1f64.sin() as f32, 1f64.cos() as f32);
+        let (s2, c2) = (0.01f64.sin() as f32, 0.01f64.cos() as f32);
+        assert_eq!(table[16..24], [s, s2, c, c2, 0.0, 0.0, 1.0, 1.0]); // column 1, row 0
+        assert_eq!(table[24..32], [0.0, 0.0, 1.0, 1.0, s, s2, c, c2]); // column 0, row 1
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod block;
 mod checkpoint;
 mod clip;
 mod config;
+mod dropped;
 mod encode;
 mod init;
 mod params;
@@ -33,15 +34,18 @@ mod shapes;
 mod text;
 mod tokenizer;
 mod vision;
+mod vit;
+mod vitamin;
 mod weights;
 
 pub use checkpoint::{open, open_weights, read_checkpoint, write_checkpoint};
 pub use clip::{Clip, Mode, normalize};
-pub use config::{ClipConfig, Pool, TextConfig, VisionConfig};
+pub use config::{ClipConfig, Pool, TextConfig, TextPool, VisionConfig, VitConfig, VitaminConfig};
 pub use encode::Encoder;
 pub use params::Params;
 pub use text::TokenRows;
 pub use tokenizer::Tokenizer;
+pub use vision::Step;
 
 #[cfg(test)]
 mod golden_repavit;

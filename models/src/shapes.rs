@@ -11,7 +11,7 @@
 
 use stage::{Change, Error, Result};
 
-use crate::config::ClipConfig;
+use crate::config::{ClipConfig, TextConfig, VisionConfig, VitConfig, VitaminConfig};
 use crate::repavit::active_channels;
 
 /// A tensor of the model.
@@ -33,6 +33,15 @@ pub(crate) enum Role {
     Uniform(f64),
     /// A statistic, not trained; begins as this constant.
     Buffer(f64),
+    /// The fixed sines and cosines of a grid of this side, not trained.
+    Grid(usize),
+}
+
+impl Role {
+    /// Whether the tensor is trained.
+    pub(crate) fn trained(self) -> bool {
+        !matches!(self, Self::Buffer(_) | Self::Grid(_))
+    }
 }
 
 impl Shape {
@@ -52,9 +61,17 @@ pub(crate) enum Ffn {
 
 /// Reads the form of the FFN out of the changes.
 pub(crate) fn ffn(config: &ClipConfig, changes: &[Change]) -> Result<Option<Ffn>> {
-    let hidden = config.vision.hidden();
+    if changes.is_empty() {
+        return Ok(None);
+    }
+    let hidden = match &config.vision {
+        VisionConfig::Vit(vit) if vit.ls_init_value.is_none() => vit.hidden(),
+        _ => {
+            return Err(Error::model(format!("the changes {changes:?} need a plain ViT"))
+                .hint("RePaViT's FFN has no gate and no layer scale: choose a ViT-* model"));
+        }
+    };
     match changes {
-        [] => Ok(None),
         [Change::IdleChannels { ratio }] => {
             Ok(Some(Ffn::Idle { active: active_channels(hidden, *ratio)? }))
         }
@@ -70,50 +87,18 @@ pub(crate) fn ffn(config: &ClipConfig, changes: &[Change]) -> Result<Option<Ffn>
 /// All tensors, in the order of the forward pass.
 pub(crate) fn of(config: &ClipConfig, ffn: Option<Ffn>) -> Vec<Shape> {
     let mut list = List::default();
-    let (v, t) = (&config.vision, &config.text);
-    let width = v.width as f64;
-    let scale = width.powf(-0.5);
-    list.push("visual.class_embedding", &[v.width], Role::Normal(scale));
-    list.push("visual.positional_embedding", &[v.patches() + 1, v.width], Role::Normal(scale));
-    let fan_in = 3 * v.patch_size * v.patch_size;
-    let conv = [v.width, 3, v.patch_size, v.patch_size];
-    list.push("visual.conv1.weight", &conv, uniform(fan_in));
-    if !v.no_ln_pre {
-        list.norm("visual.ln_pre", v.width);
+    match &config.vision {
+        VisionConfig::Vit(vit) => list.vit(vit, config.embed_dim, ffn),
+        VisionConfig::Vitamin(vitamin) => list.vitamin(vitamin, config.embed_dim),
     }
-    for layer in 0..v.layers {
-        // PyTorch's own beginnings: open_clip does not touch the vision blocks.
-        let at = format!("visual.transformer.resblocks.{layer}");
-        let start = Starts {
-            // xavier_uniform of a (3w, w) matrix
-            in_proj: Role::Uniform((6.0 / (4.0 * width)).sqrt()),
-            out_proj: uniform(v.width),
-            c_fc: uniform(v.width),
-            c_proj: uniform(v.hidden()),
-        };
-        list.block(&at, v.width, v.hidden(), &start, ffn);
-    }
-    list.norm("visual.ln_post", v.width);
-    list.push("visual.proj", &[v.width, config.embed_dim], Role::Normal(scale));
-
-    let width = t.width as f64;
-    list.push("token_embedding.weight", &[t.vocab_size, t.width], Role::Normal(0.02));
-    list.push("positional_embedding", &[t.context_length, t.width], Role::Normal(0.01));
-    let deep = width.powf(-0.5) * (2.0 * t.layers as f64).powf(-0.5);
-    for layer in 0..t.layers {
-        let at = format!("transformer.resblocks.{layer}");
-        let start = Starts {
-            in_proj: Role::Normal(width.powf(-0.5)),
-            out_proj: Role::Normal(deep),
-            c_fc: Role::Normal((2.0 * width).powf(-0.5)),
-            c_proj: Role::Normal(deep),
-        };
-        list.block(&at, t.width, t.hidden(), &start, None);
-    }
-    list.norm("ln_final", t.width);
-    list.push("text_projection", &[t.width, config.embed_dim], Role::Normal(width.powf(-0.5)));
+    list.text(&config.text, text_prefix(config), config.embed_dim);
     list.push("logit_scale", &[], Role::Constant(config.init_logit_scale));
     list.0
+}
+
+/// What stands before the names of the text tower.
+pub(crate) fn text_prefix(config: &ClipConfig) -> &'static str {
+    if config.custom_text { "text." } else { "" }
 }
 
 /// `torch.nn.Linear` and `Conv2d`: kaiming_uniform with a = √5, ±1/√fan_in, weights and biases.
@@ -127,12 +112,138 @@ struct Starts {
     out_proj: Role,
     c_fc: Role,
     c_proj: Role,
+    /// First value of the learned scales of both halves.
+    scale: Option<f64>,
 }
+
+/// timm's `trunc_normal_(std=.02)`: cut at ±2, a hundred deviations off.
+const TIMM: Role = Role::Normal(0.02);
 
 #[derive(Default)]
 struct List(Vec<Shape>);
 
 impl List {
+    fn vit(&mut self, v: &VitConfig, embed_dim: usize, ffn: Option<Ffn>) {
+        let width = v.width as f64;
+        let scale = width.powf(-0.5);
+        self.push("visual.class_embedding", &[v.width], Role::Normal(scale));
+        let positions = if v.fixed_positions { Role::Grid(v.grid()) } else { Role::Normal(scale) };
+        self.push("visual.positional_embedding", &[v.patches() + 1, v.width], positions);
+        let fan_in = 3 * v.patch_size * v.patch_size;
+        let conv = [v.width, 3, v.patch_size, v.patch_size];
+        self.push("visual.conv1.weight", &conv, uniform(fan_in));
+        if !v.no_ln_pre {
+            self.norm("visual.ln_pre", v.width);
+        }
+        for layer in 0..v.layers {
+            // PyTorch's own beginnings: open_clip does not touch the vision blocks.
+            let at = format!("visual.transformer.resblocks.{layer}");
+            let start = Starts {
+                // xavier_uniform of a (3w, w) matrix
+                in_proj: Role::Uniform((6.0 / (4.0 * width)).sqrt()),
+                out_proj: uniform(v.width),
+                c_fc: uniform(v.width),
+                c_proj: uniform(v.hidden()),
+                scale: v.ls_init_value,
+            };
+            self.block(&at, v.width, v.hidden(), &start, ffn);
+        }
+        self.norm("visual.ln_post", v.width);
+        self.push("visual.proj", &[v.width, embed_dim], Role::Normal(scale));
+    }
+
+    /// timm's names and beginnings (`vitamin.py`, `vision_transformer.py`).
+    fn vitamin(&mut self, v: &VitaminConfig, embed_dim: usize) {
+        let width = v.width();
+        if v.positions {
+            self.push("visual.trunk.pos_embed", &[1, v.tokens(), width], TIMM);
+        }
+        let backbone = "visual.trunk.patch_embed.backbone";
+        self.conv(&format!("{backbone}.stem.conv1"), &[v.stem_width, 3, 3, 3]);
+        self.norm(&format!("{backbone}.stem.norm1"), v.stem_width);
+        self.conv(&format!("{backbone}.stem.conv2"), &[v.stem_width, v.stem_width, 3, 3]);
+        for stage in 0..2 {
+            for i in 0..v.depths[stage] {
+                let out = v.widths[stage];
+                let into = match (stage, i) {
+                    (0, 0) => v.stem_width,
+                    (_, 0) => v.widths[stage - 1],
+                    _ => out,
+                };
+                let at = format!("{backbone}.stages.{stage}.{i}");
+                self.mbconv(&at, into, out);
+            }
+        }
+        // timm leaves this convolution with PyTorch's beginnings.
+        let fan_in = 9 * v.widths[1];
+        let proj = format!("{backbone}.pool.proj");
+        self.push(format!("{proj}.weight"), &[width, v.widths[1], 3, 3], uniform(fan_in));
+        self.push(format!("{proj}.bias"), &[width], uniform(fan_in));
+        self.norm(&format!("{backbone}.pool.norm"), v.widths[1]);
+        for layer in 0..v.depths[2] {
+            let at = format!("visual.trunk.blocks.{layer}");
+            self.norm(&format!("{at}.norm1"), width);
+            self.linear(&format!("{at}.attn.qkv"), 3 * width, width);
+            self.linear(&format!("{at}.attn.proj"), width, width);
+            self.norm(&format!("{at}.norm2"), width);
+            self.norm(&format!("{at}.mlp.norm"), width);
+            self.linear(&format!("{at}.mlp.w0"), v.hidden(), width);
+            self.linear(&format!("{at}.mlp.w1"), v.hidden(), width);
+            self.linear(&format!("{at}.mlp.w2"), width, v.hidden());
+        }
+        self.norm("visual.trunk.fc_norm", width);
+        self.push("visual.head.proj.weight", &[embed_dim, width], uniform(width));
+    }
+
+    fn mbconv(&mut self, at: &str, into: usize, out: usize) {
+        let middle = 4 * out;
+        if into != out {
+            self.conv(&format!("{at}.shortcut.expand"), &[out, into, 1, 1]);
+        }
+        self.norm(&format!("{at}.pre_norm"), into);
+        self.conv(&format!("{at}.conv1_1x1"), &[middle, into, 1, 1]);
+        self.conv(&format!("{at}.conv2_kxk"), &[middle, 1, 3, 3]);
+        self.conv(&format!("{at}.conv3_1x1"), &[out, middle, 1, 1]);
+    }
+
+    /// A convolution with N(0, 2/fan_out) and no bias at the beginning; a depthwise one has one
+    /// input channel a group, so that its fan-out is that of one channel.
+    fn conv(&mut self, at: &str, dims: &[usize; 4]) {
+        let [out, into, height, width] = *dims;
+        let depthwise = into == 1 && out > 1;
+        let fan_out = height * width * if depthwise { 1 } else { out };
+        let deviation = (2.0 / fan_out as f64).sqrt();
+        self.push(format!("{at}.weight"), dims, Role::Normal(deviation));
+        self.push(format!("{at}.bias"), &[out], Role::Constant(0.0));
+    }
+
+    fn linear(&mut self, at: &str, out: usize, into: usize) {
+        self.push(format!("{at}.weight"), &[out, into], TIMM);
+        self.push(format!("{at}.bias"), &[out], Role::Constant(0.0));
+    }
+
+    fn text(&mut self, t: &TextConfig, prefix: &str, embed_dim: usize) {
+        let width = t.width as f64;
+        let name = |name: &str| format!("{prefix}{name}");
+        let normal = Role::Normal;
+        self.push(name("token_embedding.weight"), &[t.vocab_size, t.width], normal(0.02));
+        self.push(name("positional_embedding"), &[t.context_length, t.width], normal(0.01));
+        let deep = width.powf(-0.5) * (2.0 * t.layers as f64).powf(-0.5);
+        for layer in 0..t.layers {
+            let start = Starts {
+                in_proj: normal(width.powf(-0.5)),
+                out_proj: normal(deep),
+                c_fc: normal((2.0 * width).powf(-0.5)),
+                c_proj: normal(deep),
+                scale: None,
+            };
+            let at = name(&format!("transformer.resblocks.{layer}"));
+            self.block(&at, t.width, t.hidden(), &start, None);
+        }
+        self.norm(&name("ln_final"), t.width);
+        self.push(name("text_projection"), &[t.width, embed_dim], normal(width.powf(-0.5)));
+    }
+
     fn push(&mut self, name: impl Into<String>, dims: &[usize], role: Role) {
         self.0.push(Shape { name: name.into(), dims: dims.to_vec(), role });
     }
@@ -154,6 +265,10 @@ impl List {
         self.push(format!("{at}.attn.in_proj_bias"), &[3 * w], Role::Constant(0.0));
         self.push(format!("{at}.attn.out_proj.weight"), &[w, w], start.out_proj);
         self.push(format!("{at}.attn.out_proj.bias"), &[w], Role::Constant(0.0));
+        if let Some(value) = start.scale {
+            self.push(format!("{at}.ls_1.gamma"), &[w], Role::Constant(value));
+            self.push(format!("{at}.ls_2.gamma"), &[w], Role::Constant(value));
+        }
         let (fc, proj) = (format!("{at}.mlp.c_fc"), format!("{at}.mlp.c_proj"));
         match ffn {
             None | Some(Ffn::Idle { .. }) => {

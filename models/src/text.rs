@@ -1,13 +1,15 @@
 //! The text tower: CLIP's causal transformer (`model.py`, `CLIP.encode_text`).
 //!
-//! A caption's feature is the state at the first place of its largest token id, the end token. The
-//! mask is causal, so nothing behind that place can reach it: those positions are left out, which
-//! changes no number and saves most of the work (captions fill a fraction of the context).
+//! A caption's feature is the state of one token: in CLIP at the first place of its largest token
+//! id, the end token. Where the mask is causal nothing behind that place can reach it: those
+//! positions are left out, which changes no number and saves most of the work (captions fill a
+//! fraction of the context).
 
 use candle_core::{Result, Tensor, Var};
 
-use crate::block::{Block, Norm, Pass, Source};
-use crate::config::TextConfig;
+use crate::block::{Block, LAYER_NORM_EPS, Norm, Pass, Source};
+use crate::config::{TextConfig, TextPool};
+use crate::vision::Run;
 
 /// The rows of `token_embedding.weight` that a batch uses, as a variable of their own.
 ///
@@ -31,70 +33,94 @@ pub(crate) struct Text {
     ln_final: Norm,
     projection: Tensor,
     heads: usize,
+    causal: bool,
+    pool: TextPool,
+}
+
+/// The captions of a batch, as far as their features depend on them.
+struct Captions {
+    rows: Vec<Vec<u32>>,
+    /// The place in each row whose state is the feature.
+    places: Vec<usize>,
+}
+
+impl Captions {
+    fn new(mut rows: Vec<Vec<u32>>, pool: TextPool, causal: bool) -> Self {
+        let places: Vec<usize> = rows.iter().map(|row| place(row, pool)).collect();
+        if causal {
+            for (row, place) in rows.iter_mut().zip(&places) {
+                row.truncate(place + 1);
+            }
+        }
+        Self { rows, places }
+    }
+
+    fn lengths(&self) -> Vec<usize> {
+        self.rows.iter().map(Vec::len).collect()
+    }
 }
 
 impl Text {
-    pub(crate) fn new(source: &Source, config: &TextConfig) -> Result<Self> {
+    pub(crate) fn new(source: &Source, config: &TextConfig, prefix: &str) -> Result<Self> {
+        let get = |name: &str| source.get(&format!("{prefix}{name}"));
         let blocks = (0..config.layers)
-            .map(|i| Block::new(source, &format!("transformer.resblocks.{i}"), None))
+            .map(|i| Block::new(source, &format!("{prefix}transformer.resblocks.{i}"), None))
             .collect::<Result<_>>()?;
         Ok(Self {
-            tokens: source.get("token_embedding.weight")?,
-            positions: source.get("positional_embedding")?,
+            tokens: get("token_embedding.weight")?,
+            positions: get("positional_embedding")?,
             blocks,
-            ln_final: source.norm("ln_final")?,
-            projection: source.get("text_projection")?,
+            ln_final: source.norm(&format!("{prefix}ln_final"), LAYER_NORM_EPS)?,
+            projection: get("text_projection")?,
             heads: config.heads,
+            causal: !config.no_causal_mask,
+            pool: config.pool,
         })
     }
 
     /// (B, N) u32, N ≤ context → (B, E)
-    pub(crate) fn forward(&self, tokens: &Tensor, quick: bool) -> Result<Tensor> {
-        let rows = tokens.to_vec2::<u32>()?;
-        self.encode(&rows, &self.tokens, quick)
+    pub(crate) fn forward(&self, tokens: &Tensor, run: Run) -> Result<Tensor> {
+        let captions = Captions::new(tokens.to_vec2::<u32>()?, self.pool, self.causal);
+        self.encode(&captions, &self.tokens, run)
     }
 
     /// The same, with the rows of the token table that these captions use as a variable of their
     /// own, which gets the gradient in place of the table.
-    pub(crate) fn forward_rows(&self, tokens: &Tensor, quick: bool) -> Result<(Tensor, TokenRows)> {
-        let mut rows = tokens.to_vec2::<u32>()?;
-        let mut ids: Vec<u32> =
-            rows.iter().flat_map(|row| row[..=first_argmax(row)].iter().copied()).collect();
+    pub(crate) fn forward_rows(&self, tokens: &Tensor, run: Run) -> Result<(Tensor, TokenRows)> {
+        let mut captions = Captions::new(tokens.to_vec2::<u32>()?, self.pool, self.causal);
+        let mut ids: Vec<u32> = captions.rows.iter().flatten().copied().collect();
         ids.sort_unstable();
         ids.dedup();
         let wanted = Tensor::new(ids.as_slice(), self.tokens.device())?;
         let values = Var::from_tensor(&kernels::embedding(&self.tokens.detach(), &wanted)?)?;
-        // In ascending order the end token stays the largest, and its first place the first.
-        for row in &mut rows {
-            let end = first_argmax(row);
-            for id in &mut row[..=end] {
-                *id = ids.partition_point(|known| known < id) as u32;
-            }
-            row.truncate(end + 1);
+        for id in captions.rows.iter_mut().flatten() {
+            *id = ids.partition_point(|known| known < id) as u32;
         }
-        let features = self.encode(&rows, &values, quick)?;
+        let features = self.encode(&captions, &values, run)?;
         Ok((features, TokenRows { ids, values }))
     }
 
-    fn encode(&self, rows: &[Vec<u32>], table: &Tensor, quick: bool) -> Result<Tensor> {
-        let lengths: Vec<usize> = rows.iter().map(|row| first_argmax(row) + 1).collect();
-        let pass = self.pass(quick, &lengths);
-        let mut x = self.embed(rows, &lengths, table)?; // (ΣN, C)
+    fn encode(&self, captions: &Captions, table: &Tensor, run: Run) -> Result<Tensor> {
+        let lengths = captions.lengths();
+        let pass = self.pass(run.quick, &lengths);
+        let mut x = self.embed(&captions.rows, &lengths, table)?; // (ΣN, C)
         let Some((last, blocks)) = self.blocks.split_last() else {
             candle_core::bail!("a tower without blocks")
         };
         for block in blocks {
-            x = block.forward(&x, pass)?;
+            x = block.forward_or_again(&x, pass, run.step.recompute)?;
         }
-        let ends: Vec<u32> = lengths
+        let rows: Vec<u32> = lengths
             .iter()
-            .scan(0usize, |end, length| {
-                *end += length;
-                Some((*end - 1) as u32)
+            .zip(&captions.places)
+            .scan(0usize, |start, (length, place)| {
+                let row = *start + place;
+                *start += length;
+                Some(row as u32)
             })
             .collect();
-        let ends = Tensor::new(ends, x.device())?;
-        let pooled = self.ln_final.forward(&last.forward_rows(&x, &ends, pass)?)?; // (B, C)
+        let rows = Tensor::new(rows, x.device())?;
+        let pooled = self.ln_final.forward(&last.forward_rows(&x, &rows, pass)?)?; // (B, C)
         kernels::project(&pooled, &self.projection)
     }
 
@@ -118,7 +144,7 @@ impl Text {
     }
 
     fn pass<'a>(&self, quick: bool, lengths: &'a [usize]) -> Pass<'a> {
-        Pass { train: false, quick, heads: self.heads, causal: true, lengths: Some(lengths) }
+        Pass { train: false, quick, heads: self.heads, causal: self.causal, lengths: Some(lengths) }
     }
 
     /// The first `lengths` tokens of each row with their positions: (ΣN, C).
@@ -132,12 +158,19 @@ impl Text {
     }
 }
 
-/// The first place of the largest id.
-fn first_argmax(row: &[u32]) -> usize {
-    row.iter()
-        .enumerate()
-        .fold((0, 0), |best, (i, id)| if *id > best.1 { (i, *id) } else { best })
-        .0
+/// The place whose state is the caption's feature (open_clip's `text_global_pool`).
+fn place(row: &[u32], pool: TextPool) -> usize {
+    match pool {
+        TextPool::Argmax => {
+            row.iter()
+                .enumerate()
+                .fold((0, 0), |best, (i, id)| if *id > best.1 { (i, *id) } else { best })
+                .0
+        }
+        TextPool::End(end) => row.iter().position(|id| *id == end).unwrap_or(0),
+        TextPool::First => 0,
+        TextPool::Last => row.len().saturating_sub(1),
+    }
 }
 
 #[cfg(test)]
@@ -146,7 +179,23 @@ mod tests {
 
     #[test]
     fn the_first_of_two_end_tokens_is_the_end() {
-        assert_eq!(first_argmax(&[3, 9, 1, 9, 0]), 1);
-        assert_eq!(first_argmax(&[0, 0]), 0);
+        assert_eq!(place(&[3, 9, 1, 9, 0], TextPool::Argmax), 1);
+        assert_eq!(place(&[0, 0], TextPool::Argmax), 0);
+        assert_eq!(place(&[3, 9, 2, 9, 2], TextPool::End(2)), 2);
+    }
+
+    #[test]
+    fn a_caption_without_its_end_token_is_pooled_at_its_first() {
+        assert_eq!(place(&[3, 9, 1], TextPool::End(2)), 0);
+        assert_eq!(place(&[3, 9, 1], TextPool::First), 0);
+        assert_eq!(place(&[3, 9, 1], TextPool::Last), 2);
+    }
+
+    #[test]
+    fn what_a_causal_feature_cannot_see_is_left_out() {
+        let rows = vec![vec![3, 9, 1, 0], vec![4, 5, 6, 9]];
+        let captions = Captions::new(rows.clone(), TextPool::Argmax, true);
+        assert_eq!(captions.rows, [vec![3, 9], vec![4, 5, 6, 9]]);
+        assert_eq!(Captions::new(rows.clone(), TextPool::Argmax, false).rows, rows);
     }
 }

@@ -1,108 +1,74 @@
-//! The image tower: a ViT as open_clip builds it (`transformer.py`, `VisionTransformer`).
+//! The image tower, of whichever kind.
 
 use candle_core::{Result, Tensor};
 
-use crate::block::{Block, Norm, Pass, Source};
-use crate::config::{Pool, VisionConfig};
+use crate::block::Source;
+use crate::config::VisionConfig;
 use crate::shapes::Ffn;
+use crate::vit::Vit;
+use crate::vitamin::Vitamin;
+
+/// What a training step adds to the forward pass of a tower.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Seed of what is left out at random (patch dropout, drop path); None leaves nothing out.
+    pub noise: Option<u64>,
+    /// Whether the blocks keep only their inputs and are computed again in the backward pass:
+    /// gradient checkpointing, for memory of a third to a tenth and four thirds of the time.
+    pub recompute: bool,
+}
+
+/// How a forward pass of a tower runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    /// Whether batch statistics are taken and updated.
+    pub(crate) train: bool,
+    pub(crate) quick: bool,
+    pub(crate) step: Step,
+}
 
 #[derive(Debug, Clone)]
-pub(crate) struct Vision {
-    class: Tensor,
-    positions: Tensor,
-    /// (C, 3·p·p)
-    kernel: Tensor,
-    patch: usize,
-    ln_pre: Option<Norm>,
-    pub(crate) blocks: Vec<Block>,
-    ln_post: Norm,
-    proj: Tensor,
-    pool: Pool,
-    heads: usize,
+pub(crate) enum Vision {
+    Vit(Box<Vit>),
+    Vitamin(Box<Vitamin>),
 }
 
 impl Vision {
     pub(crate) fn new(source: &Source, config: &VisionConfig, ffn: Option<Ffn>) -> Result<Self> {
-        let ln_pre = if config.no_ln_pre { None } else { Some(source.norm("visual.ln_pre")?) };
-        let blocks = (0..config.layers)
-            .map(|i| Block::new(source, &format!("visual.transformer.resblocks.{i}"), ffn))
-            .collect::<Result<_>>()?;
-        Ok(Self {
-            class: source.get("visual.class_embedding")?,
-            positions: source.get("visual.positional_embedding")?,
-            kernel: source.get("visual.conv1.weight")?.flatten_from(1)?,
-            patch: config.patch_size,
-            ln_pre,
-            blocks,
-            ln_post: source.norm("visual.ln_post")?,
-            proj: source.get("visual.proj")?,
-            pool: config.pool,
-            heads: config.heads(),
+        Ok(match config {
+            VisionConfig::Vit(vit) => Self::Vit(Box::new(Vit::new(source, vit, ffn)?)),
+            VisionConfig::Vitamin(vitamin) => {
+                Self::Vitamin(Box::new(Vitamin::new(source, vitamin)?))
+            }
         })
     }
 
     /// (B, 3, S, S) → (B, E)
-    pub(crate) fn forward(&self, pixels: &Tensor, train: bool, quick: bool) -> Result<Tensor> {
-        let pass = self.pass(train, quick);
-        let mut x = self.embed(pixels)?;
-        let Some((last, blocks)) = self.blocks.split_last() else {
-            candle_core::bail!("a tower without blocks")
-        };
-        for block in blocks {
-            x = block.forward(&x, pass)?;
+    pub(crate) fn forward(&self, pixels: &Tensor, run: Run) -> Result<Tensor> {
+        match self {
+            Self::Vit(vit) => vit.forward(pixels, run),
+            Self::Vitamin(vitamin) => vitamin.forward(pixels, run.step),
         }
-        let pooled = match self.pool {
-            // LayerNorm works row by row, so only the class token's row is needed.
-            Pool::Token => {
-                let (batch, tokens, _) = x.dims3()?;
-                let rows: Vec<u32> = (0..batch).map(|i| (i * tokens) as u32).collect();
-                let rows = Tensor::new(rows, x.device())?;
-                let class = if last.works_by_rows(pass) {
-                    last.forward_rows(&x, &rows, pass)?
-                } else {
-                    kernels::embedding(&last.forward(&x, pass)?.flatten_to(1)?, &rows)?
-                };
-                self.ln_post.forward(&class)? // (B, C)
-            }
-            Pool::Average => {
-                let x = last.forward(&x, pass)?;
-                let patches = x.dim(1)? - 1;
-                self.ln_post.forward(&x.narrow(1, 1, patches)?)?.mean(1)?
-            }
-        };
-        kernels::project(&pooled, &self.proj)
     }
 
-    /// Shows the tokens (B, G + 1, C) of all places after each step, by name.
+    /// Shows what lies between the layers, by name.
     pub(crate) fn states(
         &self,
         pixels: &Tensor,
         quick: bool,
         seen: &mut dyn FnMut(String, &Tensor),
     ) -> Result<()> {
-        let pass = self.pass(false, quick);
-        let mut x = self.embed(pixels)?;
-        seen("ln_pre".to_owned(), &x);
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, pass)?;
-            seen(format!("resblocks.{i}"), &x);
+        match self {
+            Self::Vit(vit) => vit.states(pixels, quick, seen),
+            Self::Vitamin(vitamin) => vitamin.states(pixels, seen),
         }
-        seen("ln_post".to_owned(), &self.ln_post.forward(&x)?);
-        Ok(())
     }
 
-    fn pass(&self, train: bool, quick: bool) -> Pass<'static> {
-        Pass { train, quick, heads: self.heads, causal: false, lengths: None }
-    }
-
-    /// Patches, class token, positions, the first LayerNorm: (B, G + 1, C)
-    fn embed(&self, pixels: &Tensor) -> Result<Tensor> {
-        let rows = kernels::patches(pixels, self.patch)?; // (B, G, 3·p·p)
-        let tokens = kernels::linear(&rows, &self.kernel, None)?; // (B, G, C)
-        let x = kernels::with_class_and_positions(&self.class, &tokens, &self.positions)?;
-        match &self.ln_pre {
-            Some(norm) => norm.forward(&x),
-            None => Ok(x),
+    /// The plain ViT, if it is one.
+    pub(crate) fn vit(&self) -> Option<&Vit> {
+        match self {
+            Self::Vit(vit) => Some(vit),
+            Self::Vitamin(_) => None,
         }
     }
 }

@@ -140,8 +140,8 @@ fn a_folded_model_gives_the_features_of_the_model() {
 fn the_ffn_of_the_standard_ratio_has_a_share_of_its_parameters() {
     // 1 - θ + 1 / (2ρ) = 0.375 of the matrices at θ = 0.75, ρ = 4 (systems-compression §4.2).
     let config = ClipConfig::named("ViT-B-32").unwrap();
-    let hidden = config.vision.hidden();
-    let width = config.vision.width;
+    let vit = config.vision.vit().unwrap();
+    let (hidden, width) = (vit.hidden(), vit.width);
     let active = active_channels(hidden, 0.75).unwrap();
     let share = (2 * active * width + width * width) as f64 / (2 * hidden * width) as f64;
     assert!((share - 0.375).abs() < 1e-12);

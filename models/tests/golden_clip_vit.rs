@@ -1,19 +1,14 @@
 //! A whole CLIP, forward and backward, against open_clip's numbers (`golden/clip_vit`), and the
 //! proof that the tolerances catch the usual mistakes.
 
+mod golden;
 mod shared_data;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use candle_core::{DType, Device, Tensor, Var, safetensors};
+use candle_core::{DType, Device, Tensor, Var};
+use golden::{Tensors, largest, load, loss, worst};
 use models::{Clip, ClipConfig, Mode, normalize};
-
-type Tensors = BTreeMap<String, Tensor>;
-
-fn load(folder: &Path, file: &str) -> Tensors {
-    safetensors::load(folder.join(file), &Device::Cpu).unwrap().into_iter().collect()
-}
 
 struct Golden {
     config: serde_json::Value,
@@ -45,27 +40,6 @@ impl Golden {
         let config = ClipConfig::from_json(&self.config).unwrap();
         Clip::from_tensors(&config, &[], self.weights.clone(), &Device::Cpu).unwrap()
     }
-}
-
-fn worst(a: &Tensor, b: &Tensor) -> f64 {
-    assert_eq!(a.dims(), b.dims());
-    let difference = (a - b).unwrap().abs().unwrap().flatten_all().unwrap();
-    f64::from(difference.max(0).unwrap().to_scalar::<f32>().unwrap())
-}
-
-fn largest(a: &Tensor) -> f64 {
-    worst(a, &a.zeros_like().unwrap())
-}
-
-/// open_clip's `ClipLoss`: both cross-entropies of exp(scale)·I Tᵀ.
-fn loss(image: &Tensor, text: &Tensor, logit_scale: &Tensor) -> (Tensor, Tensor) {
-    let scale = logit_scale.exp().unwrap();
-    let logits = image.matmul(&text.t().unwrap()).unwrap().broadcast_mul(&scale).unwrap();
-    let rows = u32::try_from(logits.dim(0).unwrap()).unwrap();
-    let targets = Tensor::arange(0u32, rows, &Device::Cpu).unwrap();
-    let there = kernels::cross_entropy(&logits, &targets).unwrap();
-    let back = kernels::cross_entropy(&logits.t().unwrap(), &targets).unwrap();
-    (logits, ((there + back).unwrap() / 2.0).unwrap())
 }
 
 fn forward_agrees(activation: &str) {

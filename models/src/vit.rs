@@ -1,0 +1,122 @@
+//! The plain image tower: a ViT as open_clip builds it (`transformer.py`, `VisionTransformer`).
+
+use candle_core::{Result, Tensor};
+
+use crate::block::{Block, LAYER_NORM_EPS, Norm, Pass, Source};
+use crate::config::{Pool, VitConfig};
+use crate::dropped;
+use crate::shapes::Ffn;
+use crate::vision::Run;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Vit {
+    class: Tensor,
+    positions: Tensor,
+    /// (C, 3·p·p)
+    kernel: Tensor,
+    patch: usize,
+    patch_dropout: f64,
+    ln_pre: Option<Norm>,
+    pub(crate) blocks: Vec<Block>,
+    ln_post: Norm,
+    ln_post_after_pool: bool,
+    proj: Tensor,
+    pool: Pool,
+    heads: usize,
+}
+
+impl Vit {
+    pub(crate) fn new(source: &Source, config: &VitConfig, ffn: Option<Ffn>) -> Result<Self> {
+        let norm = |at: &str| source.norm(at, LAYER_NORM_EPS);
+        let ln_pre = if config.no_ln_pre { None } else { Some(norm("visual.ln_pre")?) };
+        let blocks = (0..config.layers)
+            .map(|i| Block::new(source, &format!("visual.transformer.resblocks.{i}"), ffn))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            class: source.get("visual.class_embedding")?,
+            positions: source.any("visual.positional_embedding")?,
+            kernel: source.get("visual.conv1.weight")?.flatten_from(1)?,
+            patch: config.patch_size,
+            patch_dropout: config.patch_dropout,
+            ln_pre,
+            blocks,
+            ln_post: norm("visual.ln_post")?,
+            ln_post_after_pool: config.final_ln_after_pool,
+            proj: source.get("visual.proj")?,
+            pool: config.pool,
+            heads: config.heads(),
+        })
+    }
+
+    /// (B, 3, S, S) → (B, E)
+    pub(crate) fn forward(&self, pixels: &Tensor, run: Run) -> Result<Tensor> {
+        let pass = self.pass(run.train, run.quick);
+        let mut x = self.embed(pixels, run.step.noise)?;
+        let Some((last, blocks)) = self.blocks.split_last() else {
+            candle_core::bail!("a tower without blocks")
+        };
+        for block in blocks {
+            x = block.forward_or_again(&x, pass, run.step.recompute)?;
+        }
+        let pooled = match self.pool {
+            // LayerNorm works row by row, so only the class token's row is needed.
+            Pool::Token => {
+                let (batch, tokens, _) = x.dims3()?;
+                let rows: Vec<u32> = (0..batch).map(|i| (i * tokens) as u32).collect();
+                let rows = Tensor::new(rows, x.device())?;
+                let class = if last.works_by_rows(pass) {
+                    last.forward_rows(&x, &rows, pass)?
+                } else {
+                    kernels::embedding(&last.forward(&x, pass)?.flatten_to(1)?, &rows)?
+                };
+                self.ln_post.forward(&class)? // (B, C)
+            }
+            Pool::Average => {
+                let x = last.forward_or_again(&x, pass, run.step.recompute)?;
+                let x = x.narrow(1, 1, x.dim(1)? - 1)?;
+                if self.ln_post_after_pool {
+                    self.ln_post.forward(&x.mean(1)?)?
+                } else {
+                    self.ln_post.forward(&x)?.mean(1)?
+                }
+            }
+        };
+        kernels::project(&pooled, &self.proj)
+    }
+
+    /// Shows the tokens (B, G + 1, C) of all places after each step, by name.
+    pub(crate) fn states(
+        &self,
+        pixels: &Tensor,
+        quick: bool,
+        seen: &mut dyn FnMut(String, &Tensor),
+    ) -> Result<()> {
+        let pass = self.pass(false, quick);
+        let mut x = self.embed(pixels, None)?;
+        seen("ln_pre".to_owned(), &x);
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&x, pass)?;
+            seen(format!("resblocks.{i}"), &x);
+        }
+        seen("ln_post".to_owned(), &self.ln_post.forward(&x)?);
+        Ok(())
+    }
+
+    fn pass(&self, train: bool, quick: bool) -> Pass<'static> {
+        Pass { train, quick, heads: self.heads, causal: false, lengths: None }
+    }
+
+    /// Patches, class token, positions, patch dropout, the first LayerNorm: (B, G + 1, C)
+    fn embed(&self, pixels: &Tensor, noise: Option<u64>) -> Result<Tensor> {
+        let rows = kernels::patches(pixels, self.patch)?; // (B, G, 3·p·p)
+        let tokens = kernels::linear(&rows, &self.kernel, None)?; // (B, G, C)
+        let mut x = kernels::with_class_and_positions(&self.class, &tokens, &self.positions)?;
+        if let Some(seed) = noise.filter(|_| self.patch_dropout > 0.0) {
+            x = dropped::patches(&x, self.patch_dropout, seed)?;
+        }
+        match &self.ln_pre {
+            Some(norm) => norm.forward(&x),
+            None => Ok(x),
+        }
+    }
+}
