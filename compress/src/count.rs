@@ -5,7 +5,7 @@
 //! activations and additions cost nothing. RePaViT's Tables 1, 3, 4 and 8 leave out QKᵀ and A·V,
 //! since their counter does not see fused attention; its CLIP table counts them. Both are given.
 
-use models::ClipConfig;
+use models::VitConfig;
 
 /// The shape of a CLIP vision transformer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,21 +47,20 @@ pub struct Macs {
     pub with_attention: u64,
 }
 
-impl From<&ClipConfig> for Tower {
-    fn from(config: &ClipConfig) -> Self {
-        let vision = &config.vision;
+impl Tower {
+    /// Of a plain ViT that projects to `embed_dim`.
+    #[must_use]
+    pub fn new(vit: &VitConfig, embed_dim: usize) -> Self {
         Self {
-            image_size: vision.image_size as u64,
-            patch_size: vision.patch_size as u64,
-            width: vision.width as u64,
-            layers: vision.layers as u64,
-            hidden: vision.hidden() as u64,
-            embed_dim: config.embed_dim as u64,
+            image_size: vit.image_size as u64,
+            patch_size: vit.patch_size as u64,
+            width: vit.width as u64,
+            layers: vit.layers as u64,
+            hidden: vit.hidden() as u64,
+            embed_dim: embed_dim as u64,
         }
     }
-}
 
-impl Tower {
     /// Trainable parameters.
     #[must_use]
     pub fn parameters(&self, form: Form) -> u64 {
@@ -114,7 +113,7 @@ impl Tower {
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
-    use models::Clip;
+    use models::{Clip, ClipConfig};
     use stage::Change;
 
     use super::*;
@@ -131,7 +130,7 @@ mod tests {
     #[test]
     fn counts_from_the_shape_equal_the_tensors_of_the_model() {
         let config = ClipConfig::named("tiny-32").unwrap();
-        let tower = Tower::from(&config);
+        let tower = Tower::new(config.vision.vit().unwrap(), config.embed_dim);
         for (changes, form) in [
             (vec![], Form::Plain),
             (vec![Change::IdleChannels { ratio: 0.75 }], Form::IdleChannels),

@@ -146,7 +146,10 @@ fn features(clip: &Clip, pixels: &Tensor) -> Result<Vec<f32>> {
 
 /// Parameters of the whole model and of the image tower, multiply-adds of the image tower.
 fn count(before: &Clip, after: &Clip, ratio: f64, report: &mut Report) -> Result<()> {
-    let tower = Tower::from(before.config());
+    let Some(vit) = before.config().vision.vit() else {
+        return Err(Error::model("only a plain ViT has idle channels"));
+    };
+    let tower = Tower::new(vit, before.config().embed_dim());
     let active = models::repavit::active_channels(tower.hidden as usize, ratio)? as u64;
     let (trained, folded) = (Form::IdleChannels, Form::Folded { active });
     let mut push = |name: &str, a: u64, b: u64, unit: &str| {

@@ -16,7 +16,7 @@ use crate::repavit::fold_block;
 use crate::shapes::{self, Ffn, Shape};
 use crate::text::{Text, TokenRows};
 use crate::vision::{Run, Step, Vision};
-use crate::{init, weights};
+use crate::{init, positions, weights};
 
 /// Whether a forward pass trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -267,6 +267,23 @@ impl Clip {
             }
         }
         Self::from_tensors(&self.config, &changes, tensors, self.device())
+    }
+
+    /// The same model for pictures of another side or captions of another length: its tables of
+    /// positions are resampled as open_clip does, all else stays.
+    ///
+    /// # Errors
+    /// A configuration that differs in more, or a form with other tensors.
+    pub fn fitted(&self, config: &ClipConfig) -> Result<Self> {
+        let mut tensors = self.params.tensors();
+        positions::fit(&mut tensors, config).model("cannot resample the positions")?;
+        // Fixed positions are those of the new grid, not the old ones read between their places.
+        for shape in shapes::of(config, shapes::ffn(config, &self.changes)?) {
+            if matches!(shape.role, shapes::Role::Grid(_)) {
+                tensors.insert(shape.name.clone(), init::tensor(&shape, 0, self.device())?);
+            }
+        }
+        Self::from_tensors(config, &self.changes, tensors, self.device())
     }
 
     /// Writes all tensors as safetensors, whole or not at all; equal models give equal bytes.

@@ -59,8 +59,10 @@ impl Encoder {
             return Err(Error::model(message));
         }
         let device = Device::Cpu;
+        let clip = crate::open(checkpoint, base, &device)?;
+        clip.config().check_tokenizer(0)?;
         Ok(Self {
-            clip: crate::open(checkpoint, base, &device)?,
+            clip,
             tokenizer: Tokenizer::clip(),
             preprocess: preprocess.clone(),
             limits: Limits::default(),

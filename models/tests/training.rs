@@ -37,6 +37,75 @@ fn loss(clip: &Clip) -> Tensor {
     kernels::cross_entropy(&logits, &Tensor::arange(0u32, 4, &Device::Cpu).unwrap()).unwrap()
 }
 
+/// Every parameter of a ViTamin, of a ViT with every option, of a text tower of each kind.
+fn all_kinds() -> Vec<ClipConfig> {
+    let with = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut value = config().to_json();
+        change(&mut value);
+        ClipConfig::from_json(&value).unwrap()
+    };
+    let vitamin = serde_json::json!({
+        "image_size": 32,
+        "vitamin": {"stem_width": 4, "embed_dim": [4, 6, 8], "depths": [1, 2, 2], "heads": 2},
+    });
+    vec![
+        with(&|v| {
+            v["vision_cfg"] = vitamin.clone();
+            v["custom_text"] = true.into();
+        }),
+        with(&|v| {
+            v["vision_cfg"]["ls_init_value"] = 0.1.into();
+            v["vision_cfg"]["pool_type"] = "avg".into();
+            v["vision_cfg"]["final_ln_after_pool"] = true.into();
+            v["vision_cfg"]["no_ln_pre"] = true.into();
+            v["text_cfg"]["no_causal_mask"] = true.into();
+            v["text_cfg"]["pool_type"] = "last".into();
+        }),
+        with(&|v| {
+            v["text_cfg"]["pool_type"] = "eos".into();
+            v["text_cfg"]["eos_id"] = 19.into();
+        }),
+    ]
+}
+
+#[test]
+fn every_parameter_of_every_kind_gets_a_gradient_whether_kept_or_computed_again() {
+    for config in all_kinds() {
+        let clip = Clip::init(&config, &[], 1, &Device::Cpu).unwrap();
+        let (_, tokens) = batch();
+        let side = config.image_size() as usize;
+        let pixels = Tensor::rand(-1f32, 1., (4, 3, side, side), &Device::Cpu).unwrap();
+        let grads = |recompute: bool| {
+            let step = models::Step { noise: Some(3), recompute };
+            let i = normalize(&clip.encode_image_step(&pixels, step).unwrap()).unwrap();
+            let (t, rows) = clip.encode_text_rows_step(&tokens, step).unwrap();
+            let logits = i.matmul(&normalize(&t).unwrap().t().unwrap()).unwrap();
+            let logits = logits.broadcast_mul(&clip.logit_scale().exp().unwrap()).unwrap();
+            let targets = Tensor::arange(0u32, 4, &Device::Cpu).unwrap();
+            let grads = kernels::cross_entropy(&logits, &targets).unwrap().backward().unwrap();
+            let mut all: std::collections::BTreeMap<String, Vec<f32>> = Default::default();
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for (name, var) in clip.params().vars() {
+                if name.ends_with("token_embedding.weight") {
+                    all.insert(name.clone(), flat(grads.get(&rows.values).unwrap()));
+                } else {
+                    let grad = grads.get(var).unwrap_or_else(|| panic!("{name} has no gradient"));
+                    all.insert(name.clone(), flat(grad));
+                }
+            }
+            all
+        };
+        let (kept, again) = (grads(false), grads(true));
+        for (name, values) in &kept {
+            let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
+            assert!(largest > 1e-9, "{name} of {:?}", config.vision);
+            for (a, b) in values.iter().zip(&again[name]) {
+                assert!((a - b).abs() <= 1e-6 * largest.max(1e-3), "{name}: {a} {b}");
+            }
+        }
+    }
+}
+
 #[test]
 fn every_parameter_gets_a_gradient_except_the_key_biases() {
     for changes in [
@@ -206,4 +275,48 @@ fn one_seed_gives_one_model() {
     };
     assert_eq!(sum(1).to_bits(), sum(1).to_bits());
     assert_ne!(sum(1).to_bits(), sum(2).to_bits());
+}
+
+#[test]
+fn a_model_for_larger_pictures_keeps_all_but_its_positions() {
+    let clip = Clip::init(&config(), &[], 1, &Device::Cpu).unwrap();
+    let larger = config().with_image_size(16).unwrap();
+    let fitted = clip.fitted(&larger).unwrap();
+    let pixels = Tensor::zeros((1, 3, 16, 16), DType::F32, &Device::Cpu).unwrap();
+    assert_eq!(fitted.encode_image(&pixels, Mode::Eval).unwrap().dims(), [1, 8]);
+    for (name, old) in clip.params().tensors() {
+        let new = &fitted.params().tensors()[&name];
+        if name == "visual.positional_embedding" {
+            assert_eq!((old.dims(), new.dims()), (&[5, 12][..], &[17, 12][..]));
+            let row = |t: &Tensor| t.get(0).unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(row(&old), row(new));
+        } else {
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(flat(&old), flat(new), "{name}");
+        }
+    }
+    // Back again the places between are gone, but not their sum.
+    let back = fitted.fitted(&config()).unwrap();
+    let sum = |clip: &Clip| {
+        let table = clip.params().tensors()["visual.positional_embedding"].clone();
+        table.narrow(0, 1, table.dim(0).unwrap() - 1).unwrap().mean_all().unwrap()
+    };
+    let (a, b) = (sum(&clip).to_scalar::<f32>().unwrap(), sum(&back).to_scalar::<f32>().unwrap());
+    assert!((a - b).abs() < 0.02, "{a} {b}");
+}
+
+#[test]
+fn fixed_positions_are_not_trained_and_follow_the_grid() {
+    let mut value = config().to_json();
+    value["vision_cfg"]["pos_embed_type"] = "sin_cos_2d".into();
+    let config = ClipConfig::from_json(&value).unwrap();
+    let clip = Clip::init(&config, &[], 1, &Device::Cpu).unwrap();
+    assert!(!clip.params().vars().contains_key("visual.positional_embedding"));
+    let table = |clip: &Clip| {
+        clip.params().buffers()["visual.positional_embedding"].to_vec2::<f32>().unwrap()
+    };
+    let larger = config.with_image_size(16).unwrap();
+    let fresh = Clip::init(&larger, &[], 1, &Device::Cpu).unwrap();
+    assert_eq!(table(&clip.fitted(&larger).unwrap()), table(&fresh));
+    loss(&clip).backward().unwrap();
 }

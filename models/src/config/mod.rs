@@ -159,7 +159,7 @@ impl ClipConfig {
         Value::Object(top)
     }
 
-    /// The same model for pictures of another side; [`crate::resize_positions`] makes its tensors.
+    /// The same model for pictures of another side; [`crate::Clip::fitted`] makes its tensors.
     ///
     /// # Errors
     /// A side that its patches do not fill.
@@ -195,11 +195,36 @@ impl ClipConfig {
         self.embed_dim
     }
 
+    /// Refuses a model whose captions CLIP's tokenizer cannot write.
+    ///
+    /// # Errors
+    /// Another tokenizer, by its name, or a vocabulary that is too small, with both numbers.
+    pub fn check_tokenizer(&self, tokens: usize) -> Result<()> {
+        if let Some(name) = &self.text.tokenizer {
+            return Err(Error::model(format!("the model's tokenizer is `{name}`"))
+                .hint("only CLIP's own tokenizer is implemented: choose a model without hf_tokenizer_name"));
+        }
+        if self.text.vocab_size < tokens {
+            return Err(Error::model(format!(
+                "the model has {} token embeddings, the clip tokenizer {tokens} tokens",
+                self.text.vocab_size
+            ))
+            .hint("set text_cfg.vocab_size to 49408"));
+        }
+        Ok(())
+    }
+
     /// Parameters of the plain form, from the configuration alone: those that open_clip counts, so
     /// with fixed positions.
     #[must_use]
     pub fn parameters(&self) -> u64 {
         shapes::of(self, None).iter().map(shapes::Shape::elements).sum()
+    }
+
+    /// Names and shapes of all tensors, in the order of the forward pass.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        shapes::of(self, None).into_iter().map(|shape| (shape.name, shape.dims)).collect()
     }
 
     /// Parameters of the image tower with its projection.

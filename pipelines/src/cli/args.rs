@@ -115,6 +115,7 @@ pub(crate) fn command() -> Command {
         .subcommand(
             Command::new("stat").about("Count the samples and bytes of shards").arg(shards()),
         )
+        .subcommand(model())
         .subcommand(
             Command::new("replay")
                 .about("Serve WARC files on loopback until stopped, and print the dial map for a recipe")
@@ -203,4 +204,48 @@ fn threads() -> Arg {
         .visible_alias("processes_count")
         .value_parser(value_parser!(u16).range(1..=1024))
         .help("CPU threads [default: every core]")
+}
+
+/// `clipmill model`.
+fn model() -> Command {
+    Command::new("model")
+        .about("List the models, or show one: parameters, multiply-adds, memory, tensors")
+        .after_help(
+            "Examples:
+  clipmill model                                  all that have a name
+  clipmill model ViTamin-L-336
+  clipmill model ViT-B-16 --batch_size 256 --precision bf16
+  clipmill model my-model.json --tensors",
+        )
+        .arg(
+            Arg::new("name")
+                .value_name("NAME")
+                .help("A name of open_clip's, or the path of its model JSON; all without"),
+        )
+        .arg(
+            Arg::new("batch_size")
+                .long("batch_size")
+                .value_name("PAIRS")
+                .value_parser(value_parser!(u64).range(1..=1 << 24))
+                .help("Pairs in a batch, for the estimate of memory [default: 1]"),
+        )
+        .arg(
+            Arg::new("precision")
+                .long("precision")
+                .value_parser(["f32", "bf16"])
+                .help("Width of the numbers, for the estimate of memory [default: f32]"),
+        )
+        .arg(
+            Arg::new("force_image_size")
+                .long("force_image_size")
+                .value_name("PX")
+                .value_parser(value_parser!(u32).range(1..=1 << 14))
+                .help("Count for pictures of this side"),
+        )
+        .arg(
+            Arg::new("tensors")
+                .long("tensors")
+                .action(ArgAction::SetTrue)
+                .help("Print the names and shapes of all tensors instead"),
+        )
 }

@@ -7,6 +7,7 @@ mod args;
 mod demo;
 mod flags;
 mod inspect;
+mod model;
 mod peek;
 mod progress;
 pub(crate) use progress::brief;
@@ -65,6 +66,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Result<Output> {
         "ls" => peek::ls(args),
         "cat" => peek::cat(args),
         "stat" => peek::stat(args),
+        "model" => model::model(args),
         "completions" => inspect::completions(args),
         kind => single::run(kind, args),
     }
