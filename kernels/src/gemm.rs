@@ -70,8 +70,21 @@ const DEPTH: usize = 256;
 /// Columns of a panel of the right factor.
 const WIDE: usize = 32;
 
-/// Rows of the product in one task; a multiple of the kernels' rows.
-const TASK: usize = 48;
+/// Rows of the product in one task: as many as still share the work evenly, but so few that their
+/// part of the left factor stays in the second-level cache. Every element has its own sum, so the
+/// bits do not depend on this.
+fn rows_in_a_task(rows: usize) -> usize {
+    /// Both kernels' rows, 6 and 12, divide it.
+    const STEP: usize = 12;
+    const MOST: usize = 32 * STEP;
+    // Several tasks a thread, for machines whose cores are not equally fast at all times.
+    let tasks = 2 * rayon::current_num_threads().max(1);
+    rows.div_ceil(tasks).next_multiple_of(STEP).min(MOST)
+}
+
+/// Steps of the inner dimension that are copied at a time, so that their lines stay in the
+/// first-level cache until they are full.
+const COPIED: usize = 64;
 
 /// The right factor in panels: for each [`WIDE`] columns all rows, zeros beyond the last column.
 fn panels(b: Matrix<f32>) -> Vec<f32> {
@@ -85,10 +98,13 @@ fn panels(b: Matrix<f32>) -> Vec<f32> {
                 to[..count].copy_from_slice(&b.data[row * down + first..][..count]);
             }
         } else {
-            for column in 0..count {
-                let from = b.data[(first + column) * right..].iter().step_by(down);
-                for (to, from) in packed[column..].iter_mut().step_by(WIDE).zip(from) {
-                    *to = *from;
+            for (block, packed) in packed.chunks_mut(COPIED * WIDE).enumerate() {
+                for column in 0..count {
+                    let from = &b.data[(first + column) * right + block * COPIED * down..];
+                    let from = from.iter().step_by(down);
+                    for (row, from) in packed.chunks_exact_mut(WIDE).zip(from) {
+                        row[column] = *from;
+                    }
                 }
             }
         }
@@ -106,7 +122,8 @@ fn own_product(level: Level, into: &mut [f32], add: bool, a: Matrix<f32>, b: Mat
     }
     let packed = panels(b);
     let (down, right) = a.strides;
-    into.par_chunks_mut(TASK * columns).enumerate().for_each(|(task, into)| {
+    let task_rows = rows_in_a_task(a.rows);
+    into.par_chunks_mut(task_rows * columns).enumerate().for_each(|(task, into)| {
         for start in (0..depth).step_by(DEPTH) {
             let steps = DEPTH.min(depth - start);
             for (panel, packed) in packed.chunks_exact(depth * WIDE).enumerate() {
@@ -114,7 +131,7 @@ fn own_product(level: Level, into: &mut [f32], add: bool, a: Matrix<f32>, b: Mat
                 let rows = into.len() / columns;
                 let strip = Strip {
                     a: a.data,
-                    offset: task * TASK * down + start * right,
+                    offset: task * task_rows * down + start * right,
                     down,
                     right,
                     b: &packed[start * WIDE..(start + steps) * WIDE],

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{D, Result, Tensor, Var};
 
+use crate::linear::Linear;
 use crate::repavit::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, BatchNorm, FoldedFfn, IdleFfn};
 use crate::shapes::Ffn;
 
@@ -17,6 +18,8 @@ pub(crate) type Pair = (Tensor, Tensor);
 pub(crate) struct Source<'a> {
     pub(crate) tensors: &'a BTreeMap<String, Tensor>,
     pub(crate) buffers: &'a BTreeMap<String, Var>,
+    /// Whether the linear layers of the blocks have bf16 weights.
+    pub(crate) half: bool,
 }
 
 impl Source<'_> {
@@ -48,6 +51,14 @@ impl Source<'_> {
 
     pub(crate) fn pair(&self, at: &str) -> Result<Pair> {
         Ok((self.get(&format!("{at}.weight"))?, self.get(&format!("{at}.bias"))?))
+    }
+
+    pub(crate) fn linear(&self, at: &str) -> Result<Linear> {
+        self.linear_of(&format!("{at}.weight"), &format!("{at}.bias"))
+    }
+
+    fn linear_of(&self, weight: &str, bias: &str) -> Result<Linear> {
+        Linear::new(self.get(weight)?, self.get(bias)?, self.half)
     }
 
     pub(crate) fn norm(&self, at: &str, eps: f64) -> Result<Norm> {
@@ -127,8 +138,8 @@ pub(crate) struct Pass<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
     ln_1: Norm,
-    in_proj: Pair,
-    out_proj: Pair,
+    in_proj: Linear,
+    out_proj: Linear,
     /// The learned scales of both halves.
     scales: Option<Pair>,
     ffn: FfnLayer,
@@ -136,7 +147,7 @@ pub(crate) struct Block {
 
 #[derive(Debug, Clone)]
 enum FfnLayer {
-    Plain { ln_2: Norm, fc: Pair, proj: Pair },
+    Plain { ln_2: Norm, fc: Linear, proj: Linear },
     Idle(Box<IdleLayer>),
     Folded(FoldedFfn),
 }
@@ -144,9 +155,9 @@ enum FfnLayer {
 #[derive(Debug, Clone)]
 struct IdleLayer {
     bn_1: BatchNormLayer,
-    fc: Pair,
+    fc: Linear,
     bn_2: BatchNormLayer,
-    proj: Pair,
+    proj: Linear,
     active: usize,
 }
 
@@ -160,26 +171,26 @@ struct BatchNormLayer {
 
 impl Block {
     pub(crate) fn new(source: &Source, at: &str, ffn: Option<Ffn>) -> Result<Self> {
-        let pair = |name: &str| source.pair(&format!("{at}.{name}"));
+        let linear = |name: &str| source.linear(&format!("{at}.{name}"));
         let layer = match ffn {
             None => FfnLayer::Plain {
                 ln_2: source.norm(&format!("{at}.ln_2"), LAYER_NORM_EPS)?,
-                fc: pair("mlp.c_fc")?,
-                proj: pair("mlp.c_proj")?,
+                fc: linear("mlp.c_fc")?,
+                proj: linear("mlp.c_proj")?,
             },
             Some(Ffn::Idle { active }) => FfnLayer::Idle(Box::new(IdleLayer {
                 bn_1: source.batch_norm(&format!("{at}.mlp.bn_1"))?,
-                fc: pair("mlp.c_fc")?,
+                fc: linear("mlp.c_fc")?,
                 bn_2: source.batch_norm(&format!("{at}.mlp.bn_2"))?,
-                proj: pair("mlp.c_proj")?,
+                proj: linear("mlp.c_proj")?,
                 active,
             })),
             Some(Ffn::Folded { active }) => {
-                let (idle_weight, idle_bias) = pair("mlp.c_idle")?;
+                let (idle_weight, idle_bias) = source.pair(&format!("{at}.mlp.c_idle"))?;
                 let active = if active == 0 {
                     None
                 } else {
-                    let (u, shift) = pair("mlp.c_fc")?;
+                    let (u, shift) = source.pair(&format!("{at}.mlp.c_fc"))?;
                     Some((u, shift, source.get(&format!("{at}.mlp.c_proj.weight"))?))
                 };
                 FfnLayer::Folded(FoldedFfn { idle_weight, idle_bias, active })
@@ -187,11 +198,11 @@ impl Block {
         };
         Ok(Self {
             ln_1: source.norm(&format!("{at}.ln_1"), LAYER_NORM_EPS)?,
-            in_proj: (
-                source.get(&format!("{at}.attn.in_proj_weight"))?,
-                source.get(&format!("{at}.attn.in_proj_bias"))?,
-            ),
-            out_proj: pair("attn.out_proj")?,
+            in_proj: source.linear_of(
+                &format!("{at}.attn.in_proj_weight"),
+                &format!("{at}.attn.in_proj_bias"),
+            )?,
+            out_proj: linear("attn.out_proj")?,
             scales: match source.has(&format!("{at}.ls_1.gamma")) {
                 true => Some((
                     source.get(&format!("{at}.ls_1.gamma"))?,
@@ -232,8 +243,7 @@ impl Block {
 
     /// The heads' outputs, side by side.
     fn look(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        let (w, b) = &self.in_proj;
-        let qkv = kernels::linear(&self.ln_1.forward(x)?, w, Some(b))?;
+        let qkv = self.in_proj.forward(&self.ln_1.forward(x)?)?;
         match pass.lengths {
             Some(lengths) => kernels::attention_ragged(&qkv, lengths, pass.heads, pass.causal),
             None => kernels::attention(&qkv, pass.heads, pass.causal),
@@ -241,8 +251,7 @@ impl Block {
     }
 
     fn join(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-        let (w, b) = &self.out_proj;
-        let y = kernels::linear(y, w, Some(b))?;
+        let y = self.out_proj.forward(y)?;
         match &self.scales {
             Some((scale, _)) => x + y.broadcast_mul(scale)?,
             None => x + y,
@@ -273,26 +282,26 @@ impl Block {
     fn tensors(&self) -> Option<Vec<&Tensor>> {
         let FfnLayer::Plain { ln_2, fc, proj } = &self.ffn else { return None };
         let mut all = Vec::from(self.ln_1.tensors());
-        all.extend([&self.in_proj.0, &self.in_proj.1, &self.out_proj.0, &self.out_proj.1]);
+        all.extend(self.in_proj.tensors().into_iter().chain(self.out_proj.tensors()));
         all.extend(self.scales.iter().flat_map(|(a, b)| [a, b]));
         all.extend(ln_2.tensors());
-        all.extend([&fc.0, &fc.1, &proj.0, &proj.1]);
+        all.extend(fc.tensors().into_iter().chain(proj.tensors()));
         Some(all)
     }
 
     fn replaced(&self, tensors: &mut Replaced) -> Result<Self> {
-        let FfnLayer::Plain { ln_2, .. } = &self.ffn else {
+        let FfnLayer::Plain { ln_2, fc, proj } = &self.ffn else {
             candle_core::bail!("a block with statistics cannot be computed again")
         };
         Ok(Self {
             ln_1: self.ln_1.replaced(tensors)?,
-            in_proj: tensors.pair()?,
-            out_proj: tensors.pair()?,
+            in_proj: self.in_proj.replaced(tensors)?,
+            out_proj: self.out_proj.replaced(tensors)?,
             scales: self.scales.as_ref().map(|_| tensors.pair()).transpose()?,
             ffn: FfnLayer::Plain {
                 ln_2: ln_2.replaced(tensors)?,
-                fc: tensors.pair()?,
-                proj: tensors.pair()?,
+                fc: fc.replaced(tensors)?,
+                proj: proj.replaced(tensors)?,
             },
         })
     }
@@ -302,18 +311,18 @@ impl Block {
         let gelu = if pass.quick { kernels::quick_gelu } else { kernels::gelu };
         match &self.ffn {
             FfnLayer::Plain { ln_2, fc, proj } => {
-                let h = gelu(&kernels::linear(&ln_2.forward(x)?, &fc.0, Some(&fc.1))?)?;
-                let y = kernels::linear(&h, &proj.0, Some(&proj.1))?;
+                let h = gelu(&fc.forward(&ln_2.forward(x)?)?)?;
+                let y = proj.forward(&h)?;
                 match &self.scales {
                     Some((_, scale)) => x + y.broadcast_mul(scale)?,
                     None => x + y,
                 }
             }
             FfnLayer::Idle(ffn) => {
-                let h = kernels::linear(&ffn.bn_1.forward(x, pass)?, &ffn.fc.0, Some(&ffn.fc.1))?;
+                let h = ffn.fc.forward(&ffn.bn_1.forward(x, pass)?)?;
                 let h = kernels::gelu_first(&h, ffn.active, pass.quick)?;
                 let h = ffn.bn_2.forward(&h, pass)?;
-                x + kernels::linear(&h, &ffn.proj.0, Some(&ffn.proj.1))?
+                x + ffn.proj.forward(&h)?
             }
             FfnLayer::Folded(ffn) => {
                 let y = kernels::linear(x, &ffn.idle_weight, Some(&ffn.idle_bias))?;
@@ -333,11 +342,11 @@ impl Block {
         let FfnLayer::Idle(ffn) = &self.ffn else { return None };
         Some(IdleFfn {
             bn_1: ffn.bn_1.values(),
-            fc_weight: ffn.fc.0.clone(),
-            fc_bias: ffn.fc.1.clone(),
+            fc_weight: ffn.fc.weight().clone(),
+            fc_bias: ffn.fc.bias().clone(),
             bn_2: ffn.bn_2.values(),
-            proj_weight: ffn.proj.0.clone(),
-            proj_bias: ffn.proj.1.clone(),
+            proj_weight: ffn.proj.weight().clone(),
+            proj_bias: ffn.proj.bias().clone(),
             active: ffn.active,
         })
     }

@@ -89,18 +89,25 @@ impl Clip {
         params: Params,
         ffn: Option<Ffn>,
     ) -> candle_core::Result<Self> {
-        let towers = |tensors: &BTreeMap<String, Tensor>| -> candle_core::Result<(Vision, Text)> {
-            let source = Source { tensors, buffers: &params.buffers };
-            let text = Text::new(&source, &config.text, shapes::text_prefix(&config))?;
-            Ok((Vision::new(&source, &config.vision, ffn)?, text))
-        };
         let trainable: BTreeMap<_, _> =
             params.vars.iter().map(|(n, v)| (n.clone(), v.as_tensor().clone())).collect();
-        let constant: BTreeMap<_, _> =
-            trainable.iter().map(|(n, t)| (n.clone(), t.detach())).collect();
-        let (train, eval) = (towers(&trainable)?, towers(&constant)?);
+        let train = towers(&config, &params, &trainable, ffn, false)?;
+        let eval = towers(&config, &params, &params.constant(), ffn, false)?;
         let logit_scale = trainable["logit_scale"].clone();
         Ok(Self { config, changes, params, train, eval, logit_scale })
+    }
+
+    /// The same model with bf16 weights in the linear layers of its blocks wherever it is used
+    /// without gradient. Sums, attention, norms and all else stay f32; so features differ from
+    /// those of f32 weights in the third digit.
+    ///
+    /// # Errors
+    /// Weights that are not f32.
+    pub fn with_half_weights(self) -> Result<Self> {
+        let ffn = shapes::ffn(&self.config, &self.changes)?;
+        let eval = towers(&self.config, &self.params, &self.params.constant(), ffn, true)
+            .model("cannot round the weights to bf16")?;
+        Ok(Self { eval, ..self })
     }
 
     /// Its configuration.
@@ -315,6 +322,19 @@ impl Clip {
             ))),
         }
     }
+}
+
+/// Both towers over these tensors.
+fn towers(
+    config: &ClipConfig,
+    params: &Params,
+    tensors: &BTreeMap<String, Tensor>,
+    ffn: Option<Ffn>,
+    half: bool,
+) -> candle_core::Result<(Vision, Text)> {
+    let source = Source { tensors, buffers: &params.buffers, half };
+    let text = Text::new(&source, &config.text, shapes::text_prefix(config))?;
+    Ok((Vision::new(&source, &config.vision, ffn)?, text))
 }
 
 /// Rows of unit length (`x / max(|x|, 1e-12)`), with gradient.

@@ -59,7 +59,7 @@ fn variables(weights: &Tensors, case: &str) -> (BTreeMap<String, Var>, BTreeMap<
 fn block(vars: &BTreeMap<String, Var>, buffers: &BTreeMap<String, Var>, active: usize) -> Block {
     let tensors: Tensors =
         vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
-    let source = Source { tensors: &tensors, buffers };
+    let source = Source { tensors: &tensors, buffers, half: false };
     Block::new(&source, "b", Some(Ffn::Idle { active })).unwrap()
 }
 
@@ -101,7 +101,7 @@ fn outputs_statistics_gradients_and_folds_equal_the_references() {
             tensors.insert("b.mlp.c_fc.bias".into(), shift);
             tensors.insert("b.mlp.c_proj.weight".into(), v);
         }
-        let source = Source { tensors: &tensors, buffers: &BTreeMap::new() };
+        let source = Source { tensors: &tensors, buffers: &BTreeMap::new(), half: false };
         let inference = Block::new(&source, "b", Some(Ffn::Folded { active })).unwrap();
         let z = inference.forward(&inputs["x"], PASS).unwrap();
         let expected = &outputs[&format!("{case}.folded")];

@@ -31,6 +31,11 @@ impl Params {
         all.map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect()
     }
 
+    /// The trainable tensors without history.
+    pub(crate) fn constant(&self) -> BTreeMap<String, Tensor> {
+        self.vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().detach())).collect()
+    }
+
     /// Number of trainable parameters.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -1,12 +1,16 @@
 //! The image tower, of whichever kind.
 
+mod dropped;
+mod vit;
+mod vitamin;
+
 use candle_core::{Result, Tensor};
 
 use crate::block::Source;
 use crate::config::VisionConfig;
 use crate::shapes::Ffn;
-use crate::vit::Vit;
-use crate::vitamin::Vitamin;
+use vit::Vit;
+use vitamin::Vitamin;
 
 /// What a training step adds to the forward pass of a tower.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

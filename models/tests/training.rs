@@ -320,3 +320,29 @@ fn fixed_positions_are_not_trained_and_follow_the_grid() {
     assert_eq!(table(&clip.fitted(&larger).unwrap()), table(&fresh));
     loss(&clip).backward().unwrap();
 }
+
+#[test]
+fn bf16_weights_change_features_in_the_third_digit_and_training_not_at_all() {
+    for config in all_kinds() {
+        let full = Clip::init(&config, &[], 1, &Device::Cpu).unwrap();
+        let half = full.clone().with_half_weights().unwrap();
+        let side = config.image_size() as usize;
+        let pixels = Tensor::rand(-1f32, 1., (4, 3, side, side), &Device::Cpu).unwrap();
+        let (_, tokens) = batch();
+        let image = |clip: &Clip, mode| {
+            normalize(&clip.encode_image(&pixels, mode).unwrap()).unwrap().to_vec2::<f32>().unwrap()
+        };
+        let text = |clip: &Clip, mode| {
+            normalize(&clip.encode_text(&tokens, mode).unwrap()).unwrap().to_vec2::<f32>().unwrap()
+        };
+        for features in [&image as &dyn Fn(&Clip, Mode) -> Vec<Vec<f32>>, &text] {
+            assert_eq!(features(&half, Mode::Train), features(&full, Mode::Train));
+            let (a, b) = (features(&full, Mode::Eval), features(&half, Mode::Eval));
+            assert_ne!(a, b);
+            for (a, b) in a.iter().zip(&b) {
+                let cosine: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+                assert!(cosine > 0.9995, "{cosine}");
+            }
+        }
+    }
+}

@@ -2,11 +2,10 @@
 
 use candle_core::{Result, Tensor};
 
+use super::{Run, dropped};
 use crate::block::{Block, LAYER_NORM_EPS, Norm, Pass, Source};
 use crate::config::{Pool, VitConfig};
-use crate::dropped;
 use crate::shapes::Ffn;
-use crate::vision::Run;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Vit {

@@ -7,10 +7,10 @@
 
 use candle_core::{Result, Tensor};
 
+use super::{Step, dropped};
 use crate::block::{Norm, Pair, Replaced, Source};
 use crate::config::VitaminConfig;
-use crate::dropped;
-use crate::vision::Step;
+use crate::linear::Linear;
 
 /// LayerNorm's eps, everywhere in timm's ViTamin.
 const EPS: f64 = 1e-6;
@@ -32,24 +32,24 @@ pub(crate) struct Vitamin {
 #[derive(Debug, Clone)]
 struct MbConv {
     stride: usize,
-    expand: Option<Pair>,
+    expand: Option<Linear>,
     pre_norm: Norm,
-    conv1: Pair,
+    conv1: Linear,
     conv2: Pair,
-    conv3: Pair,
+    conv3: Linear,
 }
 
 /// `x + attention(norm1 x)`, then `x + W2(GELU(W0 z) · W1 z)` with `z = norm(norm2 x)`.
 #[derive(Debug, Clone)]
 struct GatedBlock {
     norm1: Norm,
-    qkv: Pair,
-    proj: Pair,
+    qkv: Linear,
+    proj: Linear,
     norm2: Norm,
     norm: Norm,
-    gate: Pair,
-    value: Pair,
-    out: Pair,
+    gate: Linear,
+    value: Linear,
+    out: Linear,
     heads: usize,
 }
 
@@ -152,33 +152,28 @@ impl MbConv {
         let has_expand = source.has(&format!("{expand}.weight"));
         Ok(Self {
             stride: if first { 2 } else { 1 },
-            expand: if has_expand { Some(source.pair(&expand)?) } else { None },
+            expand: if has_expand { Some(source.linear(&expand)?) } else { None },
             pre_norm: source.norm(&format!("{at}.pre_norm"), EPS)?,
-            conv1: source.pair(&format!("{at}.conv1_1x1"))?,
+            conv1: source.linear(&format!("{at}.conv1_1x1"))?,
             conv2: source.pair(&format!("{at}.conv2_kxk"))?,
-            conv3: source.pair(&format!("{at}.conv3_1x1"))?,
+            conv3: source.linear(&format!("{at}.conv3_1x1"))?,
         })
     }
 
     fn shortcut(&self, x: &Tensor) -> Result<Tensor> {
         let x = if self.stride == 2 { kernels::avg_pool3x3(x)? } else { x.clone() };
         match &self.expand {
-            Some(expand) => point(&x, expand),
+            Some(expand) => expand.forward(&x),
             None => Ok(x),
         }
     }
 
     fn branch(&self, x: &Tensor) -> Result<Tensor> {
-        let h = kernels::gelu(&point(&self.pre_norm.forward(x)?, &self.conv1)?)?;
+        let h = kernels::gelu(&self.conv1.forward(&self.pre_norm.forward(x)?)?)?;
         let (w, b) = &self.conv2;
         let h = kernels::gelu(&kernels::depthwise3x3(&h, w, b, self.stride)?)?;
-        point(&h, &self.conv3)
+        self.conv3.forward(&h)
     }
-}
-
-/// The 1 × 1 convolution: a linear layer of each pixel.
-fn point(x: &Tensor, (weight, bias): &Pair) -> Result<Tensor> {
-    kernels::linear(x, &weight.flatten_from(1)?, Some(bias))
 }
 
 /// Drop path of one block.
@@ -191,36 +186,35 @@ struct Drop {
 
 impl GatedBlock {
     fn new(source: &Source, at: &str, heads: usize) -> Result<Self> {
-        let pair = |name: &str| source.pair(&format!("{at}.{name}"));
+        let linear = |name: &str| source.linear(&format!("{at}.{name}"));
         let norm = |name: &str| source.norm(&format!("{at}.{name}"), EPS);
         Ok(Self {
             norm1: norm("norm1")?,
-            qkv: pair("attn.qkv")?,
-            proj: pair("attn.proj")?,
+            qkv: linear("attn.qkv")?,
+            proj: linear("attn.proj")?,
             norm2: norm("norm2")?,
             norm: norm("mlp.norm")?,
-            gate: pair("mlp.w0")?,
-            value: pair("mlp.w1")?,
-            out: pair("mlp.w2")?,
+            gate: linear("mlp.w0")?,
+            value: linear("mlp.w1")?,
+            out: linear("mlp.w2")?,
             heads,
         })
     }
 
     /// (B, N, C) → (B, N, C)
     fn forward(&self, x: &Tensor, drop: Option<Drop>) -> Result<Tensor> {
-        let linear = |x: &Tensor, (w, b): &Pair| kernels::linear(x, w, Some(b));
         let path = |y: Tensor, half: &str| match drop {
             Some(Drop { share, seed, block }) => {
                 dropped::paths(&y, share, seed, &format!("blocks.{block}.{half}"))
             }
             None => Ok(y),
         };
-        let qkv = linear(&self.norm1.forward(x)?, &self.qkv)?;
-        let y = linear(&kernels::attention(&qkv, self.heads, false)?, &self.proj)?;
+        let qkv = self.qkv.forward(&self.norm1.forward(x)?)?;
+        let y = self.proj.forward(&kernels::attention(&qkv, self.heads, false)?)?;
         let x = (x + path(y, "attn")?)?;
         let z = self.norm.forward(&self.norm2.forward(&x)?)?;
-        let h = kernels::geglu(&linear(&z, &self.gate)?, &linear(&z, &self.value)?)?;
-        let y = path(linear(&h, &self.out)?, "mlp")?;
+        let h = kernels::geglu(&self.gate.forward(&z)?, &self.value.forward(&z)?)?;
+        let y = path(self.out.forward(&h)?, "mlp")?;
         x + y
     }
 
@@ -246,8 +240,8 @@ impl GatedBlock {
         for norm in [&self.norm1, &self.norm2, &self.norm] {
             all.extend(norm.tensors());
         }
-        for (w, b) in [&self.qkv, &self.proj, &self.gate, &self.value, &self.out] {
-            all.extend([w, b]);
+        for linear in [&self.qkv, &self.proj, &self.gate, &self.value, &self.out] {
+            all.extend(linear.tensors());
         }
         all
     }
@@ -257,11 +251,11 @@ impl GatedBlock {
             norm1: self.norm1.replaced(tensors)?,
             norm2: self.norm2.replaced(tensors)?,
             norm: self.norm.replaced(tensors)?,
-            qkv: tensors.pair()?,
-            proj: tensors.pair()?,
-            gate: tensors.pair()?,
-            value: tensors.pair()?,
-            out: tensors.pair()?,
+            qkv: self.qkv.replaced(tensors)?,
+            proj: self.proj.replaced(tensors)?,
+            gate: self.gate.replaced(tensors)?,
+            value: self.value.replaced(tensors)?,
+            out: self.out.replaced(tensors)?,
             heads: self.heads,
         })
     }
