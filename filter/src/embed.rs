@@ -19,7 +19,7 @@ use store::Attempt;
 use store::npy;
 use store::parquet::{Layout, Writer};
 
-use crate::clip::{ClipEncoder, validate_batch_size};
+use crate::clip::{ClipEncoder, Precision, validate_batch_size};
 use crate::judge::{JudgeContext, is_success};
 
 /// Embeds pictures and captions with a CLIP model.
@@ -32,6 +32,9 @@ pub struct EmbedPlan {
     /// always has 32, so that no setting changes the last bits of the result.
     #[serde(default = "default_batch_size")]
     pub batch_size: u32,
+    /// The numbers that the weights are used in: `f32` (default), or `bf16` for speed.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
 }
 
 fn default_batch_size() -> u32 {
@@ -81,7 +84,7 @@ impl EmbedPlan {
             let message = format!("no pair {}..{} among {}", rows.start, rows.end, source.len());
             return Err(Error::input(message).at("embed"));
         }
-        let encoder = ClipEncoder::open(cx, &self.checkpoint)?;
+        let encoder = ClipEncoder::open(cx, &self.checkpoint, self.precision)?;
         let mut counts = Counts::default();
         let mut embeddings = Embeddings::default();
         let schema = metadata_schema()?;

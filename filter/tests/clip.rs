@@ -8,6 +8,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Float32Type;
 use arrow_array::{Array, Float32Array};
 use candle_core::{Device, Tensor};
+use filter::clip::Precision;
 use filter::embed::EmbedPlan;
 use filter::judge::clip_score::ClipScore;
 use filter::judge::{AnyJudge, JudgeContext, JudgePlan, Scored};
@@ -80,8 +81,18 @@ fn pairs(broken: Option<usize>) -> Pairs {
 }
 
 fn judge(checkpoint: &str, batch_size: u32, threads: usize, batches: &[Pairs]) -> Vec<Scored> {
-    let column = "clip_score".to_owned();
-    let plan = ClipScore { checkpoint: checkpoint.to_owned(), min: None, batch_size, column };
+    judge_in(Precision::F32, checkpoint, batch_size, threads, batches)
+}
+
+fn judge_in(
+    precision: Precision,
+    checkpoint: &str,
+    batch_size: u32,
+    threads: usize,
+    batches: &[Pairs],
+) -> Vec<Scored> {
+    let (checkpoint, column) = (checkpoint.to_owned(), "clip_score".to_owned());
+    let plan = ClipScore { checkpoint, min: None, batch_size, precision, column };
     let cx = Context { threads, ..Context::default() };
     let mut judge = plan.build(&JudgeContext::new(&cx)).unwrap();
     batches.iter().map(|pairs| judge.score(pairs).unwrap()).collect()
@@ -122,6 +133,22 @@ fn directly(checkpoint: &str) -> Vec<f32> {
             (image * text).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()
         })
         .collect()
+}
+
+#[test]
+fn bf16_weights_move_a_cosine_by_less_than_a_hundredth() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint(folder.path(), |_| {});
+    let scores = |precision| -> Vec<Option<f32>> {
+        let scored = judge_in(precision, &checkpoint, 32, 1, &[pairs(None)]);
+        scored[0].scores[0].as_primitive::<Float32Type>().iter().collect()
+    };
+    let (full, half) = (scores(Precision::F32), scores(Precision::Bf16));
+    assert_ne!(full, half);
+    for (full, half) in full.iter().zip(&half) {
+        let distance = full.zip(*half).map_or(0.0, |(a, b)| (a - b).abs());
+        assert!(distance < 0.01, "{full:?} {half:?}");
+    }
 }
 
 #[test]
@@ -215,7 +242,8 @@ impl PairSource for Memory {
 
 fn embed(checkpoint: &str, rows: Range<usize>) -> Result<(stage::Counts, Output)> {
     let output = Output::in_memory();
-    let plan = EmbedPlan { checkpoint: checkpoint.to_owned(), batch_size: 4 };
+    let plan =
+        EmbedPlan { checkpoint: checkpoint.to_owned(), batch_size: 4, precision: Precision::F32 };
     let cx = Context { threads: 2, ..Context::default() };
     let stage = output.stage("embed");
     let mut attempt = stage.begin("0")?;

@@ -73,6 +73,14 @@ impl Encoder {
         })
     }
 
+    /// The same with bf16 weights: [`Clip::with_half_weights`].
+    ///
+    /// # Errors
+    /// Weights that are not f32.
+    pub fn with_half_weights(self) -> Result<Self> {
+        Ok(Self { clip: self.clip.with_half_weights()?, ..self })
+    }
+
     /// The model's configuration.
     #[must_use]
     pub fn config(&self) -> &ClipConfig {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use stage::{Error, Pairs, Result};
 
 use super::{Judge, JudgeContext, JudgePlan, Scored, is_success};
-use crate::clip::{ClipEncoder, cosine};
+use crate::clip::{ClipEncoder, Precision, cosine};
 
 /// Cosine of picture and caption under a CLIP model.
 ///
@@ -34,6 +34,9 @@ pub struct ClipScore {
     /// always has 32, so that no setting changes the last bits of the result.
     #[serde(default = "default_batch_size")]
     pub batch_size: u32,
+    /// The numbers that the weights are used in: `f32` (default), or `bf16` for speed.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
     /// The score's column; default `clip_score`. Two scorers in one recipe need two names.
     #[serde(default = "default_column")]
     pub column: String,
@@ -75,8 +78,13 @@ impl JudgePlan for ClipScore {
     }
 
     fn scoring(&self) -> Value {
-        let Self { checkpoint, min: _, batch_size, column } = self;
-        json!({"checkpoint": checkpoint, "batch_size": batch_size, "column": column})
+        let Self { checkpoint, min: _, batch_size, precision, column } = self;
+        let mut scoring =
+            json!({"checkpoint": checkpoint, "batch_size": batch_size, "column": column});
+        if !precision.is_f32() {
+            scoring["precision"] = json!(precision);
+        }
+        scoring
     }
 
     fn reasons(&self, scores: &[ArrayRef]) -> Vec<Option<&'static str>> {
@@ -87,7 +95,7 @@ impl JudgePlan for ClipScore {
 
     fn build(&self, cx: &JudgeContext<'_>) -> Result<Box<dyn Judge>> {
         self.validate()?;
-        let encoder = ClipEncoder::open(cx, &self.checkpoint)?;
+        let encoder = ClipEncoder::open(cx, &self.checkpoint, self.precision)?;
         Ok(Box::new(Scorer { encoder }))
     }
 }
@@ -122,7 +130,9 @@ mod tests {
     use super::*;
 
     fn plan(min: Option<f32>) -> ClipScore {
-        ClipScore { checkpoint: "x".into(), min, batch_size: 32, column: "clip_score".into() }
+        let precision = Precision::F32;
+        let column = "clip_score".into();
+        ClipScore { checkpoint: "x".into(), min, batch_size: 32, precision, column }
     }
 
     #[test]
