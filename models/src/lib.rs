@@ -19,14 +19,16 @@
 //!
 //! Reading order: [`ClipConfig`], [`Clip`], `vision` and `text` (the towers), `block` (their
 //! layers), [`repavit`] (idle channels and their fold), [`Params`], `init`, [`Tokenizer`],
-//! [`Encoder`], `checkpoint` and `weights` (files).
+//! [`Encoder`], `checkpoint` and `hub` (folders), [`Weights`] (files), `names` (whose).
 
 mod block;
 mod checkpoint;
 mod clip;
 mod config;
 mod encode;
+mod hub;
 mod init;
+mod names;
 mod params;
 pub mod repavit;
 mod shapes;
@@ -35,13 +37,17 @@ mod tokenizer;
 mod vision;
 mod weights;
 
-pub use checkpoint::{open, open_weights, read_checkpoint, write_checkpoint};
+pub use checkpoint::{
+    checkpoint_files, checkpoint_of, open, open_weights, read_checkpoint, write_checkpoint,
+};
 pub use clip::{Clip, Mode, normalize};
 pub use config::{ClipConfig, Pool, TextConfig, VisionConfig};
 pub use encode::Encoder;
+pub use names::Names;
 pub use params::Params;
 pub use text::TokenRows;
 pub use tokenizer::Tokenizer;
+pub use weights::Weights;
 
 #[cfg(test)]
 mod golden_repavit;
