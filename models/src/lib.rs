@@ -19,7 +19,8 @@
 //!
 //! Reading order: [`ClipConfig`], [`Clip`], `vision` and `text` (the towers), `block` (their
 //! layers), [`repavit`] (idle channels and their fold), [`Params`], `init`, [`Tokenizer`],
-//! [`Encoder`], `checkpoint` and `hub` (folders), [`Weights`] (files), `names` (whose).
+//! [`Encoder`], [`Swin`] and [`Vit`] (classifiers) with their `layers`; `checkpoint` and `hub`
+//! (folders), [`Weights`] (files), `names` (whose).
 
 mod block;
 mod checkpoint;
@@ -28,13 +29,16 @@ mod config;
 mod encode;
 mod hub;
 mod init;
+mod layers;
 mod names;
 mod params;
 pub mod repavit;
 mod shapes;
+mod swin;
 mod text;
 mod tokenizer;
 mod vision;
+mod vit;
 mod weights;
 
 pub use checkpoint::{
@@ -45,8 +49,10 @@ pub use config::{ClipConfig, Pool, TextConfig, VisionConfig};
 pub use encode::Encoder;
 pub use names::Names;
 pub use params::Params;
+pub use swin::{Swin, SwinConfig};
 pub use text::TokenRows;
 pub use tokenizer::Tokenizer;
+pub use vit::{Vit, VitConfig};
 pub use weights::Weights;
 
 #[cfg(test)]
