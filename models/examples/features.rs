@@ -1,5 +1,5 @@
 //! Features of made-up pictures and captions, for comparison with open_clip on the same checkpoint:
-//! `features CHECKPOINT_FOLDER OUT.f32`.
+//! `features CHECKPOINT_FOLDER OUT.f32`, or `features WEIGHTS OUT.f32 MODEL` for bare weights.
 //!
 //! Pixel i of the batch `[4, 3, S, S]` is `(i * 7919 mod 2048) / 1024 - 1`; the captions are the
 //! four of `CAPTIONS`. `OUT.f32` holds the image features, then the text features, each `[4, D]`.
@@ -14,15 +14,30 @@ const CAPTIONS: [&str; 4] =
     ["a photo of a cat", "", "two dogs on a beach, at sunset", "Überraschung 🎉 1234"];
 
 fn main() -> Result<()> {
-    let mut words = std::env::args().skip(1);
-    let (Some(folder), Some(out)) = (words.next(), words.next()) else {
-        return Err(Error::recipe("features CHECKPOINT_FOLDER OUT.f32"));
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let (checkpoint, out, model) = match words.as_slice() {
+        [checkpoint, out] => (checkpoint, out, None),
+        [weights, out, model] => (weights, out, Some(model)),
+        _ => {
+            return Err(Error::recipe(
+                "features CHECKPOINT_FOLDER OUT.f32, or WEIGHTS OUT.f32 MODEL",
+            ));
+        }
     };
-    let folder = Path::new(&folder);
-    let handle = models::read_checkpoint(folder)?;
-    let clip = models::open(&handle, folder, &Device::Cpu)?;
+    let path = Path::new(checkpoint);
+    let clip = match model {
+        Some(model) => {
+            eprintln!("{}", models::Weights::open(path)?.summary());
+            models::open_weights(path, model, &Device::Cpu)?
+        }
+        None => {
+            let handle = models::read_checkpoint(path)?;
+            eprintln!("{}", handle.lineage.get("tensors").map_or("", String::as_str));
+            models::open(&handle, path, &Device::Cpu)?
+        }
+    };
     let bytes = features(&clip).internal("features")?;
-    std::fs::write(&out, bytes).store("cannot write the features")
+    std::fs::write(out, bytes).store("cannot write the features")
 }
 
 fn features(clip: &Clip) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {

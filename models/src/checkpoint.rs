@@ -1,4 +1,5 @@
-//! Checkpoints: a folder of `weights.safetensors`, `open_clip_config.json` and `checkpoint.json`.
+//! Checkpoints: a folder of `weights.safetensors`, `open_clip_config.json` and `checkpoint.json`;
+//! and what others left: a hub's folder, or a bare file with the name of its configuration.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -8,11 +9,12 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use stage::{Checkpoint, Error, Preprocess, Result, ResultExt};
+use stage::{Change, Checkpoint, Error, Preprocess, Result, ResultExt};
 
 use crate::clip::Clip;
 use crate::config::ClipConfig;
-use crate::{shapes, weights};
+use crate::weights::{self, Weights};
+use crate::{hub, names, shapes};
 
 /// File of the tensors.
 const WEIGHTS: &str = "weights.safetensors";
@@ -22,8 +24,10 @@ const OPEN_CLIP: &str = "open_clip_config.json";
 const CHECKPOINT: &str = "checkpoint.json";
 /// Largest JSON file that is read.
 const MOST_JSON: u64 = 16 << 20;
-/// Room for a safetensors header and for statistics that a file may carry beside its parameters.
-const SLACK: u64 = 64 << 20;
+/// Numbers that a file may carry beside its parameters: statistics, masks.
+const SLACK: u64 = 8 << 20;
+/// Bytes that a safetensors file may have beside 8 for each number: its header.
+const HEADER: u64 = 64 << 20;
 
 /// The only way from a handle to tensors. `base` is the folder that relative weights start from.
 ///
@@ -43,8 +47,8 @@ pub fn open(checkpoint: &Checkpoint, base: &Path, device: &Device) -> Result<Cli
     }
     let config = ClipConfig::from_json(&checkpoint.model)?;
     let path = base.join(&checkpoint.weights);
-    let bytes = weights::read_file(&path, most_bytes(&config, checkpoint)?)?;
-    let found = sha256(&bytes);
+    let weights = open_file(&path, &config, &checkpoint.changes)?;
+    let found = weights.sha256()?;
     if !found.eq_ignore_ascii_case(&checkpoint.sha256) {
         return Err(Error::input(format!(
             "sha256 is {found}, the checkpoint says {}",
@@ -53,22 +57,69 @@ pub fn open(checkpoint: &Checkpoint, base: &Path, device: &Device) -> Result<Cli
         .hint("fetch the weights again; they are damaged or of another model")
         .at(path.display()));
     }
-    let tensors = weights::from_bytes(&bytes).map_err(|e| e.at(path.display()))?;
-    Clip::from_tensors(&config, &checkpoint.changes, tensors, device)
-        .map_err(|e| e.at(path.display()))
+    load(&weights, &config, &checkpoint.changes, device).map_err(|e| e.at(path.display()))
 }
 
-/// Opens a bare `.safetensors` file of open_clip's plain form by the name of its configuration.
+/// Opens bare weights of open_clip's plain form by the name of their configuration: a
+/// `.safetensors`, a `.pt`, `.pth` or `.bin` of PyTorch's, or the `.index.json` of several.
 ///
 /// # Errors
-/// What [`ClipConfig::named`] refuses, or tensors that do not fit.
+/// What [`ClipConfig::named`] and [`Weights::open`] refuse, or tensors that do not fit.
 pub fn open_weights(path: &Path, model: &str, device: &Device) -> Result<Clip> {
     let config = ClipConfig::named(model)?;
-    let most = config.parameters() * 8 + SLACK;
-    let tensors = weights::from_bytes(&weights::read_file(path, most)?);
-    tensors
-        .and_then(|tensors| Clip::from_tensors(&config, &[], tensors, device))
-        .map_err(|e| e.at(path.display()))
+    let weights = open_file(path, &config, &[])?;
+    load(&weights, &config, &[], device).map_err(|e| e.at(path.display()))
+}
+
+/// A handle for bare weights and the name of their configuration; `weights` in it is relative to
+/// the folder that holds the file.
+///
+/// # Errors
+/// What [`ClipConfig::named`] and [`Weights::open`] refuse.
+pub fn checkpoint_of(weights: &Path, model: &str) -> Result<Checkpoint> {
+    hub::of_weights(weights, &ClipConfig::named(model)?, Preprocess::default())
+}
+
+/// The files that say which model a path is: our `checkpoint.json`, which has the digest of its
+/// weights; of a hub's folder the configuration and all weights; of bare weights all their files.
+///
+/// # Errors
+/// A folder without any, a file that is cut off, an index that is broken, a shard that is missing.
+pub fn checkpoint_files(path: &Path) -> Result<Vec<PathBuf>> {
+    let path = handle_of(path)?;
+    let weights = if hub::is_config(&path) {
+        hub::weights_beside(&path)?
+    } else if is_weights(&path) {
+        path.clone()
+    } else {
+        return Ok(vec![path]);
+    };
+    let mut files = vec![path, weights.clone()];
+    files.extend(Weights::open(&weights)?.files().map(Path::to_owned));
+    files.sort();
+    files.dedup();
+    Ok(files)
+}
+
+/// Whether a file holds tensors, or says which files do.
+fn is_weights(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    path.is_file() && (!name.ends_with(".json") || name.ends_with(".index.json"))
+}
+
+fn load(
+    weights: &Weights,
+    config: &ClipConfig,
+    changes: &[Change],
+    device: &Device,
+) -> Result<Clip> {
+    let shapes = shapes::of(config, shapes::ffn(config, changes)?);
+    let wanted = shapes.iter().map(|shape| shape.name.as_str()).collect();
+    let most = numbers(config, changes)?.saturating_add(SLACK);
+    let tensors = names::read(weights, &wanted, most)?;
+    Clip::from_tensors(config, changes, tensors, device).map_err(|e| {
+        if weights.naming() == names::Names::OpenClip { e } else { e.at(weights.summary()) }
+    })
 }
 
 /// Writes `weights.safetensors`, `open_clip_config.json` and, last, `checkpoint.json` into `dir`,
@@ -109,21 +160,49 @@ pub fn write_checkpoint(
     Ok(checkpoint)
 }
 
-/// Reads a `checkpoint.json`, or the one in a folder.
+/// Reads a `checkpoint.json`, or the one in a folder. A folder of a hub's (`open_clip_config.json`
+/// or a Hugging Face CLIP's `config.json` beside its weights) gets a handle made for it.
 ///
 /// # Errors
-/// A missing file, wrong JSON, or a change that is not known, by its name.
+/// A missing file, wrong JSON, a change that is not known, by its name, or an architecture that is
+/// not implemented.
 pub fn read_checkpoint(path: &Path) -> Result<Checkpoint> {
-    let path: PathBuf = if path.is_dir() { path.join(CHECKPOINT) } else { path.to_owned() };
+    let path = handle_of(path)?;
+    if hub::is_config(&path) {
+        return hub::handle(&path);
+    }
+    if is_weights(&path) {
+        return Err(Error::input("these are weights without a configuration")
+            .hint(
+                "name the model beside them, or put them into a folder with open_clip_config.json",
+            )
+            .at(path.display()));
+    }
     serde_json::from_str(&read_text(&path)?)
         .model("not a checkpoint")
         .map_err(|e| e.at(path.display()))
 }
 
+/// The file of a folder that says which model it is; any other path is that file.
+fn handle_of(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let own = path.join(CHECKPOINT);
+    if own.is_file() {
+        return Ok(own);
+    }
+    hub::config_in(path).ok_or_else(|| {
+        Error::input("the folder holds no checkpoint.json, open_clip_config.json or config.json")
+            .hint("name the folder that holds one of them")
+            .at(path.display())
+    })
+}
+
 /// A small text file.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let bytes = weights::read_file(path, MOST_JSON)?;
-    String::from_utf8(bytes).input("not UTF-8").map_err(|e| e.at(path.display()))
+    let read = || String::from_utf8(weights::read_whole(path, MOST_JSON)?).input("not UTF-8");
+    read().map_err(|e| e.at(path.display()))
 }
 
 /// Writes a file whole or not at all: a neighbour, synced, then renamed.
@@ -150,11 +229,29 @@ fn pretty(value: &serde_json::Value) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Bytes that a file of this model can have, at 8 a number.
-fn most_bytes(config: &ClipConfig, checkpoint: &Checkpoint) -> Result<u64> {
-    let shapes = shapes::of(config, shapes::ffn(config, &checkpoint.changes)?);
-    let elements = shapes.iter().map(shapes::Shape::elements).fold(0u64, u64::saturating_add);
-    Ok(elements.saturating_mul(8).saturating_add(SLACK))
+/// Numbers of the model in this form.
+fn numbers(config: &ClipConfig, changes: &[Change]) -> Result<u64> {
+    let shapes = shapes::of(config, shapes::ffn(config, changes)?);
+    Ok(shapes.iter().map(shapes::Shape::elements).fold(0u64, u64::saturating_add))
+}
+
+/// Opens weights, but none larger than the model can be: they would be hashed first. An archive may
+/// hold an optimiser's state beside the model, which is not read.
+fn open_file(path: &Path, config: &ClipConfig, changes: &[Change]) -> Result<Weights> {
+    let model = numbers(config, changes)?.saturating_mul(8);
+    let fits = |bytes: u64, copies: u64| {
+        let most = model.saturating_mul(copies).saturating_add(HEADER);
+        if bytes <= most {
+            return Ok(());
+        }
+        Err(Error::input(format!("{bytes} bytes, more than the {most} expected"))
+            .hint("name the configuration that belongs to these weights")
+            .at(path.display()))
+    };
+    fits(fs::metadata(path).map_or(0, |m| m.len()), 6)?;
+    let weights = Weights::open(path)?;
+    fits(weights.bytes(), if weights.is_archive() { 6 } else { 1 })?;
+    Ok(weights)
 }
 
 fn sha256(bytes: &[u8]) -> String {

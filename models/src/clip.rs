@@ -349,7 +349,7 @@ pub fn normalize(x: &Tensor) -> Result<Tensor> {
 }
 
 /// A variable of its own with these values.
-fn own(tensor: &Tensor, device: &Device) -> candle_core::Result<Var> {
+pub(crate) fn own(tensor: &Tensor, device: &Device) -> candle_core::Result<Var> {
     let dtype = if tensor.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
     let tensor = tensor.detach().to_dtype(dtype)?.to_device(device)?.contiguous()?;
     Var::from_tensor(&tensor.copy()?)
@@ -358,7 +358,7 @@ fn own(tensor: &Tensor, device: &Device) -> candle_core::Result<Var> {
 /// Names listed in one message at most.
 const LISTED: usize = 6;
 
-fn check_tensors(shapes: &[Shape], tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+pub(crate) fn check_tensors(shapes: &[Shape], tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     let mut problems = Vec::new();
     let known: BTreeMap<&str, &Shape> = shapes.iter().map(|s| (s.name.as_str(), s)).collect();
     let missing: Vec<&str> =

@@ -19,7 +19,8 @@
 //!
 //! Reading order: [`ClipConfig`], [`Clip`], `vision` and `text` (the towers), `block` (their
 //! layers), [`repavit`] (idle channels and their fold), [`Params`], `init`, [`Tokenizer`],
-//! [`Encoder`], `checkpoint` and `weights` (files).
+//! [`Encoder`], [`Swin`] and [`VitClassifier`] with their `layers`; `checkpoint` and `hub`
+//! (folders), [`Weights`] (files), `names` (whose).
 
 mod block;
 mod checkpoint;
@@ -27,25 +28,36 @@ mod clip;
 mod config;
 pub mod count;
 mod encode;
+mod hub;
 mod init;
+mod layers;
 mod linear;
+mod names;
 mod params;
 mod positions;
 pub mod repavit;
 mod shapes;
+mod swin;
 mod text;
 mod tokenizer;
 mod vision;
+mod vit_classifier;
 mod weights;
 
-pub use checkpoint::{open, open_weights, read_checkpoint, write_checkpoint};
+pub use checkpoint::{
+    checkpoint_files, checkpoint_of, open, open_weights, read_checkpoint, write_checkpoint,
+};
 pub use clip::{Clip, Mode, normalize};
 pub use config::{ClipConfig, Pool, TextConfig, TextPool, VisionConfig, VitConfig, VitaminConfig};
 pub use encode::Encoder;
+pub use names::Names;
 pub use params::Params;
+pub use swin::{Swin, SwinConfig};
 pub use text::TokenRows;
 pub use tokenizer::Tokenizer;
 pub use vision::Step;
+pub use vit_classifier::{VitClassifier, VitClassifierConfig};
+pub use weights::Weights;
 
 #[cfg(test)]
 mod golden_repavit;

@@ -52,17 +52,15 @@ impl<'a> JudgeContext<'a> {
 }
 
 fn read_by_path(name: &str) -> Result<(Checkpoint, PathBuf)> {
-    let mut path = PathBuf::from(name);
-    if path.is_dir() {
-        path.push("checkpoint.json");
-    }
-    if !path.is_file() {
+    let path = PathBuf::from(name);
+    if !path.exists() {
         return Err(Error::input("there is no such file")
             .hint("name a checkpoint.json, the folder that holds it, or the id of a train stage"));
     }
     let checkpoint = models::read_checkpoint(&path)?;
-    path.pop();
-    Ok((checkpoint, path))
+    let folder =
+        if path.is_dir() { path } else { path.parent().map(PathBuf::from).unwrap_or_default() };
+    Ok((checkpoint, folder))
 }
 
 #[cfg(test)]
