@@ -52,6 +52,7 @@ mod alive;
 mod braces;
 mod bucket;
 mod cache;
+mod digest;
 mod disk;
 mod gc;
 mod name;
