@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
+use store::{is_loopback, is_public};
 use url::{Host, Url};
 
-use super::address::{is_loopback, is_public};
 use super::{FetchPlan, Reason};
 
 /// A URL that passed the rules.
