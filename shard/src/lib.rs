@@ -26,6 +26,7 @@ mod pool_reader;
 mod pool_writer;
 
 mod reshard;
+mod reshard_copy;
 mod reshard_write;
 
 mod shards;
@@ -35,7 +36,6 @@ mod tar_read;
 mod tar_write;
 
 mod identity;
-mod parallel;
 mod picture_suffix;
 mod pool_parquet;
 mod python_json;

@@ -57,8 +57,8 @@ impl Tar {
     /// Reads the headers of the tar, which is the `number`-th of its set.
     pub(crate) fn open(url: &str, number: usize, truncated: Truncated) -> Result<Self> {
         let mut tar = Self::of_blob(Blob::open(url)?, truncated)?;
-        let local = !url.contains("://") || url.starts_with("file://");
-        if local && number >= STAY_OPEN {
+        // A command would have to be run again.
+        if !tar.is_remote() && !url.starts_with("pipe:") && number >= STAY_OPEN {
             tar.open = None;
         }
         Ok(tar)
@@ -98,6 +98,11 @@ impl Tar {
         let digest = format!("{name}\0{}\0{:x}\n", blob.len(), Sha256::digest(listing));
         let (url, len) = (blob.name().to_owned(), blob.len());
         Ok(Self { url, stem, rows, without_picture, cut, digest, len, open: Some(blob) })
+    }
+
+    /// Whether each read is a request over a network; such tars stay open.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.open.as_ref().is_some_and(Blob::is_remote)
     }
 
     /// Its bytes.

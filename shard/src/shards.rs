@@ -4,11 +4,10 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use stage::{Error, PairSource, Pairs, Result};
+use stage::{Error, PairSource, Pairs, Result, in_parallel};
 use store::Blob;
 use store::subset::Uid;
 
-use crate::parallel::in_parallel;
 use crate::sample_pairs::PairsOfSamples;
 use crate::shard_index::{Row, Tar, Truncated};
 use crate::spans::{Span, gather};
@@ -70,13 +69,13 @@ impl Shards {
             ));
         }
         let open = |i: usize| Tar::open(&tars[i], i, truncated);
-        in_parallel(tars.len(), open).map(Self::of_tars)
+        in_parallel(cores(), tars.len(), open).map(Self::of_tars)
     }
 
     /// As [`Self::open_with`] for tars that are open already.
     pub fn from_blobs(blobs: &[Blob], truncated: Truncated) -> Result<Self> {
         let open = |i: usize| Tar::of_blob(blobs[i].clone(), truncated);
-        in_parallel(blobs.len(), open).map(Self::of_tars)
+        in_parallel(cores(), blobs.len(), open).map(Self::of_tars)
     }
 
     fn of_tars(tars: Vec<Tar>) -> Self {
@@ -137,7 +136,7 @@ impl Shards {
         if let Some(uids) = self.uids.get() {
             return Ok(uids);
         }
-        let uids = in_parallel(self.tars.len(), |i| uids::of_tar(&self.tars[i]))?.concat();
+        let uids = in_parallel(cores(), self.tars.len(), |i| uids::of_tar(&self.tars[i]))?.concat();
         Ok(self.uids.get_or_init(|| uids))
     }
 
@@ -171,9 +170,22 @@ impl Shards {
         &self.tars[tar].rows[row]
     }
 
+    pub(crate) fn blob(&self, tar: usize) -> Result<Blob> {
+        self.tars[tar].blob()
+    }
+
+    /// Whether some tar is read over a network.
+    pub(crate) fn any_remote(&self) -> bool {
+        self.tars.iter().any(Tar::is_remote)
+    }
+
     pub(crate) fn gather(&self, wanted: &[(usize, Span)]) -> Result<Vec<Bytes>> {
         gather(|tar| self.tars[tar].blob(), wanted)
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 impl PairSource for Shards {
