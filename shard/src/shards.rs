@@ -11,6 +11,7 @@ use store::subset::Uid;
 use crate::sample_pairs::PairsOfSamples;
 use crate::shard_index::{Row, Tar, Truncated};
 use crate::spans::{Span, gather};
+use crate::tar_name::is_tar;
 use crate::uids;
 
 /// Most bytes of members in one batch; Arrow's 32-bit offsets end at 2 GiB.
@@ -61,7 +62,7 @@ impl Shards {
         for pattern in urls {
             let files = store::expand(pattern)?;
             let named = files.len() == 1 && files[0] == *pattern;
-            tars.extend(files.into_iter().filter(|f| named || f.strip_suffix(".tar").is_some()));
+            tars.extend(files.into_iter().filter(|f| named || is_tar(f)));
         }
         if tars.is_empty() {
             return Err(Error::input("no tar found").at(urls.join(", ")).hint(
