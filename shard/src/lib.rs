@@ -16,7 +16,8 @@
 //!
 //! Out: [`PoolWriter`] writes what img2dataset writes, [`ReshardPlan`] what DataComp's resharder
 //! does. In: [`PoolReader`] gives the rows of a pool's shard back, failures included; [`Shards`] is
-//! a set of tars with random access, [`Samples`] one tar as a stream. Below them: [`TarWriter`],
+//! a set of tars with random access, [`EpochPlan`] an exactly repeatable, resumable order over them,
+//! [`Samples`] one tar as a stream. Below them: [`TarWriter`],
 //! [`TarReader`], [`index`], [`Grouper`].
 //!
 //! Invariants: equal samples give equal bytes (no clock, no owner, no order of completion); a tar is
@@ -29,6 +30,7 @@ mod reshard;
 mod reshard_copy;
 mod reshard_write;
 
+mod epoch;
 mod shards;
 
 mod sample;
@@ -49,6 +51,7 @@ mod tar_name;
 mod tar_walk;
 mod uids;
 
+pub use epoch::{Cursor, Epoch, EpochPlan, Share};
 pub use pool_reader::PoolReader;
 pub use pool_writer::{PoolSummary, PoolWriter};
 pub use reshard::{OutputShard, Pick, ReshardPlan, Resharding, Selection};

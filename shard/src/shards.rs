@@ -1,5 +1,6 @@
 //! A set of shards as a source of pairs: random access by index, or streamed in order.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use stage::{Error, PairSource, Pairs, Result, in_parallel};
 use store::Blob;
 use store::subset::Uid;
 
+use crate::sample::Sample;
 use crate::sample_pairs::PairsOfSamples;
 use crate::shard_index::{Row, Tar, Truncated};
 use crate::spans::{Span, gather};
@@ -141,6 +143,28 @@ impl Shards {
         Ok(self.uids.get_or_init(|| uids))
     }
 
+    /// These samples with all their members, as they lie in the tars; in the order asked for.
+    ///
+    /// # Errors
+    /// When an index is not below `len`, or a tar cannot be read.
+    pub fn samples(&self, indices: &[usize]) -> Result<Vec<Sample<Bytes>>> {
+        let mut wanted = Vec::with_capacity(indices.len() * 3);
+        for &index in indices {
+            if index >= self.len {
+                return Err(Error::internal(format!("sample {index} of {}", self.len)));
+            }
+            let (tar, row) = self.place(index);
+            wanted.extend(self.tars[tar].rows[row].parts.iter().map(|(_, span)| (tar, *span)));
+        }
+        let mut found = self.gather(&wanted)?.into_iter();
+        let sample = |&index: &usize| {
+            let row = self.row(index);
+            let suffixes = row.parts.iter().map(|(suffix, _)| suffix.to_string());
+            Sample { key: row.key.to_string(), parts: suffixes.zip(found.by_ref()).collect() }
+        };
+        Ok(indices.iter().map(sample).collect())
+    }
+
     /// All pairs in order, `batch_size` at a time; a batch ends early at 256 MiB of members.
     pub fn pairs(&self, batch_size: usize) -> impl Iterator<Item = Result<Pairs>> + '_ {
         let mut next = 0;
@@ -157,6 +181,16 @@ impl Shards {
             let batch: Vec<usize> = (start..next).collect();
             (!batch.is_empty()).then(|| self.read(&batch))
         })
+    }
+
+    pub(crate) fn tar_count(&self) -> usize {
+        self.tars.len()
+    }
+
+    /// The samples of a tar.
+    pub(crate) fn tar_range(&self, tar: usize) -> Range<usize> {
+        let start = self.starts[tar];
+        start..start + self.tars[tar].rows.len()
     }
 
     /// The tar and the row in it of a sample.

@@ -12,6 +12,7 @@ mod progress;
 pub(crate) use progress::brief;
 mod run;
 mod single;
+mod stream;
 mod upkeep;
 mod why;
 
@@ -65,6 +66,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Result<Output> {
         "ls" => peek::ls(args),
         "cat" => peek::cat(args),
         "stat" => peek::stat(args),
+        "stream" => stream::stream(args),
         "completions" => inspect::completions(args),
         kind => single::run(kind, args),
     }
