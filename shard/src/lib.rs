@@ -38,6 +38,7 @@ mod tar_read;
 mod tar_write;
 
 mod identity;
+mod member_index;
 mod picture_suffix;
 mod pool_parquet;
 mod python_json;
@@ -52,6 +53,10 @@ mod tar_walk;
 mod uids;
 
 pub use epoch::{Cursor, Epoch, EpochPlan, Share};
+pub use member_index::{
+    INDEX_STAGE, IndexSummary, Indexes, ListedShard, MEMBERS, SHARD_LIST, read_shard_list,
+    write_index,
+};
 pub use pool_reader::PoolReader;
 pub use pool_writer::{PoolSummary, PoolWriter};
 pub use reshard::{OutputShard, Pick, ReshardPlan, Resharding, Selection};

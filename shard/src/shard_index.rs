@@ -8,11 +8,11 @@ use sha2::{Digest, Sha256};
 use stage::{Error, Result};
 use store::Blob;
 
+use crate::member_index::Indexes;
 use crate::picture_suffix::PICTURES;
 use crate::sample::{Grouper, Sample};
 use crate::spans::Span;
 use crate::tar_name::base_name;
-use crate::tar_read::index_whole;
 
 /// Local tars that stay open; the others are opened whenever they are read, since a process may
 /// hold about a thousand files and a pool of 12.8 M pairs has 1,280 tars.
@@ -55,8 +55,13 @@ pub(crate) struct Row {
 
 impl Tar {
     /// Reads the headers of the tar, which is the `number`-th of its set.
-    pub(crate) fn open(url: &str, number: usize, truncated: Truncated) -> Result<Self> {
-        let mut tar = Self::of_blob(Blob::open(url)?, truncated)?;
+    pub(crate) fn open(
+        url: &str,
+        number: usize,
+        truncated: Truncated,
+        indexes: &Indexes,
+    ) -> Result<Self> {
+        let mut tar = Self::of_blob(Blob::open(url)?, truncated, indexes)?;
         // A command would have to be run again.
         if !tar.is_remote() && !url.starts_with("pipe:") && number >= STAY_OPEN {
             tar.open = None;
@@ -64,8 +69,8 @@ impl Tar {
         Ok(tar)
     }
 
-    pub(crate) fn of_blob(blob: Blob, truncated: Truncated) -> Result<Self> {
-        let (members, cut) = index_whole(&blob)?;
+    pub(crate) fn of_blob(blob: Blob, truncated: Truncated, indexes: &Indexes) -> Result<Self> {
+        let (members, cut) = indexes.members(&blob)?;
         let mut suffixes = Suffixes::default();
         let mut grouper = Grouper::default();
         let mut rows = Vec::new();

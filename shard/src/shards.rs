@@ -9,6 +9,7 @@ use stage::{Error, PairSource, Pairs, Result, in_parallel};
 use store::Blob;
 use store::subset::Uid;
 
+use crate::member_index::Indexes;
 use crate::sample::Sample;
 use crate::sample_pairs::PairsOfSamples;
 use crate::shard_index::{Row, Tar, Truncated};
@@ -23,7 +24,8 @@ const STREAM_BATCH_BYTES: u64 = 256 << 20;
 
 /// All samples with a picture in a list of tars.
 ///
-/// Opening reads the headers of each tar and nothing else. Samples are numbered from 0 in the order
+/// Opening reads the headers of each tar and nothing else; over a network, the index beside it where
+/// there is one ([`crate::Indexes`]). Samples are numbered from 0 in the order
 /// of the tars and, within a tar, of their members.
 ///
 /// What a pair gets from its members:
@@ -71,13 +73,15 @@ impl Shards {
                 "name tars, a folder that holds tars, or a range such as {00000..00012}.tar",
             ));
         }
-        let open = |i: usize| Tar::open(&tars[i], i, truncated);
+        let indexes = Indexes::default();
+        let open = |i: usize| Tar::open(&tars[i], i, truncated, &indexes);
         in_parallel(cores(), tars.len(), open).map(Self::of_tars)
     }
 
     /// As [`Self::open_with`] for tars that are open already.
     pub fn from_blobs(blobs: &[Blob], truncated: Truncated) -> Result<Self> {
-        let open = |i: usize| Tar::of_blob(blobs[i].clone(), truncated);
+        let indexes = Indexes::default();
+        let open = |i: usize| Tar::of_blob(blobs[i].clone(), truncated, &indexes);
         in_parallel(cores(), blobs.len(), open).map(Self::of_tars)
     }
 

@@ -124,6 +124,12 @@ pub(crate) fn command() -> Command {
             Command::new("stat").about("Count the samples and bytes of shards").arg(shards()),
         )
         .subcommand(
+            Command::new("index")
+                .about("Write an index into a folder of shards: where each member lies, and wids' list")
+                .arg(Arg::new("folder").required(true).value_name("DIR|URL").help("The folder of the shards"))
+                .arg(threads()),
+        )
+        .subcommand(
             Command::new("stream")
                 .about("Write shards as one tar to stdout, shuffled so that it can be repeated and gone on with")
                 .long_about(STREAM)

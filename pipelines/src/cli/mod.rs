@@ -6,6 +6,7 @@
 mod args;
 mod demo;
 mod flags;
+mod index;
 mod inspect;
 mod peek;
 mod progress;
@@ -66,6 +67,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Result<Output> {
         "ls" => peek::ls(args),
         "cat" => peek::cat(args),
         "stat" => peek::stat(args),
+        "index" => index::index(args),
         "stream" => stream::stream(args),
         "completions" => inspect::completions(args),
         kind => single::run(kind, args),
