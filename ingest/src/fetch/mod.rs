@@ -116,5 +116,6 @@ pub use dns::{Answer, Lookup, SystemDns};
 pub use hook::Hooks;
 pub use opt_out::OptOut;
 pub use plan::{EncodeFormat, FetchPlan, ResizeMode};
+pub use policy::check_url;
 pub use reason::{Class, Reason};
 pub use unit::Fetcher;
