@@ -72,10 +72,10 @@ def main():
     for workers in map(int, options.workers.split(",")):
         samples, volume, seconds = peer(options.shards * options.repeat, workers, options.runs)
         rows = [("webdataset", samples, volume, seconds)]
-        for case, name in [("raw", "clipmill"), ("pairs", "clipmill as pairs")]:
+        for case, name in [("raw", "clipmill"), ("shuffled", "clipmill, shuffled"), ("pairs", "clipmill as pairs")]:
             rows.append((name, *ours(binary, case, options.shards, workers, options.repeat, options.runs)))
         # Pairs hold the pictures' bytes alone: only their number can be compared.
-        same = rows[0][1:3] == rows[1][1:3] and rows[0][1] == rows[2][1]
+        same = rows[0][1:3] == rows[1][1:3] == rows[2][1:3] and rows[0][1] == rows[3][1]
         valid &= same
         for name, samples, volume, seconds in rows:
             middle = statistics.median(seconds)

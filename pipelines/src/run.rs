@@ -181,17 +181,23 @@ impl Runner<'_> {
         let missing: Vec<(usize, &String)> =
             units.iter().enumerate().filter(|(_, unit)| !commits.contains_key(*unit)).collect();
         self.watch.begin(&node.id, kind.name(), units.len(), units.len() - missing.len());
-        for (index, unit) in &missing {
-            if units.len() > 1 && self.options.share.is_some_and(|s| index % s.of != s.index) {
-                continue;
-            }
+        let other = |index: usize| self.options.share.is_some_and(|s| index % s.of != s.index);
+        let mut todo = missing.into_iter().filter(|(index, _)| units.len() == 1 || !other(*index));
+        let make = |unit: &str, run: &mut dyn FnMut(&mut Attempt) -> Result<Outcome>| {
             place.site.check_cancelled()?;
             let began = Instant::now();
             let mut attempt = place.site.dir.begin(unit)?;
-            let outcome = worker
-                .run(unit, &mut attempt)
-                .map_err(|e| e.at(format!("stage `{}`, unit {unit}", node.id)))?;
-            commit(attempt, &place.key, outcome, began)?;
+            let outcome =
+                run(&mut attempt).map_err(|e| e.at(format!("stage `{}`, unit {unit}", node.id)))?;
+            commit(attempt, &place.key, outcome, began)
+        };
+        if let Some(units) = worker.side_by_side() {
+            let todo: Vec<&String> = todo.map(|(_, unit)| unit).collect();
+            stage::in_parallel(units.at_once, todo.len(), |i| {
+                make(todo[i], &mut |out| (units.run)(todo[i], out)).map(drop)
+            })?;
+        } else {
+            todo.try_for_each(|(_, unit)| make(unit, &mut |out| worker.run(unit, out)).map(drop))?;
         }
         drop(worker);
         self.finish(&place, &units, started)

@@ -1,15 +1,16 @@
-//! Reads shards: `read [--case raw|pairs|list] [--threads N] [--repeat N] [--runs N] SHARDS...`.
+//! Reads shards: `read [--case raw|pairs|shuffled|list] [--threads N] [--repeat N] [--runs N] SHARDS...`.
 //!
 //! `raw` streams every member of every sample, as webdataset does without a decoder; `pairs` opens
-//! the shards and reads image, caption and json as batches of pairs. Both print one JSON document:
-//! samples and member bytes of one run, and the seconds of each. `list` prints a line for each
+//! the shards and reads image, caption and json as batches of pairs; `shuffled` reads every member
+//! of every sample in the order of a pass (`EpochPlan`), a share a thread. All print one JSON
+//! document: samples and member bytes of one run, and the seconds of each. `list` prints a line for each
 //! member, `[key, suffix, sha256]`, for comparison with other readers.
 
 use std::io::Write;
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
-use shard::{Samples, Shards, TarReader};
+use shard::{EpochPlan, Samples, Shards, Share, TarReader};
 use stage::{Error, Result, ResultExt};
 use store::Blob;
 
@@ -64,9 +65,16 @@ fn options() -> Result<Options> {
 
 /// Samples and member bytes; each thread takes every nth shard.
 fn read(options: &Options) -> Result<(u64, u64)> {
+    let shards = match options.case.as_str() {
+        "shuffled" => Some(Shards::open(&options.shards)?),
+        _ => None,
+    };
     let all: Vec<&String> =
         std::iter::repeat_n(&options.shards, options.repeat).flatten().collect();
     let one = |thread: usize| {
+        if let Some(shards) = &shards {
+            return shuffled(shards, thread, options);
+        }
         let mut total = (0, 0);
         for url in all.iter().skip(thread).step_by(options.threads) {
             let (samples, bytes) = match options.case.as_str() {
@@ -87,6 +95,21 @@ fn read(options: &Options) -> Result<(u64, u64)> {
             Ok((total.0 + part.0, total.1 + part.1))
         })
     })
+}
+
+/// One thread's share of as many passes as `--repeat` says.
+fn shuffled(shards: &Shards, thread: usize, options: &Options) -> Result<(u64, u64)> {
+    let share = Share { index: thread as u64, of: options.threads as u64 };
+    let plan = EpochPlan { share, ..EpochPlan::default() };
+    let mut total = (0, 0);
+    for pass in 0..options.repeat as u64 {
+        let mut epoch = plan.epoch(shards, pass)?;
+        while let Some(sample) = epoch.next_sample() {
+            let bytes: usize = sample?.1.parts.iter().map(|(_, data)| data.len()).sum();
+            total = (total.0 + 1, total.1 + bytes as u64);
+        }
+    }
+    Ok(total)
 }
 
 fn raw(url: &str) -> Result<(u64, u64)> {

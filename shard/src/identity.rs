@@ -25,7 +25,8 @@ pub(crate) fn uid_of(json: &SampleJson, caption: &str, key: &str, shard: &str) -
     }
 }
 
-fn from_key(key: &str) -> Option<Uid> {
+/// The uid that a key of the second kind says.
+pub(crate) fn from_key(key: &str) -> Option<Uid> {
     let base = key.rsplit('/').next().unwrap_or(key);
     match base.split_once('-') {
         None => Uid::parse(base),

@@ -16,7 +16,8 @@
 //!
 //! Out: [`PoolWriter`] writes what img2dataset writes, [`ReshardPlan`] what DataComp's resharder
 //! does. In: [`PoolReader`] gives the rows of a pool's shard back, failures included; [`Shards`] is
-//! a set of tars with random access, [`Samples`] one tar as a stream. Below them: [`TarWriter`],
+//! a set of tars with random access, [`EpochPlan`] an exactly repeatable, resumable order over them,
+//! [`Samples`] one tar as a stream. Below them: [`TarWriter`],
 //! [`TarReader`], [`index`], [`Grouper`].
 //!
 //! Invariants: equal samples give equal bytes (no clock, no owner, no order of completion); a tar is
@@ -26,8 +27,10 @@ mod pool_reader;
 mod pool_writer;
 
 mod reshard;
+mod reshard_copy;
 mod reshard_write;
 
+mod epoch;
 mod shards;
 
 mod sample;
@@ -35,7 +38,7 @@ mod tar_read;
 mod tar_write;
 
 mod identity;
-mod parallel;
+mod member_index;
 mod picture_suffix;
 mod pool_parquet;
 mod python_json;
@@ -49,6 +52,11 @@ mod tar_name;
 mod tar_walk;
 mod uids;
 
+pub use epoch::{Cursor, Epoch, EpochPlan, Share};
+pub use member_index::{
+    INDEX_STAGE, IndexSummary, Indexes, ListedShard, MEMBERS, SHARD_LIST, read_shard_list,
+    write_index,
+};
 pub use pool_reader::PoolReader;
 pub use pool_writer::{PoolSummary, PoolWriter};
 pub use reshard::{OutputShard, Pick, ReshardPlan, Resharding, Selection};
@@ -57,7 +65,7 @@ pub use sample::{Grouper, Sample, Samples};
 pub use shard_index::Truncated;
 pub use shards::Shards;
 pub use tar_header::MAX_MEMBER;
-pub use tar_name::{check_written, split_name};
+pub use tar_name::{check_written, is_tar, split_name};
 pub use tar_read::{TarReader, index, index_whole};
 pub use tar_walk::Member;
 pub use tar_write::TarWriter;

@@ -3,17 +3,17 @@
 use std::io::Write;
 
 use serde_json::{Map, Value, json};
-use stage::{Context, Counts, Error, Result, ResultExt};
-use store::Attempt;
+use stage::{Context, Counts, Result, ResultExt};
 use store::subset::Uid;
+use store::{Attempt, write_error};
 
-use crate::reshard::{OutputShard, Pick, Resharding};
+use crate::reshard::{OutputShard, Resharding};
+use crate::reshard_copy::for_each_block;
 use crate::shards::Shards;
-use crate::spans::Span;
-use crate::tar_write::TarWriter;
+use crate::tar_header::BLOCK;
 
-/// Bytes of members that are read ahead of the writer.
-const CHUNK: u64 = 16 << 20;
+/// Bytes from which a file's hash is worth a thread of its own.
+const HASH_BESIDE: u64 = 4 << 20;
 
 /// Writes `{number:08}.tar` and `{number:08}_stats.json` of one output shard: the members of each
 /// sample unchanged, in alphabetical order of their suffixes, under the key `{uid}-{copy}`.
@@ -29,6 +29,9 @@ pub fn run_unit(
     out: &mut Attempt,
 ) -> Result<Counts> {
     let mut file = out.file(&shard.tar_name())?;
+    if cx.threads > 1 && shard.bytes >= HASH_BESIDE {
+        file = file.hash_beside();
+    }
     let counts = write_tar(cx, shard, sources, &mut file)?;
     file.finish()?;
     let stats = format!("{{\"successes\": {}}}", counts.kept);
@@ -41,61 +44,23 @@ pub fn write_tar(
     cx: &Context,
     shard: &OutputShard,
     sources: &Shards,
-    out: impl Write,
+    mut out: impl Write,
 ) -> Result<Counts> {
-    let uids = sources.uids()?;
     let mut counts = Counts::default();
     for (reason, &count) in &shard.passed_over {
         counts.entered += count;
         counts.dropped.insert(reason.clone(), count);
     }
-    let mut tar = TarWriter::new(out);
-    let mut rest = &shard.picks[..];
-    while !rest.is_empty() {
-        cx.cancel.check()?;
-        let mut bytes = 0;
-        let fits = rest.iter().take_while(|pick| {
-            bytes += sources.sample_bytes(pick.index());
-            bytes <= CHUNK
-        });
-        let (chunk, after) = rest.split_at(fits.count().max(1));
-        copy(chunk, sources, uids, &mut tar)?;
-        counts.entered += chunk.len() as u64;
-        counts.kept += chunk.len() as u64;
+    for_each_block(cx, sources, &shard.picks, |block, samples| {
+        out.write_all(block).map_err(write_error)?;
+        counts.entered += samples as u64;
+        counts.kept += samples as u64;
         cx.progress.update(counts.kept, shard.picks.len() as u64, "");
-        rest = after;
-    }
-    tar.finish()?;
+        Ok(())
+    })?;
+    out.write_all(&[0; 2 * BLOCK]).and_then(|()| out.flush()).map_err(write_error)?;
     counts.check()?;
     Ok(counts)
-}
-
-fn copy(
-    picks: &[Pick],
-    sources: &Shards,
-    uids: &[Uid],
-    tar: &mut TarWriter<impl Write>,
-) -> Result<()> {
-    let mut names = Vec::new();
-    let mut wanted: Vec<(usize, Span)> = Vec::new();
-    for pick in picks {
-        let Some(uid) = uids.get(pick.index()) else {
-            return Err(Error::internal(format!("no input sample {}", pick.sample)));
-        };
-        let key = format!("{uid}-{}", pick.copy);
-        let (source, _) = sources.place(pick.index());
-        let mut parts: Vec<_> = sources.row(pick.index()).parts.iter().collect();
-        parts.sort_by(|a, b| a.0.cmp(&b.0));
-        for (suffix, span) in parts {
-            names.push(format!("{key}.{suffix}"));
-            wanted.push((source, *span));
-        }
-    }
-    let members = sources.gather(&wanted)?;
-    for (name, data) in names.iter().zip(members) {
-        tar.append(name, &data)?;
-    }
-    Ok(())
 }
 
 /// Writes what stands once beside all shards: `sizes.json` (tar name to samples, which open_clip and

@@ -8,11 +8,11 @@ use sha2::{Digest, Sha256};
 use stage::{Error, Result};
 use store::Blob;
 
+use crate::member_index::Indexes;
 use crate::picture_suffix::PICTURES;
 use crate::sample::{Grouper, Sample};
 use crate::spans::Span;
 use crate::tar_name::base_name;
-use crate::tar_read::index_whole;
 
 /// Local tars that stay open; the others are opened whenever they are read, since a process may
 /// hold about a thousand files and a pool of 12.8 M pairs has 1,280 tars.
@@ -55,17 +55,22 @@ pub(crate) struct Row {
 
 impl Tar {
     /// Reads the headers of the tar, which is the `number`-th of its set.
-    pub(crate) fn open(url: &str, number: usize, truncated: Truncated) -> Result<Self> {
-        let mut tar = Self::of_blob(Blob::open(url)?, truncated)?;
-        let local = !url.contains("://") || url.starts_with("file://");
-        if local && number >= STAY_OPEN {
+    pub(crate) fn open(
+        url: &str,
+        number: usize,
+        truncated: Truncated,
+        indexes: &Indexes,
+    ) -> Result<Self> {
+        let mut tar = Self::of_blob(Blob::open(url)?, truncated, indexes)?;
+        // A command would have to be run again.
+        if !tar.is_remote() && !url.starts_with("pipe:") && number >= STAY_OPEN {
             tar.open = None;
         }
         Ok(tar)
     }
 
-    pub(crate) fn of_blob(blob: Blob, truncated: Truncated) -> Result<Self> {
-        let (members, cut) = index_whole(&blob)?;
+    pub(crate) fn of_blob(blob: Blob, truncated: Truncated, indexes: &Indexes) -> Result<Self> {
+        let (members, cut) = indexes.members(&blob)?;
         let mut suffixes = Suffixes::default();
         let mut grouper = Grouper::default();
         let mut rows = Vec::new();
@@ -98,6 +103,11 @@ impl Tar {
         let digest = format!("{name}\0{}\0{:x}\n", blob.len(), Sha256::digest(listing));
         let (url, len) = (blob.name().to_owned(), blob.len());
         Ok(Self { url, stem, rows, without_picture, cut, digest, len, open: Some(blob) })
+    }
+
+    /// Whether each read is a request over a network; such tars stay open.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.open.as_ref().is_some_and(Blob::is_remote)
     }
 
     /// Its bytes.

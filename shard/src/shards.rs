@@ -1,17 +1,20 @@
 //! A set of shards as a source of pairs: random access by index, or streamed in order.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use stage::{Error, PairSource, Pairs, Result};
+use stage::{Error, PairSource, Pairs, Result, in_parallel};
 use store::Blob;
 use store::subset::Uid;
 
-use crate::parallel::in_parallel;
+use crate::member_index::Indexes;
+use crate::sample::Sample;
 use crate::sample_pairs::PairsOfSamples;
 use crate::shard_index::{Row, Tar, Truncated};
 use crate::spans::{Span, gather};
+use crate::tar_name::is_tar;
 use crate::uids;
 
 /// Most bytes of members in one batch; Arrow's 32-bit offsets end at 2 GiB.
@@ -21,7 +24,8 @@ const STREAM_BATCH_BYTES: u64 = 256 << 20;
 
 /// All samples with a picture in a list of tars.
 ///
-/// Opening reads the headers of each tar and nothing else. Samples are numbered from 0 in the order
+/// Opening reads the headers of each tar and nothing else; over a network, the index beside it where
+/// there is one ([`crate::Indexes`]). Samples are numbered from 0 in the order
 /// of the tars and, within a tar, of their members.
 ///
 /// What a pair gets from its members:
@@ -62,21 +66,23 @@ impl Shards {
         for pattern in urls {
             let files = store::expand(pattern)?;
             let named = files.len() == 1 && files[0] == *pattern;
-            tars.extend(files.into_iter().filter(|f| named || f.strip_suffix(".tar").is_some()));
+            tars.extend(files.into_iter().filter(|f| named || is_tar(f)));
         }
         if tars.is_empty() {
             return Err(Error::input("no tar found").at(urls.join(", ")).hint(
                 "name tars, a folder that holds tars, or a range such as {00000..00012}.tar",
             ));
         }
-        let open = |i: usize| Tar::open(&tars[i], i, truncated);
-        in_parallel(tars.len(), open).map(Self::of_tars)
+        let indexes = Indexes::default();
+        let open = |i: usize| Tar::open(&tars[i], i, truncated, &indexes);
+        in_parallel(cores(), tars.len(), open).map(Self::of_tars)
     }
 
     /// As [`Self::open_with`] for tars that are open already.
     pub fn from_blobs(blobs: &[Blob], truncated: Truncated) -> Result<Self> {
-        let open = |i: usize| Tar::of_blob(blobs[i].clone(), truncated);
-        in_parallel(blobs.len(), open).map(Self::of_tars)
+        let indexes = Indexes::default();
+        let open = |i: usize| Tar::of_blob(blobs[i].clone(), truncated, &indexes);
+        in_parallel(cores(), blobs.len(), open).map(Self::of_tars)
     }
 
     fn of_tars(tars: Vec<Tar>) -> Self {
@@ -137,8 +143,30 @@ impl Shards {
         if let Some(uids) = self.uids.get() {
             return Ok(uids);
         }
-        let uids = in_parallel(self.tars.len(), |i| uids::of_tar(&self.tars[i]))?.concat();
+        let uids = in_parallel(cores(), self.tars.len(), |i| uids::of_tar(&self.tars[i]))?.concat();
         Ok(self.uids.get_or_init(|| uids))
+    }
+
+    /// These samples with all their members, as they lie in the tars; in the order asked for.
+    ///
+    /// # Errors
+    /// When an index is not below `len`, or a tar cannot be read.
+    pub fn samples(&self, indices: &[usize]) -> Result<Vec<Sample<Bytes>>> {
+        let mut wanted = Vec::with_capacity(indices.len() * 3);
+        for &index in indices {
+            if index >= self.len {
+                return Err(Error::internal(format!("sample {index} of {}", self.len)));
+            }
+            let (tar, row) = self.place(index);
+            wanted.extend(self.tars[tar].rows[row].parts.iter().map(|(_, span)| (tar, *span)));
+        }
+        let mut found = self.gather(&wanted)?.into_iter();
+        let sample = |&index: &usize| {
+            let row = self.row(index);
+            let suffixes = row.parts.iter().map(|(suffix, _)| suffix.to_string());
+            Sample { key: row.key.to_string(), parts: suffixes.zip(found.by_ref()).collect() }
+        };
+        Ok(indices.iter().map(sample).collect())
     }
 
     /// All pairs in order, `batch_size` at a time; a batch ends early at 256 MiB of members.
@@ -159,6 +187,16 @@ impl Shards {
         })
     }
 
+    pub(crate) fn tar_count(&self) -> usize {
+        self.tars.len()
+    }
+
+    /// The samples of a tar.
+    pub(crate) fn tar_range(&self, tar: usize) -> Range<usize> {
+        let start = self.starts[tar];
+        start..start + self.tars[tar].rows.len()
+    }
+
     /// The tar and the row in it of a sample.
     pub(crate) fn place(&self, index: usize) -> (usize, usize) {
         // Empty tars share their start with the next one: the last of equal starts holds the sample.
@@ -171,9 +209,22 @@ impl Shards {
         &self.tars[tar].rows[row]
     }
 
+    pub(crate) fn blob(&self, tar: usize) -> Result<Blob> {
+        self.tars[tar].blob()
+    }
+
+    /// Whether some tar is read over a network.
+    pub(crate) fn any_remote(&self) -> bool {
+        self.tars.iter().any(Tar::is_remote)
+    }
+
     pub(crate) fn gather(&self, wanted: &[(usize, Span)]) -> Result<Vec<Bytes>> {
         gather(|tar| self.tars[tar].blob(), wanted)
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 impl PairSource for Shards {

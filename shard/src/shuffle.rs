@@ -11,6 +11,12 @@ pub(crate) fn permutation(len: usize, seed: u64) -> Vec<usize> {
     order
 }
 
+/// One seed of several numbers: each passes through SplitMix64's output function with what the
+/// numbers before it gave.
+pub(crate) fn seed_of(parts: &[u64]) -> u64 {
+    parts.iter().fold(0, |seed, &part| random_at(seed, part))
+}
+
 fn random_at(seed: u64, counter: u64) -> u64 {
     let mut z = seed.wrapping_add(counter.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -29,6 +35,16 @@ mod tests {
         let known =
             [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
         assert_eq!(first, known);
+    }
+
+    #[test]
+    fn seeds_of_neighbouring_numbers_have_nothing_in_common() {
+        let seeds = [[0, 0], [0, 1], [1, 0], [1, 1]].map(|parts| seed_of(&parts));
+        for (i, a) in seeds.iter().enumerate() {
+            for b in &seeds[..i] {
+                assert!((a ^ b).count_ones() > 16, "{a:x} {b:x}");
+            }
+        }
     }
 
     #[test]

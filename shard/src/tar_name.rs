@@ -83,9 +83,22 @@ pub fn split_name(name: &str) -> Option<(&str, String)> {
     (dot > base).then(|| (&name[..dot], name[dot + 1..].to_lowercase()))
 }
 
-/// The last part of a path or URL.
+/// Whether a path or URL names a tar: it ends with `.tar`, before its query where it has one, or is
+/// what a command writes.
+#[must_use]
+pub fn is_tar(url: &str) -> bool {
+    url.starts_with("pipe:") || without_query(url).strip_suffix(".tar").is_some()
+}
+
+/// The last part of a path or URL, without a URL's query.
 pub(crate) fn base_name(url: &str) -> &str {
+    let url = without_query(url);
     url.rsplit('/').next().unwrap_or(url)
+}
+
+fn without_query(url: &str) -> &str {
+    let is_web = url.starts_with("http://") || url.starts_with("https://");
+    if is_web { url.split(['?', '#']).next().unwrap_or(url) } else { url }
 }
 
 #[cfg(test)]
@@ -124,6 +137,17 @@ mod tests {
         assert_eq!(split_name("a.b/c"), None);
         assert_eq!(split_name("__meta__/x.jpg"), None);
         assert_eq!(split_name("__a.b__"), None);
+    }
+
+    #[test]
+    fn a_tar_is_told_by_its_name_before_a_query() {
+        for tar in ["a.tar", "s3://b/a.tar", "https://a.example/0.tar?x=1", "pipe:cat 0.tar"] {
+            assert!(is_tar(tar), "{tar}");
+        }
+        for other in ["a.tar.gz", "a?.tar.x", "https://a.example/?f=0.tar", "a.tar?x"] {
+            assert!(!is_tar(other), "{other}");
+        }
+        assert_eq!(base_name("https://a.example/b/0.tar?x=/y"), "0.tar");
     }
 
     proptest! {

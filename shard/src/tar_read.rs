@@ -32,7 +32,7 @@ pub fn index(blob: &Blob) -> Result<Vec<Member>> {
 pub fn index_whole(blob: &Blob) -> Result<(Vec<Member>, Option<Error>)> {
     let name = blob.name();
     // Over a network one pass over everything takes less time than a request for each header.
-    if name.contains("://") && !name.starts_with("file://") {
+    if blob.is_remote() {
         let (input, len) = (blob.reader(), Some(blob.len()));
         return members(Walk::new(name, Stream { input, position: 0, ended: false, len }));
     }
@@ -121,12 +121,12 @@ impl<R: Read> Iterator for TarReader<R> {
 struct Window<'a> {
     blob: &'a Blob,
     start: u64,
-    bytes: Bytes,
+    bytes: Vec<u8>,
 }
 
 impl<'a> Window<'a> {
     fn new(blob: &'a Blob) -> Self {
-        Self { blob, start: 0, bytes: Bytes::new() }
+        Self { blob, start: 0, bytes: Vec::new() }
     }
 }
 
@@ -140,8 +140,12 @@ impl Source for Window<'_> {
         let held = self.start + self.bytes.len() as u64;
         if offset < self.start || offset + wanted as u64 > held {
             let window = wanted.max(WINDOW).min(usize::try_from(left).unwrap_or(usize::MAX));
-            self.bytes = self.blob.read_at(offset, window)?;
+            self.bytes.resize(window, 0);
             self.start = offset;
+            if let Err(error) = self.blob.read_into(offset, &mut self.bytes) {
+                self.bytes.clear();
+                return Err(error);
+            }
         }
         let from = (offset - self.start) as usize;
         let Some(bytes) = self.bytes.get(from..from + wanted) else {

@@ -10,11 +10,11 @@ use store::Blob;
 use store::parquet::{File, Pick};
 use store::subset::Uid;
 
-use crate::identity::uid_of;
-use crate::sample_json::SampleJson;
+use crate::identity::{from_key, uid_of};
+use crate::sample_json::{SampleJson, text_field};
 use crate::sample_pairs::caption_of;
 use crate::shard_index::{Row, Tar};
-use crate::spans::gather;
+use crate::spans::{Span, gather};
 
 /// Largest parquet beside a tar that is read for its uids, bytes; 10,000 rows take about 3 MB.
 const MAX_PARQUET: u64 = 256 << 20;
@@ -28,37 +28,55 @@ pub(crate) fn of_tar(tar: &Tar) -> Result<Vec<Uid>> {
     let beside = beside(tar).unwrap_or_default();
     let mut uids: Vec<Option<Uid>> =
         tar.rows.iter().map(|row| beside.get(&*row.key).copied()).collect();
+    // The json alone names most samples; the text is asked for those that it does not.
+    fill(
+        tar,
+        &mut uids,
+        |row| [row.part("json"), None],
+        |row, [json, _]| {
+            let named = json.and_then(|json| Uid::parse(&text_field(json, "uid")?));
+            named.or_else(|| from_key(&row.key))
+        },
+    )?;
+    fill(
+        tar,
+        &mut uids,
+        |row| [row.part("json"), row.part("txt")],
+        |row, [json, text]| {
+            let json = json.map(SampleJson::parse).unwrap_or_default();
+            Some(uid_of(&json, &caption_of(text, &json), &row.key, &tar.stem))
+        },
+    )?;
+    Ok(uids.into_iter().flatten().collect())
+}
+
+/// Gives each row that has no uid yet what `name` says of those of its members that `wanted` picks.
+fn fill(
+    tar: &Tar,
+    uids: &mut [Option<Uid>],
+    wanted: impl Fn(&Row) -> [Option<Span>; 2],
+    name: impl Fn(&Row, [Option<&[u8]>; 2]) -> Option<Uid>,
+) -> Result<()> {
     let missing: Vec<usize> = (0..uids.len()).filter(|&i| uids[i].is_none()).collect();
+    let spans = |i: usize| wanted(&tar.rows[i]).into_iter().flatten();
     let mut rest = &missing[..];
     while !rest.is_empty() {
         let mut bytes = 0;
         let fits = rest.iter().take_while(|&&i| {
-            bytes += wanted(&tar.rows[i]).map(|(_, span)| u64::from(span.len)).sum::<u64>();
+            bytes += spans(i).map(|span| u64::from(span.len)).sum::<u64>();
             bytes <= CHUNK
         });
         let (chunk, after) = rest.split_at(fits.count().max(1));
-        let spans: Vec<_> =
-            chunk.iter().flat_map(|&i| wanted(&tar.rows[i])).map(|(_, span)| (0, span)).collect();
-        let mut found = gather(|_| tar.blob(), &spans)?.into_iter();
+        let all: Vec<_> = chunk.iter().flat_map(|&i| spans(i)).map(|span| (0, span)).collect();
+        let mut found = gather(|_| tar.blob(), &all)?.into_iter();
         for &i in chunk {
             let row = &tar.rows[i];
-            let [mut text, mut json] = [None, None];
-            for (is_json, _) in wanted(row) {
-                *(if is_json { &mut json } else { &mut text }) = found.next();
-            }
-            let json = json.as_deref().map(SampleJson::parse).unwrap_or_default();
-            let caption = caption_of(text.as_deref(), &json);
-            uids[i] = Some(uid_of(&json, &caption, &row.key, &tar.stem));
+            let members = wanted(row).map(|span| span.and_then(|_| found.next()));
+            uids[i] = name(row, members.each_ref().map(Option::as_deref));
         }
         rest = after;
     }
-    Ok(uids.into_iter().flatten().collect())
-}
-
-/// The txt and the json of a sample, the latter marked.
-fn wanted(row: &Row) -> impl Iterator<Item = (bool, crate::spans::Span)> {
-    let txt = row.part("txt").map(|span| (false, span));
-    txt.into_iter().chain(row.part("json").map(|span| (true, span)))
+    Ok(())
 }
 
 /// Key and uid of the successes in `<shard>.parquet`.

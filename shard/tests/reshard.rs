@@ -332,3 +332,88 @@ fn a_real_shard_passes_through_unchanged() {
     assert!(contents(&original) == contents(&tars));
     assert_eq!(planned.shards.iter().map(|s| s.picks.len()).collect::<Vec<_>>(), [1000, 911]);
 }
+
+/// The tar of a writer that is given the members one by one.
+fn by_hand(members: &[(String, &[u8])]) -> Vec<u8> {
+    let mut tar = shard::TarWriter::new(Vec::new());
+    for (name, data) in members {
+        tar.append(name, data).unwrap();
+    }
+    tar.finish().unwrap()
+}
+
+#[test]
+fn the_bytes_are_a_plain_writers_at_any_number_of_threads() {
+    // More than a block of samples, members that follow each other as they will in the output and
+    // members that do not, lengths around a whole number of tar's blocks.
+    let data: Vec<Vec<u8>> = (0..60_u8).map(|i| vec![i; 511 + usize::from(i % 3)]).collect();
+    let large = vec![7; 50_000];
+    let uids: Vec<String> = (0..60).map(|i| format!("{i:032x}")).collect();
+    let jsons: Vec<String> = uids.iter().map(|uid| json(uid)).collect();
+    let mut source = Vec::new();
+    let mut expected = Vec::new();
+    for i in 0..60 {
+        let mut members =
+            [("jpg", &large[..]), ("json", jsons[i].as_bytes()), ("txt", &data[i][..])];
+        expected.extend(members.map(|(suffix, data)| (format!("{}-0.{suffix}", uids[i]), data)));
+        if i % 2 == 1 {
+            members.reverse();
+        }
+        source.extend(members.map(|(suffix, data)| (format!("{i:04}.{suffix}"), data)));
+    }
+    let mut source = by_hand(&source);
+    // Nobody promises zeros behind a member: the first json starts behind the jpg and two headers.
+    let padding = 512 + 50_000_usize.next_multiple_of(512) + 512 + jsons[0].len();
+    assert_eq!(source[padding], 0);
+    source[padding] = b'!';
+    let sources =
+        Shards::from_blobs(&[Blob::from_bytes("0.tar", source.into())], Truncated::Refuse).unwrap();
+    let none = HashSet::new();
+    let planned = ReshardPlan::default()
+        .plan(&Context::default(), &sources, Selection::AllBut(&none))
+        .unwrap();
+    let expected = by_hand(&expected);
+    for threads in [1, 2, 5] {
+        let cx = Context { threads, ..Context::default() };
+        let mut tar = Vec::new();
+        write_tar(&cx, &planned.shards[0], &sources, &mut tar).unwrap();
+        assert!(tar == expected, "{threads} threads");
+    }
+}
+
+#[test]
+fn a_source_that_shrinks_meanwhile_and_an_output_that_fails_are_errors_and_not_hangs() {
+    struct Full;
+    impl std::io::Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::other("full"))
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("0.tar");
+    let samples: Vec<String> = (0..50).map(|i| format!("{i:04}.png")).collect();
+    let large = [PNG, &[0; 100_000][..]].concat();
+    let members: Vec<_> = samples.iter().map(|name| (&**name, &large[..])).collect();
+    std::fs::write(&path, tar("0.tar", &members).read_all().unwrap()).unwrap();
+    let sources = Shards::open(&[path.to_str().unwrap().to_owned()]).unwrap();
+    let none = HashSet::new();
+    let planned = ReshardPlan::default()
+        .plan(&Context::default(), &sources, Selection::AllBut(&none))
+        .unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    for threads in [1, 3] {
+        let cx = Context { threads, ..Context::default() };
+        let error = write_tar(&cx, &planned.shards[0], &sources, Full).unwrap_err();
+        assert_eq!(error.kind(), Kind::Store, "{error}");
+    }
+    file.set_len(3_000_000).unwrap();
+    for threads in [1, 3] {
+        let cx = Context { threads, ..Context::default() };
+        let error = write_tar(&cx, &planned.shards[0], &sources, std::io::sink()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Input, "{error}");
+        assert!(error.to_string().contains("became shorter"), "{error}");
+    }
+}

@@ -20,6 +20,7 @@ mod dice;
 mod error;
 mod links;
 mod pairs;
+mod parallel;
 mod registry;
 mod report;
 
@@ -30,6 +31,7 @@ pub use dice::Dice;
 pub use error::{Error, Kind, Result, ResultExt};
 pub use links::Links;
 pub use pairs::{PairRow, PairSource, Pairs, PairsBuilder, Status};
+pub use parallel::in_parallel;
 pub use report::{Metric, Report};
 
 #[doc(hidden)]

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use stage::{Counts, Error, Result};
 
 use crate::alive::Alive;
+use crate::digest::Digest as Running;
 use crate::disk::{make_folder, sync_folder};
 use crate::name::{check_file, nonce};
 use crate::trouble::{at_path, disk_error, write_error};
@@ -82,8 +83,8 @@ impl Attempt {
                 self.files().insert(name.to_owned(), None);
                 let (name, files) = (name.to_owned(), Arc::clone(&self.files));
                 let buffer = Vec::with_capacity(BUFFER);
-                let hasher = Sha256::new();
-                AttemptFile { file, path, name, files, buffer, hasher, bytes: 0, torn: false }
+                let digest = Running::here();
+                AttemptFile { file, path, name, files, buffer, digest, bytes: 0, torn: false }
             })
     }
 
@@ -285,7 +286,7 @@ pub struct AttemptFile {
     name: String,
     files: Files,
     buffer: Vec<u8>,
-    hasher: Sha256,
+    digest: Running,
     bytes: u64,
     /// A write failed half way: what is on disk is unknown.
     torn: bool,
@@ -298,6 +299,14 @@ impl fmt::Debug for AttemptFile {
 }
 
 impl AttemptFile {
+    /// Hashes on a thread of its own from here on: for files of many megabytes where a core is
+    /// free, since sha256 takes longer than the write.
+    #[must_use]
+    pub fn hash_beside(mut self) -> Self {
+        self.digest = self.digest.beside();
+        self
+    }
+
     /// Writes what is buffered, syncs, and counts the file as part of the unit.
     pub fn finish(mut self) -> Result<()> {
         self.write_buffer().map_err(write_error)?;
@@ -305,7 +314,9 @@ impl AttemptFile {
             .and_then(|()| self.file.sync_all())
             .and_then(|()| fail::point("file.after_sync"))
             .map_err(|error| disk_error(self.path.display(), "cannot sync", error))?;
-        let sha256 = format!("{:x}", std::mem::take(&mut self.hasher).finalize());
+        let path = &self.path;
+        let sha256 = self.digest.finish();
+        let sha256 = sha256.map_err(|error| disk_error(path.display(), "cannot hash", error))?;
         let record = FileRecord { name: self.name.clone(), bytes: self.bytes, sha256 };
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         files.insert(self.name, Some(record));
@@ -322,22 +333,37 @@ impl AttemptFile {
         if self.buffer.is_empty() {
             return Ok(());
         }
+        let buffer = std::mem::take(&mut self.buffer);
+        let written = self.to_disk(&buffer);
+        self.buffer = buffer;
+        written?;
+        self.digest.take(&mut self.buffer)
+    }
+
+    fn to_disk(&mut self, bytes: &[u8]) -> io::Result<()> {
         let written = if self.torn {
             Err(io::Error::other("an earlier write failed"))
         } else {
-            fail::point("file.before_write").and_then(|()| self.file.write_all(&self.buffer))
+            fail::point("file.before_write").and_then(|()| self.file.write_all(bytes))
         };
         self.torn = written.is_err();
         written.map_err(|error| at_path(self.path.display().to_string(), error))?;
-        self.hasher.update(&self.buffer);
-        self.bytes += self.buffer.len() as u64;
-        self.buffer.clear();
+        self.bytes += bytes.len() as u64;
         Ok(())
     }
 }
 
 impl Write for AttemptFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // What fills the buffer by itself need not be copied into it.
+        if let Some((piece, _)) = bytes.split_at_checked(BUFFER)
+            && self.digest.is_here()
+        {
+            self.write_buffer()?;
+            self.to_disk(piece)?;
+            self.digest.update(piece)?;
+            return Ok(piece.len());
+        }
         if self.buffer.len() >= BUFFER {
             self.write_buffer()?;
         }

@@ -15,7 +15,8 @@ use stage::{Error, Kind, Result};
 
 use crate::runtime::{start, wait};
 use crate::trouble::{bucket_error, disk_error, read_error};
-use crate::{bucket, cache, disk, fail, name};
+use crate::web::{self, WebFile};
+use crate::{bucket, cache, disk, fail, name, pipe};
 
 /// Bytes that a sequential reader of a remote object asks for at once.
 const REMOTE_CHUNK: usize = 8 << 20;
@@ -35,9 +36,20 @@ struct Inner {
 }
 
 enum Source {
-    File { file: File, path: PathBuf },
+    File {
+        file: File,
+        path: PathBuf,
+    },
+    /// What came whole from somewhere else, in a file without a name.
+    Copy(File),
     Memory(Bytes),
-    Object { store: Arc<dyn ObjectStore>, key: Key, tag: Option<String>, version: String },
+    Web(Arc<WebFile>),
+    Object {
+        store: Arc<dyn ObjectStore>,
+        key: Key,
+        tag: Option<String>,
+        version: String,
+    },
 }
 
 impl fmt::Debug for Blob {
@@ -47,19 +59,43 @@ impl fmt::Debug for Blob {
 }
 
 impl Blob {
-    /// Opens a path, `file://`, `s3://` or the `memory://` URL of a test's store.
+    /// Opens a path, `file://`, `s3://`, `http(s)://` or the `memory://` URL of a test's store.
+    ///
+    /// From a web server it is read by ranges, or copied whole where the server has none; servers
+    /// that nobody outside could reach are refused unless `CLIPMILL_PRIVATE_HOSTS` names them. With
+    /// `CLIPMILL_PIPE=1`, `pipe:COMMAND` is what a shell's command writes to its standard output,
+    /// taken whole before anything is read.
     ///
     /// # Errors
     /// [`Kind::Input`] when there is no such file or it is not a regular file,
     /// [`Kind::Recipe`] for another scheme, [`Kind::Network`] when the store cannot be reached.
     pub fn open(url: &str) -> Result<Self> {
+        if let Some(command) = url.strip_prefix(pipe::PREFIX) {
+            let (file, len) = pipe::run(command)?;
+            return Ok(Self::of_copy(url, file, len));
+        }
         match crate::address::parse(url)? {
             crate::address::Address::Local(path) => Self::open_file(&path, url),
+            crate::address::Address::Remote(parsed)
+                if matches!(parsed.scheme(), "http" | "https") =>
+            {
+                match wait(web::open(parsed))?? {
+                    web::Opened::Whole(file, len) => Ok(Self::of_copy(url, file, len)),
+                    web::Opened::Ranges(file, len) => {
+                        let source = Source::Web(Arc::new(file));
+                        Ok(Self(Arc::new(Inner { name: url.to_owned(), len, source })))
+                    }
+                }
+            }
             crate::address::Address::Remote(parsed) => {
                 let (store, key) = bucket::open(&parsed)?;
                 Self::open_object(store, key, url.to_owned())
             }
         }
+    }
+
+    fn of_copy(name: &str, file: File, len: u64) -> Self {
+        Self(Arc::new(Inner { name: name.to_owned(), len, source: Source::Copy(file) }))
     }
 
     /// Bytes that are already here, under a name for messages.
@@ -113,17 +149,33 @@ impl Blob {
     pub fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
         let end = self.check_range(offset, len)?;
         match &self.0.source {
-            Source::File { file, .. } => {
+            Source::File { file, .. } | Source::Copy(file) => {
                 let mut bytes = vec![0; len];
                 file.read_exact_at(&mut bytes, offset).map_err(|error| self.torn(error))?;
                 Ok(bytes.into())
             }
             Source::Memory(bytes) => Ok(bytes.slice(offset as usize..end as usize)),
-            Source::Object { .. } if len == 0 => Ok(Bytes::new()),
-            Source::Object { .. } => self.request(offset, end)?.recv().map_err(|_| {
-                Error::internal("a request to the object store panicked").at(self.name())
-            })?,
+            Source::Object { .. } | Source::Web(_) if len == 0 => Ok(Bytes::new()),
+            Source::Object { .. } | Source::Web(_) => {
+                self.request(offset, end)?.recv().map_err(|_| {
+                    Error::internal("a request to the object store panicked").at(self.name())
+                })?
+            }
         }
+    }
+
+    /// Exactly as many bytes from `offset` as `buffer` holds: [`Blob::read_at`] without a new
+    /// allocation.
+    ///
+    /// # Errors
+    /// As [`Blob::read_at`]; what `buffer` holds then is unknown.
+    pub fn read_into(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.check_range(offset, buffer.len())?;
+        if let Source::File { file, .. } | Source::Copy(file) = &self.0.source {
+            return file.read_exact_at(buffer, offset).map_err(|error| self.torn(error));
+        }
+        buffer.copy_from_slice(&self.read_at(offset, buffer.len())?);
+        Ok(())
     }
 
     /// The whole file in memory. The caller answers for its size.
@@ -148,7 +200,12 @@ impl Blob {
     pub fn local_path(&self) -> Result<PathBuf> {
         let version = match &self.0.source {
             Source::File { path, .. } => return Ok(path.clone()),
-            Source::Memory(_) => self.sha256()?,
+            Source::Memory(_) | Source::Copy(_) => self.sha256()?,
+            Source::Web(file) => {
+                let version = file.version.clone().map_or_else(|| self.sha256(), Ok)?;
+                let identity = format!("{}\n{version}\n{}", self.name(), self.len());
+                format!("{:x}", Sha256::digest(identity))
+            }
             Source::Object { version, .. } => {
                 let identity = format!("{}\n{version}\n{}", self.name(), self.len());
                 format!("{:x}", Sha256::digest(identity))
@@ -195,8 +252,9 @@ impl Blob {
     }
 
     /// Whether each read is a request over the network.
-    pub(crate) fn is_remote(&self) -> bool {
-        matches!(self.0.source, Source::Object { .. })
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        matches!(self.0.source, Source::Object { .. } | Source::Web(_))
     }
 
     fn check_range(&self, offset: u64, len: usize) -> Result<u64> {
@@ -219,8 +277,13 @@ impl Blob {
 
     /// Asks for a range of a remote object; the answer arrives in the channel.
     fn request(&self, offset: u64, end: u64) -> Result<mpsc::Receiver<Result<Bytes>>> {
-        let Source::Object { store, key, tag, .. } = &self.0.source else {
-            return Err(Error::internal("only a remote object is requested").at(self.name()));
+        let (store, key, tag) = match &self.0.source {
+            Source::Object { store, key, tag, .. } => (store, key, tag),
+            Source::Web(file) => {
+                let (file, len) = (Arc::clone(file), self.len());
+                return start(async move { file.range(offset, end, len).await });
+            }
+            _ => return Err(Error::internal("only a remote file is requested").at(self.name())),
         };
         let (store, key, name) = (Arc::clone(store), key.clone(), self.name().to_owned());
         // Bytes of two versions of an object must never mix.
@@ -259,7 +322,7 @@ impl Read for Here {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.blob.len() - self.offset;
         let n = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        if let Source::File { file, .. } = &self.blob.0.source {
+        if let Source::File { file, .. } | Source::Copy(file) = &self.blob.0.source {
             file.read_exact_at(&mut buffer[..n], self.offset)?;
         } else {
             let bytes = self.blob.read_at(self.offset, n).map_err(io::Error::other)?;

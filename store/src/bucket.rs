@@ -103,7 +103,7 @@ pub(crate) fn open(url: &Url) -> Result<(Arc<dyn ObjectStore>, Key)> {
         "memory" => Err(Error::input("this in-memory store is gone").at(url)),
         scheme => Err(Error::recipe(format!("cannot open `{scheme}://` addresses"))
             .at(url)
-            .hint("use a path, `file://` or `s3://`")),
+            .hint("use a path, `file://`, `s3://` or, to read, `https://`")),
     }
 }
 

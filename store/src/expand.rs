@@ -23,8 +23,8 @@ const MAX_NAMES: u64 = 10_000_000;
 ///   stage's own records do, with an underscore;
 /// - `*` in the last part is any run of characters there, sorted.
 ///
-/// Anything else is itself; opening it says whether it exists. `http(s)` addresses are only
-/// expanded by lists and braces.
+/// Anything else is itself; opening it says whether it exists. `http(s)` addresses and
+/// `pipe:COMMAND` are only expanded by lists and braces.
 ///
 /// # Errors
 /// [`Kind::Recipe`] for a pattern that stands for more than ten million names, [`Kind::Input`] for
@@ -40,6 +40,8 @@ pub fn expand(pattern: &str) -> Result<Vec<String>> {
         let alone = expanded.len() == 1;
         for name in expanded {
             let may_list = alone || !is_url(&name) || name.ends_with('/') || name.contains('*');
+            // A command's `*` is its shell's.
+            let may_list = may_list && !name.starts_with(crate::pipe::PREFIX);
             match if may_list { list(&name)? } else { None } {
                 Some(files) => names.extend(files),
                 None => names.push(name),

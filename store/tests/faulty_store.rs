@@ -1,26 +1,20 @@
 //! Object stores that lie, time out, or forget.
 
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+mod wrapped;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use futures::stream::BoxStream;
 use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-};
+use object_store::{Error, ObjectStore, PutMode};
 use serde_json::json;
 use stage::{Counts, Kind};
 use store::Output;
+use wrapped::{Call, Fault, Faults, Wrapped, timeout};
 
-/// A store in memory with one fault at a time.
+/// One fault at a time.
 #[derive(Debug, Default)]
 struct Faulty {
-    inner: InMemory,
     /// Treats create-only puts as plain puts.
     ignores_create: AtomicBool,
     /// Applies this many puts and says that they timed out.
@@ -31,125 +25,36 @@ struct Faulty {
     down: AtomicBool,
 }
 
-impl fmt::Display for Faulty {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Faulty")
+impl Faults for Faulty {
+    fn fault(&self, call: Call<'_>) -> Fault {
+        match call {
+            Call::Stream => Fault::None,
+            _ if self.down.load(Ordering::SeqCst) => Fault::Refuse(timeout()),
+            Call::Other => Fault::None,
+            Call::Put(options) => {
+                if take(&self.conflicts) {
+                    let path = "an object".to_owned();
+                    return Fault::Refuse(Error::Precondition { path, source: "conflict".into() });
+                }
+                if self.ignores_create.load(Ordering::SeqCst) {
+                    options.mode = PutMode::Overwrite;
+                }
+                if take(&self.late_answers) { Fault::Late(timeout()) } else { Fault::None }
+            }
+        }
     }
-}
-
-impl Faulty {
-    fn up(&self) -> Result<()> {
-        if self.down.load(Ordering::SeqCst) { Err(timeout()) } else { Ok(()) }
-    }
-}
-
-fn timeout() -> Error {
-    Error::Generic { store: "Faulty", source: "timed out".into() }
 }
 
 fn take(counter: &AtomicU32) -> bool {
     counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
 }
 
-type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
-
-impl ObjectStore for Faulty {
-    fn put_opts<'a, 'b, 'c>(
-        &'a self,
-        location: &'b Path,
-        payload: PutPayload,
-        mut options: PutOptions,
-    ) -> Answer<'c, PutResult>
-    where
-        'a: 'c,
-        'b: 'c,
-    {
-        Box::pin(async move {
-            self.up()?;
-            if take(&self.conflicts) {
-                let path = location.to_string();
-                return Err(Error::Precondition { path, source: "conflict".into() });
-            }
-            if self.ignores_create.load(Ordering::SeqCst) {
-                options.mode = PutMode::Overwrite;
-            }
-            let result = self.inner.put_opts(location, payload, options).await?;
-            if take(&self.late_answers) { Err(timeout()) } else { Ok(result) }
-        })
-    }
-
-    fn put_multipart_opts<'a, 'b, 'c>(
-        &'a self,
-        location: &'b Path,
-        options: PutMultipartOptions,
-    ) -> Answer<'c, Box<dyn MultipartUpload>>
-    where
-        'a: 'c,
-        'b: 'c,
-    {
-        Box::pin(async move {
-            self.up()?;
-            self.inner.put_multipart_opts(location, options).await
-        })
-    }
-
-    fn get_opts<'a, 'b, 'c>(
-        &'a self,
-        location: &'b Path,
-        options: GetOptions,
-    ) -> Answer<'c, GetResult>
-    where
-        'a: 'c,
-        'b: 'c,
-    {
-        Box::pin(async move {
-            self.up()?;
-            self.inner.get_opts(location, options).await
-        })
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    fn list_with_delimiter<'a, 'b, 'c>(&'a self, prefix: Option<&'b Path>) -> Answer<'c, ListResult>
-    where
-        'a: 'c,
-        'b: 'c,
-    {
-        Box::pin(async move {
-            self.up()?;
-            self.inner.list_with_delimiter(prefix).await
-        })
-    }
-
-    fn copy_opts<'a, 'b, 'd, 'c>(
-        &'a self,
-        from: &'b Path,
-        to: &'d Path,
-        options: CopyOptions,
-    ) -> Answer<'c, ()>
-    where
-        'a: 'c,
-        'b: 'c,
-        'd: 'c,
-    {
-        Box::pin(async move {
-            self.up()?;
-            self.inner.copy_opts(from, to, options).await
-        })
-    }
+fn store() -> Arc<Wrapped<Faulty>> {
+    Wrapped::new(Arc::new(InMemory::new()), Faulty::default())
 }
 
-fn output() -> (Arc<Faulty>, Output) {
-    let store = Arc::new(Faulty::default());
+fn output() -> (Arc<Wrapped<Faulty>>, Output) {
+    let store = store();
     let output = Output::with_store(Arc::clone(&store) as Arc<dyn ObjectStore>).unwrap();
     (store, output)
 }
@@ -162,8 +67,8 @@ fn attempt(output: &Output, text: &[u8]) -> store::Attempt {
 
 #[test]
 fn a_store_that_ignores_create_only_puts_is_refused() {
-    let store = Arc::new(Faulty::default());
-    store.ignores_create.store(true, Ordering::SeqCst);
+    let store = store();
+    store.faults.ignores_create.store(true, Ordering::SeqCst);
     let error = Output::with_store(store).unwrap_err();
     assert_eq!(error.kind(), Kind::Store);
     assert!(error.to_string().contains("this store ignores create-only puts"), "{error}");
@@ -175,14 +80,14 @@ fn a_commit_whose_answer_was_lost_is_still_ones_own() {
     let (store, output) = output();
     let attempt = attempt(&output, b"abc");
     // The upload of the file, then the record.
-    store.late_answers.store(1, Ordering::SeqCst);
+    store.faults.late_answers.store(1, Ordering::SeqCst);
     assert!(attempt.commit("key", Counts::default(), json!(null)).is_err());
 
     let mut attempt = output.stage("links").begin("00001").unwrap();
     attempt.put("00001.txt", b"abc").unwrap();
     // No file is uploaded between these two lines and the record: the empty unit.
     let empty = output.stage("links").begin("00002").unwrap();
-    store.late_answers.store(1, Ordering::SeqCst);
+    store.faults.late_answers.store(1, Ordering::SeqCst);
     let commit = empty.commit("key", Counts::default(), json!("mine")).unwrap();
     assert_eq!(commit.info, "mine");
     drop(attempt);
@@ -193,7 +98,7 @@ fn a_lost_answer_does_not_hide_that_another_attempt_won() {
     let (store, output) = output();
     let late = output.stage("links").begin("00000").unwrap();
     let winner = attempt(&output, b"abc").commit("key", Counts::default(), json!(null)).unwrap();
-    store.conflicts.store(1, Ordering::SeqCst);
+    store.faults.conflicts.store(1, Ordering::SeqCst);
     assert_eq!(late.commit("key", Counts::default(), json!(null)).unwrap(), winner);
 }
 
@@ -201,7 +106,7 @@ fn a_lost_answer_does_not_hide_that_another_attempt_won() {
 fn a_conflict_without_a_winner_is_tried_again() {
     let (store, output) = output();
     let empty = output.stage("links").begin("00000").unwrap();
-    store.conflicts.store(2, Ordering::SeqCst);
+    store.faults.conflicts.store(2, Ordering::SeqCst);
     empty.commit("key", Counts::default(), json!(null)).unwrap();
     assert!(output.stage("links").commit("00000").unwrap().is_some());
 }
@@ -210,10 +115,10 @@ fn a_conflict_without_a_winner_is_tried_again() {
 fn a_store_that_went_down_loses_no_commit() {
     let (store, output) = output();
     let made = attempt(&output, b"abc");
-    store.down.store(true, Ordering::SeqCst);
+    store.faults.down.store(true, Ordering::SeqCst);
     let error = made.commit("key", Counts::default(), json!(null)).unwrap_err();
     assert_eq!(error.kind(), Kind::Store);
-    store.down.store(false, Ordering::SeqCst);
+    store.faults.down.store(false, Ordering::SeqCst);
     assert!(output.stage("links").commit("00000").unwrap().is_none());
     attempt(&output, b"abc").commit("key", Counts::default(), json!(null)).unwrap();
     assert_eq!(output.stage("links").blob("00000.txt").unwrap().read_all().unwrap(), "abc");

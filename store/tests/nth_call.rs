@@ -1,26 +1,20 @@
 //! An object store whose n-th call is refused, late, slow or a lie, for every n: nothing is lost,
 //! nothing is there twice. With `CLIPMILL_FAULT_ALL` every two calls of a run, too.
 
+mod wrapped;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
-    Result,
-};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode};
 use serde_json::json;
 use stage::{Counts, Kind};
 use store::{Attempt, Commit, Output};
+use wrapped::{Call, Fault, Faults, Wrapped, timeout};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Mode {
@@ -39,147 +33,42 @@ enum Mode {
 const MODES: [Mode; 5] = [Mode::Refuse, Mode::Late, Mode::Slow, Mode::Forget, Mode::Overwrite];
 
 #[derive(Debug)]
-struct Nth {
-    inner: Arc<InMemory>,
+struct Faulty {
     mode: Mode,
     calls: AtomicU64,
     faults: Vec<u64>,
     injected: AtomicU64,
 }
 
-impl fmt::Display for Nth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Nth")
-    }
+/// A store whose calls of these numbers, from 1, go wrong.
+type Nth = Wrapped<Faulty>;
+
+fn nth(inner: &Arc<InMemory>, mode: Mode, faults: Vec<u64>) -> Arc<Nth> {
+    let (calls, injected) = (AtomicU64::new(0), AtomicU64::new(0));
+    Wrapped::new(Arc::clone(inner), Faulty { mode, calls, faults, injected })
 }
 
-fn timeout() -> Error {
-    Error::Generic { store: "Nth", source: "timed out".into() }
+fn output_of(store: &Arc<Nth>) -> stage::Result<Output> {
+    Output::with_store(Arc::clone(store) as Arc<dyn ObjectStore>)
 }
 
-impl Nth {
-    fn new(inner: &Arc<InMemory>, mode: Mode, faults: Vec<u64>) -> Arc<Self> {
-        let (calls, injected) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { inner: Arc::clone(inner), mode, calls, faults, injected })
-    }
-
-    fn output(self: &Arc<Self>) -> stage::Result<Output> {
-        Output::with_store(Arc::clone(self) as Arc<dyn ObjectStore>)
-    }
-
-    /// Counts a call; whether the fault is this one's.
-    fn due(&self) -> bool {
-        let due = self.faults.contains(&(self.calls.fetch_add(1, Ordering::SeqCst) + 1));
-        self.injected.fetch_add(u64::from(due), Ordering::SeqCst);
-        due
-    }
-
-    async fn pass<T>(&self, due: bool, call: impl Future<Output = Result<T>>) -> Result<T> {
-        match self.mode {
-            Mode::Refuse if due => Err(timeout()),
-            Mode::Late if due => call.await.and_then(|_| Err(timeout())),
-            Mode::Slow if due => {
-                std::thread::sleep(Duration::from_millis(1));
-                call.await
-            }
-            _ => call.await,
+impl Faults for Faulty {
+    fn fault(&self, call: Call<'_>) -> Fault {
+        if !self.faults.contains(&(self.calls.fetch_add(1, Ordering::SeqCst) + 1)) {
+            return Fault::None;
         }
-    }
-}
-
-type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
-
-impl ObjectStore for Nth {
-    fn put_opts<'a, 'b, 'c>(
-        &'a self,
-        location: &'b Path,
-        payload: PutPayload,
-        mut options: PutOptions,
-    ) -> Answer<'c, PutResult>
-    where
-        'a: 'c,
-        'b: 'c,
-    {
-        Box::pin(async move {
-            let due = self.due();
-            if due && self.mode == Mode::Forget {
-                return Ok(PutResult { e_tag: None, version: None });
-            }
-            if due && self.mode == Mode::Overwrite {
+        self.injected.fetch_add(1, Ordering::SeqCst);
+        match (self.mode, call) {
+            (Mode::Refuse, _) => Fault::Refuse(timeout()),
+            (Mode::Late, _) => Fault::Late(timeout()),
+            (Mode::Slow, _) => Fault::Slow,
+            (Mode::Forget, Call::Put(_)) => Fault::Forget,
+            (Mode::Overwrite, Call::Put(options)) => {
                 options.mode = PutMode::Overwrite;
+                Fault::None
             }
-            self.pass(due, self.inner.put_opts(location, payload, options)).await
-        })
-    }
-
-    fn put_multipart_opts<'a, 'b, 'c>(
-        &'a self,
-        location: &'b Path,
-        options: PutMultipartOptions,
-    ) -> Answer<'c, Box<dyn MultipartUpload>>
-    where
-        'a: 'c,
-        'b: 'c,
-    {
-        Box::pin(async move {
-            self.pass(self.due(), self.inner.put_multipart_opts(location, options)).await
-        })
-    }
-
-    fn get_opts<'a, 'b, 'c>(
-        &'a self,
-        location: &'b Path,
-        options: GetOptions,
-    ) -> Answer<'c, GetResult>
-    where
-        'a: 'c,
-        'b: 'c,
-    {
-        Box::pin(async move { self.pass(self.due(), self.inner.get_opts(location, options)).await })
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
-        match (self.due(), self.mode) {
-            (true, Mode::Refuse) => locations.map(|_| Err(timeout())).boxed(),
-            (true, Mode::Late) => {
-                self.inner.delete_stream(locations).map(|_| Err(timeout())).boxed()
-            }
-            _ => self.inner.delete_stream(locations),
+            (Mode::Forget | Mode::Overwrite, _) => Fault::None,
         }
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        if self.due() && matches!(self.mode, Mode::Refuse | Mode::Late) {
-            return futures::stream::once(async { Err(timeout()) }).boxed();
-        }
-        self.inner.list(prefix)
-    }
-
-    fn list_with_delimiter<'a, 'b, 'c>(&'a self, prefix: Option<&'b Path>) -> Answer<'c, ListResult>
-    where
-        'a: 'c,
-        'b: 'c,
-    {
-        Box::pin(async move { self.pass(self.due(), self.inner.list_with_delimiter(prefix)).await })
-    }
-
-    fn copy_opts<'a, 'b, 'd, 'c>(
-        &'a self,
-        from: &'b Path,
-        to: &'d Path,
-        options: CopyOptions,
-    ) -> Answer<'c, ()>
-    where
-        'a: 'c,
-        'b: 'c,
-        'd: 'c,
-    {
-        Box::pin(
-            async move { self.pass(self.due(), self.inner.copy_opts(from, to, options)).await },
-        )
     }
 }
 
@@ -196,10 +85,10 @@ fn commit(attempt: Attempt) -> stage::Result<Commit> {
 
 /// A run: probe, lease, two units, all records, a small file, gc.
 fn run(store: &Arc<Nth>) -> stage::Result<()> {
-    let output = store.output()?;
+    let output = output_of(store)?;
     let _lease = match output.lock("run") {
         // The lease that a run with a fault could not give back lapses in a minute.
-        Err(error) if error.kind() == Kind::Conflict && store.faults.is_empty() => None,
+        Err(error) if error.kind() == Kind::Conflict && store.faults.faults.is_empty() => None,
         other => Some(other?),
     };
     let links = output.stage("links");
@@ -237,28 +126,28 @@ fn contents(inner: &Arc<InMemory>) -> BTreeMap<String, String> {
 }
 
 fn sweep(inner: &Arc<InMemory>) {
-    let output = Nth::new(inner, Mode::Slow, Vec::new()).output().unwrap();
+    let output = output_of(&nth(inner, Mode::Slow, Vec::new())).unwrap();
     output.gc_older_than(Duration::ZERO).unwrap();
 }
 
 /// A run with these faults, one without, and a look at what is there; the faults that came to pass.
 fn disturbed(whole: &BTreeMap<String, String>, mode: Mode, faults: &[u64]) -> u64 {
     let inner = Arc::new(InMemory::new());
-    let store = Nth::new(&inner, mode, faults.to_vec());
+    let store = nth(&inner, mode, faults.to_vec());
     if let Err(error) = run(&store) {
         let kind = error.kind();
         assert!(matches!(kind, Kind::Store | Kind::Input), "{mode:?} {faults:?}: {error}");
     }
-    run(&Nth::new(&inner, mode, Vec::new())).unwrap_or_else(|e| panic!("{mode:?} {faults:?}: {e}"));
+    run(&nth(&inner, mode, Vec::new())).unwrap_or_else(|e| panic!("{mode:?} {faults:?}: {e}"));
     sweep(&inner);
     assert_eq!(contents(&inner), *whole, "{mode:?} {faults:?}");
-    store.injected.load(Ordering::SeqCst)
+    store.faults.injected.load(Ordering::SeqCst)
 }
 
 #[test]
 fn whatever_call_of_a_run_goes_wrong_a_second_run_ends_with_the_same_objects() {
     let inner = Arc::new(InMemory::new());
-    run(&Nth::new(&inner, Mode::Slow, Vec::new())).unwrap();
+    run(&nth(&inner, Mode::Slow, Vec::new())).unwrap();
     sweep(&inner);
     let whole = contents(&inner);
     let names: BTreeSet<&str> = whole.keys().map(String::as_str).collect();
@@ -297,7 +186,7 @@ fn whatever_call_of_a_run_goes_wrong_a_second_run_ends_with_the_same_objects() {
 
 /// The record that is there, whose files are the ones it names.
 fn settled(inner: &Arc<InMemory>) -> Commit {
-    let output = Nth::new(inner, Mode::Slow, Vec::new()).output().unwrap();
+    let output = output_of(&nth(inner, Mode::Slow, Vec::new())).unwrap();
     let links = output.stage("links");
     let commit = links.commit("00000").unwrap().unwrap();
     for file in &commit.files {
@@ -312,16 +201,16 @@ fn whatever_call_of_a_late_attempt_goes_wrong_the_winner_stays() {
     for mode in MODES {
         for n in 1.. {
             let inner = Arc::new(InMemory::new());
-            let quiet = Nth::new(&inner, mode, Vec::new()).output().unwrap();
+            let quiet = output_of(&nth(&inner, mode, Vec::new())).unwrap();
             // The probe is the first calls of an output: here they are over before the fault.
-            let probe = Nth::new(&inner, mode, Vec::new());
-            drop(probe.output().unwrap());
-            let before = probe.calls.load(Ordering::SeqCst);
-            let store = Nth::new(&inner, mode, vec![before + n]);
-            let late = begin(&store.output().unwrap(), "00000", "late").unwrap();
+            let probe = nth(&inner, mode, Vec::new());
+            drop(output_of(&probe).unwrap());
+            let before = probe.faults.calls.load(Ordering::SeqCst);
+            let store = nth(&inner, mode, vec![before + n]);
+            let late = begin(&output_of(&store).unwrap(), "00000", "late").unwrap();
             let winner = commit(begin(&quiet, "00000", "wins").unwrap()).unwrap();
             let told = commit(late);
-            let came = store.injected.load(Ordering::SeqCst);
+            let came = store.faults.injected.load(Ordering::SeqCst);
             let stands = settled(&inner);
             if mode != Mode::Overwrite {
                 assert_eq!(stands, winner, "{mode:?} {n}");
@@ -347,19 +236,19 @@ fn whatever_call_of_a_first_attempt_goes_wrong_all_are_told_of_one_winner() {
     for mode in MODES {
         for n in 1.. {
             let inner = Arc::new(InMemory::new());
-            let probe = Nth::new(&inner, mode, Vec::new());
-            drop(probe.output().unwrap());
-            let before = probe.calls.load(Ordering::SeqCst);
-            let store = Nth::new(&inner, mode, vec![before + n]);
-            let first = commit(begin(&store.output().unwrap(), "00000", "one").unwrap());
-            let quiet = Nth::new(&inner, mode, Vec::new()).output().unwrap();
+            let probe = nth(&inner, mode, Vec::new());
+            drop(output_of(&probe).unwrap());
+            let before = probe.faults.calls.load(Ordering::SeqCst);
+            let store = nth(&inner, mode, vec![before + n]);
+            let first = commit(begin(&output_of(&store).unwrap(), "00000", "one").unwrap());
+            let quiet = output_of(&nth(&inner, mode, Vec::new())).unwrap();
             let second = commit(begin(&quiet, "00000", "two").unwrap()).unwrap();
             let stands = settled(&inner);
             assert_eq!(stands, second, "{mode:?} {n}");
             if let Ok(first) = first {
                 assert_eq!(stands, first, "{mode:?} {n}");
             }
-            let came = store.injected.load(Ordering::SeqCst);
+            let came = store.faults.injected.load(Ordering::SeqCst);
             injected += came;
             if came == 0 {
                 break;

@@ -19,8 +19,8 @@
 //! ```
 //!
 //! Of each URL, in this order and anew for every redirect: the URL's own rules (`policy`), the
-//! opt-out lists (`opt_out`), the site's robots.txt (`robots`), the vetted address (`address`,
-//! `dns`), the request (`get`, `client`), X-Robots-Tag (`robots_tag`), the body with its caps
+//! opt-out lists (`opt_out`), the site's robots.txt (`robots`), the vetted address
+//! (`store::is_public`, `dns`), the request (`get`, `client`), X-Robots-Tag (`robots_tag`), the body with its caps
 //! (`body`); then the digest (`digest`), the header, the size rules, the user's program (`hook`),
 //! decoding, resizing, blurring (`blur`) and encoding (`picture`).
 //!
@@ -83,7 +83,6 @@
 //! | `side_too_large`, `too_many_pixels`, `aspect_too_large`, `output_too_large` | dropped | resize | the decoder's caps on size |
 //! | the other words of [`pixels::Refused`] | failed | resize | `truncated`, `broken`, `unsupported_format`, ... |
 
-mod address;
 mod again;
 mod alarm;
 mod blur;
@@ -117,5 +116,6 @@ pub use dns::{Answer, Lookup, SystemDns};
 pub use hook::Hooks;
 pub use opt_out::OptOut;
 pub use plan::{EncodeFormat, FetchPlan, ResizeMode};
+pub use policy::check_url;
 pub use reason::{Class, Reason};
 pub use unit::Fetcher;

@@ -2,10 +2,19 @@
 
 use std::net::IpAddr;
 
+use store::{is_loopback, is_public};
 use url::{Host, Url};
 
-use super::address::{is_loopback, is_public};
 use super::{FetchPlan, Reason};
+
+/// Whether a URL may be asked for as far as its text says: http or https, no password, a port of the
+/// plan, no address that is not public. Gives it as it would be asked for, without its fragment.
+///
+/// # Errors
+/// The rule that it breaks. A name's addresses, robots.txt and opt-outs come later.
+pub fn check_url(text: &str, plan: &FetchPlan) -> Result<Url, Reason> {
+    Target::parse(text, plan).map(|target| target.url)
+}
 
 /// A URL that passed the rules.
 #[derive(Debug, Clone)]

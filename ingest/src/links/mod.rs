@@ -51,6 +51,26 @@ mod urljoin;
 mod urljoin_cases;
 mod write;
 
+/// The links of one WAT record, in order, as `link(page, url, alt)`; [`run_unit`]'s rows before equal
+/// uids have become one.
+///
+/// ```
+/// let json = br#"{"Container":{"Filename":"a.warc.gz"},"Envelope":{"WARC-Header-Metadata":
+///     {"WARC-Target-URI":"http://a.example/"},"Payload-Metadata":{"HTTP-Response-Metadata":
+///     {"HTML-Metadata":{"Links":[{"path":"IMG@/src","url":"cat.jpg","alt":"a cat"}]}}}}}"#;
+/// let mut links = Vec::new();
+/// let report = ingest::links::of_record(json, |_, url, alt| links.push(format!("{alt}: {url}")));
+/// assert_eq!((links, report.rows), (vec!["a cat: http://a.example/cat.jpg".to_owned()], 1));
+/// ```
+pub fn of_record(json: &[u8], mut link: impl FnMut(&str, &str, &str)) -> LinksReport {
+    let mut report = LinksReport::default();
+    let give = |place: page::Place<'_>, found: page::Found<'_>| {
+        link(place.page_url, found.url, found.alt);
+    };
+    page::PageReader::default().read(json, &mut report, give);
+    report
+}
+
 pub use plan::{DocumentType, LinksPlan, LinksUnit};
 pub use report::LinksReport;
 pub use source::WatSource;

@@ -25,6 +25,14 @@ Examples:
   clipmill links --wat crawl.warc.wat.gz --output out
   clipmill fetch --url_list urls.csv --caption_col caption --output out";
 
+const STREAM: &str = "\
+Write shards as one tar to stdout, shuffled so that it can be repeated and gone on with.
+
+The order is a function of shards, seed, window and pass. Every sample has a further member
+`cursor`: given back with `--cursor`, the rest of the pass follows. In Python:
+
+  webdataset.WebDataset(\"pipe:clipmill stream 'pool/{00000..00012}.tar' --seed 1 --share 0/4\")";
+
 /// Builds the grammar; stages' flags come from the recipe's schema.
 pub(crate) fn command() -> Command {
     let schema = json_schema();
@@ -117,6 +125,25 @@ pub(crate) fn command() -> Command {
         )
         .subcommand(model())
         .subcommand(
+            Command::new("index")
+                .about("Write an index into a folder of shards: where each member lies, and wids' list")
+                .arg(Arg::new("folder").required(true).value_name("DIR|URL").help("The folder of the shards"))
+                .arg(threads()),
+        )
+        .subcommand(
+            Command::new("stream")
+                .about("Write shards as one tar to stdout, shuffled so that it can be repeated and gone on with")
+                .long_about(STREAM)
+                .arg(shards())
+                .arg(seed())
+                .arg(count("window", "Samples that are shuffled among themselves, after the shards; 0 shuffles nothing [default: 4096]"))
+                .arg(count("epoch", "Number of the first pass, from 0 [default: 0]"))
+                .arg(count("epochs", "Passes to write [default: 1]"))
+                .arg(count("count", "Most samples to write [default: all]"))
+                .arg(Arg::new("share").long("share").value_name("I/N").help("Only part I of N, from 0: one for each worker of each rank"))
+                .arg(Arg::new("cursor").long("cursor").value_name("CURSOR").conflicts_with("epoch").help("Go on after the sample that has this `cursor`")),
+        )
+        .subcommand(
             Command::new("replay")
                 .about("Serve WARC files on loopback until stopped, and print the dial map for a recipe")
                 .arg(Arg::new("warc").required(true).num_args(1..).help("WARC files, globs, brace ranges")),
@@ -190,12 +217,16 @@ fn shards() -> Arg {
     )
 }
 
+fn count(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name("N").value_parser(value_parser!(u64)).help(help)
+}
+
 fn seed() -> Arg {
     Arg::new("seed")
         .long("seed")
         .value_parser(value_parser!(u64))
         .default_value("0")
-        .help("Seed of the world and of the run")
+        .help("Seed of whatever is random")
 }
 
 fn threads() -> Arg {

@@ -6,6 +6,7 @@
 mod args;
 mod demo;
 mod flags;
+mod index;
 mod inspect;
 mod model;
 mod peek;
@@ -13,6 +14,7 @@ mod progress;
 pub(crate) use progress::brief;
 mod run;
 mod single;
+mod stream;
 mod upkeep;
 mod why;
 
@@ -67,6 +69,8 @@ fn dispatch(matches: &clap::ArgMatches) -> Result<Output> {
         "cat" => peek::cat(args),
         "stat" => peek::stat(args),
         "model" => model::model(args),
+        "index" => index::index(args),
+        "stream" => stream::stream(args),
         "completions" => inspect::completions(args),
         kind => single::run(kind, args),
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::ArgMatches;
 use serde_json::{Value, json};
-use shard::{Member, split_name};
+use shard::{Indexes, Member, split_name};
 use stage::{Error, Result};
 use store::Blob;
 
@@ -17,9 +17,9 @@ struct Entry {
 }
 
 pub(crate) fn ls(args: &ArgMatches) -> Result<Output> {
-    let (mut text, mut list) = (String::new(), Vec::new());
+    let (mut text, mut list, indexes) = (String::new(), Vec::new(), Indexes::default());
     for blob in &shards(args)? {
-        for Entry { key, members } in entries(blob)? {
+        for Entry { key, members } in entries(&indexes, blob)? {
             let part = |member: &Member| format!("{} {}", suffix(&member.name), member.len);
             let parts: Vec<String> = members.iter().map(part).collect();
             text.push_str(&format!("{key}\t{}\n", parts.join(", ")));
@@ -36,27 +36,33 @@ pub(crate) fn ls(args: &ArgMatches) -> Result<Output> {
 pub(crate) fn cat(args: &ArgMatches) -> Result<Output> {
     let wanted = text_of(args, "key")?;
     let as_json = args.get_flag("json");
-    for blob in &shards(args)? {
-        for Entry { key, members } in entries(blob)? {
-            if let Some(member) = members.iter().find(|member| member.name == wanted) {
-                let bytes = blob.read_at(member.offset, member.len as usize)?;
-                if as_json {
-                    let text = String::from_utf8_lossy(&bytes).into_owned();
-                    return Ok(Output::new(
-                        "",
-                        json!({"name": member.name, "bytes": member.len, "text": text}),
-                    ));
-                }
-                to_stdout(&bytes)?;
-                return Ok(Output::new("", Value::Null));
-            }
-            if key == wanted {
-                return sample(blob, &key, &members);
+    let (blobs, indexes) = (shards(args)?, Indexes::default());
+    for blob in &blobs {
+        for Entry { key, members } in entries(&indexes, blob)? {
+            if key == wanted || members.iter().any(|member| member.name == wanted) {
+                return show(blob, &wanted, &members, as_json);
             }
         }
     }
     Err(Error::input(format!("no sample and no member is called `{wanted}`"))
         .hint("`clipmill ls` shows the names; give a key, or a key with its extension"))
+}
+
+/// The member of this name, or the sample of this key.
+fn show(blob: &Blob, wanted: &str, members: &[Member], as_json: bool) -> Result<Output> {
+    let Some(member) = members.iter().find(|member| member.name == wanted) else {
+        return sample(blob, wanted, members);
+    };
+    let bytes = blob.read_at(member.offset, member.len as usize)?;
+    if as_json {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        return Ok(Output::new(
+            "",
+            json!({"name": member.name, "bytes": member.len, "text": text}),
+        ));
+    }
+    to_stdout(&bytes)?;
+    Ok(Output::new("", Value::Null))
 }
 
 /// A sample's texts as they are, and the sizes of the rest.
@@ -80,10 +86,10 @@ fn sample(blob: &Blob, key: &str, members: &[Member]) -> Result<Output> {
 }
 
 pub(crate) fn stat(args: &ArgMatches) -> Result<Output> {
-    let (mut text, mut list) = (String::new(), Vec::new());
+    let (mut text, mut list, indexes) = (String::new(), Vec::new(), Indexes::default());
     let mut total = (0_u64, 0_u64);
     for blob in &shards(args)? {
-        let samples = entries(blob)?;
+        let samples = entries(&indexes, blob)?;
         let mut parts: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         for member in samples.iter().flat_map(|sample| &sample.members) {
             let part = parts.entry(suffix(&member.name)).or_default();
@@ -119,7 +125,7 @@ fn shards(args: &ArgMatches) -> Result<Vec<Blob>> {
     for pattern in args.get_many::<String>("shards").into_iter().flatten() {
         let files = store::expand(pattern)?;
         let named = files.len() == 1 && files[0] == *pattern;
-        for file in files.into_iter().filter(|file| named || file.strip_suffix(".tar").is_some()) {
+        for file in files.into_iter().filter(|file| named || shard::is_tar(file)) {
             blobs.push(Blob::open(&file)?);
         }
     }
@@ -130,9 +136,13 @@ fn shards(args: &ArgMatches) -> Result<Vec<Blob>> {
 }
 
 /// Samples by runs of equal keys, as webdataset groups them.
-fn entries(blob: &Blob) -> Result<Vec<Entry>> {
+fn entries(indexes: &Indexes, blob: &Blob) -> Result<Vec<Entry>> {
     let mut entries: Vec<Entry> = Vec::new();
-    for member in shard::index(blob)? {
+    let (members, cut) = indexes.members(blob)?;
+    if let Some(cut) = cut {
+        return Err(cut);
+    }
+    for member in members {
         let key = split_name(&member.name).map_or(member.name.as_str(), |(key, _)| key).to_owned();
         match entries.last_mut().filter(|entry| entry.key == key) {
             Some(entry) => entry.members.push(member),

@@ -93,6 +93,20 @@ pub trait Worker {
     /// # Errors
     /// What stops the run. A bad sample does not: it is counted.
     fn run(&mut self, unit: &str, out: &mut Attempt) -> Result<Outcome>;
+
+    /// This worker for several threads, where a unit needs nothing of another and its bytes stay the
+    /// same in any order.
+    fn side_by_side(&self) -> Option<SideBySide<'_>> {
+        None
+    }
+}
+
+/// Units that may be done at once.
+pub struct SideBySide<'a> {
+    /// Most of them at a time, at least 1.
+    pub at_once: usize,
+    /// Does one, as [`Worker::run`].
+    pub run: Box<dyn Fn(&str, &mut Attempt) -> Result<Outcome> + Sync + 'a>,
 }
 
 /// What a unit tells the runner.

@@ -2,17 +2,21 @@
 //! stand beside them.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use filter::select::OUTPUT as SUBSET;
 use serde_json::{Value, json};
 use shard::{ReshardPlan, Resharding, Selection, Shards};
-use stage::{Context, Counts, Error, Result};
+use stage::{Context, Counts, Error, Progress, Result};
 use store::Attempt;
 use store::subset::{self, Uid};
 
-use super::{Outcome, Site, Stage, Worker, fingerprint_if_file, pool, shards, unknown_unit};
+use super::{
+    Outcome, SideBySide, Site, Stage, Worker, fingerprint_if_file, pool, shards, unknown_unit,
+};
 use crate::recipe::Noun;
 
 impl Stage for ReshardPlan {
@@ -76,6 +80,9 @@ struct Reshard<'a> {
     subset: Option<Vec<Uid>>,
 }
 
+/// Most bytes that a unit holds, read ahead and waiting to be written.
+const UNIT_MEMORY: u64 = 128 << 20;
+
 /// The unit of the files that stand once beside all shards.
 const BESIDE: &str = "beside";
 
@@ -86,6 +93,52 @@ impl Worker for Reshard<'_> {
     }
 
     fn run(&mut self, unit: &str, out: &mut Attempt) -> Result<Outcome> {
+        self.unit(&self.site.context, unit, out)
+    }
+
+    fn side_by_side(&self) -> Option<SideBySide<'_>> {
+        let cx = &self.site.context;
+        let room = usize::try_from(cx.memory / UNIT_MEMORY).unwrap_or(usize::MAX);
+        let at_once = cx.threads.min(self.resharding.shards.len()).min(room).max(1);
+        // A shard alone shares its work between threads; of many each has one.
+        let threads = cx.threads.div_ceil(at_once);
+        let whole = Arc::new(Whole {
+            progress: Arc::clone(&cx.progress),
+            done: AtomicU64::new(0),
+            total: self.resharding.counts.kept,
+        });
+        let run = move |unit: &str, out: &mut Attempt| {
+            let part = Part { whole: Arc::clone(&whole), done: AtomicU64::new(0) };
+            let cx = Context { threads, progress: Arc::new(part), ..cx.clone() };
+            self.unit(&cx, unit, out)
+        };
+        Some(SideBySide { at_once, run: Box::new(run) })
+    }
+}
+
+/// How far several units are together.
+struct Whole {
+    progress: Arc<dyn Progress>,
+    done: AtomicU64,
+    total: u64,
+}
+
+/// One of them.
+struct Part {
+    whole: Arc<Whole>,
+    done: AtomicU64,
+}
+
+impl Progress for Part {
+    fn update(&self, done: u64, _total: u64, note: &str) {
+        let new = done.saturating_sub(self.done.swap(done, Ordering::Relaxed));
+        let all = self.whole.done.fetch_add(new, Ordering::Relaxed) + new;
+        self.whole.progress.update(all, self.whole.total, note);
+    }
+}
+
+impl Reshard<'_> {
+    fn unit(&self, cx: &Context, unit: &str, out: &mut Attempt) -> Result<Outcome> {
         if unit == BESIDE {
             shard::finish(&self.resharding, &self.sources, self.subset.as_deref(), out)?;
             return Ok(Outcome {
@@ -99,7 +152,7 @@ impl Worker for Reshard<'_> {
             .iter()
             .find(|s| s.unit() == unit)
             .ok_or_else(|| unknown_unit(unit))?;
-        let counts = shard::run_unit(&self.site.context, shard, &self.sources, out)?;
+        let counts = shard::run_unit(cx, shard, &self.sources, out)?;
         Ok(Outcome { counts, info: Value::Null })
     }
 }

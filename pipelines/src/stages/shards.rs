@@ -14,7 +14,8 @@ use super::{Done, Outcome, Site, Stage, Worker, fingerprint};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShardsPlan {
-    /// Tar files: paths, folders, globs, brace ranges (`{00000..00012}.tar`) or object store URLs.
+    /// Tar files: paths, folders, globs, brace ranges (`{00000..00012}.tar`), `s3://` or `https://`
+    /// URLs, lists joined by `::`; with `CLIPMILL_PIPE=1` also `pipe:COMMAND`.
     #[serde(alias = "input")]
     pub urls: Vec<String>,
 }
@@ -70,7 +71,7 @@ pub fn tars(patterns: &[String]) -> Result<Vec<String>> {
     for pattern in patterns {
         let all = store::expand(pattern)?;
         let before = tars.len();
-        tars.extend(all.into_iter().filter(|url| url.ends_with(".tar")));
+        tars.extend(all.into_iter().filter(|url| shard::is_tar(url)));
         if tars.len() == before {
             return Err(Error::input("no tar file here")
                 .at(pattern)

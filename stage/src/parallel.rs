@@ -1,16 +1,20 @@
-//! The same work on many things, on every core, with results in order.
+//! The same work on many things, on several threads, with results in order.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use stage::{Error, Result};
+use crate::{Error, Result};
 
-/// `work(0)`, `work(1)`, ..., `work(count - 1)`; the first error in that order if there is one.
-pub(crate) fn in_parallel<T: Send>(
+/// `work(0)`, `work(1)`, ..., `work(count - 1)`, at most `threads` of them at a time; the first
+/// error in that order if there is one. After an error nothing more is begun.
+///
+/// # Errors
+/// The first of `work`.
+pub fn in_parallel<T: Send>(
+    threads: usize,
     count: usize,
     work: impl Fn(usize) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
     let run = || {
@@ -28,7 +32,7 @@ pub(crate) fn in_parallel<T: Send>(
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..cores.min(count) {
+        for _ in 1..threads.min(count) {
             scope.spawn(run);
         }
         run();
@@ -48,13 +52,13 @@ mod tests {
 
     #[test]
     fn results_keep_their_order_and_the_first_error_wins() {
-        assert_eq!(in_parallel(100, |i| Ok(i * i)).unwrap()[99], 99 * 99);
-        assert_eq!(in_parallel(0, Ok).unwrap(), Vec::<usize>::new());
+        assert_eq!(in_parallel(3, 100, |i| Ok(i * i)).unwrap()[99], 99 * 99);
+        assert_eq!(in_parallel(3, 0, Ok).unwrap(), Vec::<usize>::new());
         for _ in 0..20 {
             let failing = |i| {
                 if i < 3 { Ok(i) } else { Err(Error::input(format!("number {i}"))) }
             };
-            assert_eq!(in_parallel(100, failing).unwrap_err().to_string(), "number 3");
+            assert_eq!(in_parallel(4, 100, failing).unwrap_err().to_string(), "number 3");
         }
     }
 }

@@ -1,0 +1,272 @@
+//! Files over http and https: read by range from addresses that were vetted, or taken whole where
+//! the server has no ranges.
+//!
+//! What holds for a URL holds for every redirect, which are followed by hand: no password, no
+//! address that is not public unless its host was named ([`allow_private_host`]), five hops. Nothing
+//! is unpacked, nothing longer than what was asked for is read, and bytes of two versions of a file
+//! never mix: every later request says which version it wants.
+
+mod vetted;
+
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE,
+    LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER,
+};
+use reqwest::{Response, StatusCode};
+use stage::{Error, Kind, Result};
+use url::Url;
+
+pub use vetted::allow_private_host;
+use vetted::{check, client};
+
+use crate::trouble::disk_error;
+
+/// Redirects that are followed for one request.
+const MAX_HOPS: usize = 5;
+/// Tries of one request, where the server or the way to it failed.
+const TRIES: u32 = 5;
+/// Longest pause between two tries.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// A file on a web server.
+#[derive(Debug)]
+pub(crate) struct WebFile {
+    /// As it was named; a redirect's place may hold for minutes only.
+    url: Url,
+    /// The header that names the version, if the server has one.
+    pub(crate) version: Option<String>,
+}
+
+/// What a URL leads to.
+pub(crate) enum Opened {
+    /// A server that gives ranges, and the file's length.
+    Ranges(WebFile, u64),
+    /// A server that does not: the whole file, without a name.
+    Whole(File, u64),
+}
+
+/// Asks for the first byte; where the whole file comes instead, takes it.
+pub(crate) async fn open(url: Url) -> Result<Opened> {
+    let file = WebFile { url, version: None };
+    let mut tries = Tries(1);
+    loop {
+        match file.open_once().await {
+            Err(error) if tries.again(&error).await => {}
+            other => return other,
+        }
+    }
+}
+
+/// How often something was tried.
+struct Tries(u32);
+
+impl Tries {
+    /// Whether to try again what failed on the way, after a pause that grows.
+    async fn again(&mut self, error: &Error) -> bool {
+        if error.kind() != Kind::Network || self.0 >= TRIES {
+            return false;
+        }
+        let pause = Duration::from_millis(250) * 4_u32.pow(self.0 - 1);
+        tracing::debug!(%error, tries = self.0, "asked again after {pause:?}");
+        tokio::time::sleep(pause.min(MAX_PAUSE)).await;
+        self.0 += 1;
+        true
+    }
+}
+
+fn whole(bytes: Bytes, file: &WebFile) -> Result<Opened> {
+    let mut copy = tempfile::tempfile().map_err(|e| file.disk(e))?;
+    copy.write_all(&bytes).map_err(|e| file.disk(e))?;
+    Ok(Opened::Whole(copy, bytes.len() as u64))
+}
+
+impl WebFile {
+    async fn open_once(&self) -> Result<Opened> {
+        let mut answer = self.ask(0, 1).await?;
+        match answer.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let (_, _, len) = content_range(answer.headers())
+                    .ok_or_else(|| self.wrong("206 without a usable Content-Range"))?;
+                let version = version(answer.headers());
+                Ok(Opened::Ranges(Self { url: self.url.clone(), version }, len))
+            }
+            // Of an empty file no byte can be given.
+            StatusCode::RANGE_NOT_SATISFIABLE => whole(Bytes::new(), self),
+            StatusCode::OK => {
+                let announced = answer.content_length();
+                let mut copy = tempfile::tempfile().map_err(|e| self.disk(e))?;
+                let mut len = 0;
+                while let Some(piece) = answer.chunk().await.map_err(|e| self.lost(&e))? {
+                    len += piece.len() as u64;
+                    copy.write_all(&piece).map_err(|e| self.disk(e))?;
+                }
+                if announced.is_some_and(|announced| announced != len) {
+                    return Err(self.network(&format!("{len} bytes came, others were announced")));
+                }
+                copy.rewind().map_err(|e| self.disk(e))?;
+                Ok(Opened::Whole(copy, len))
+            }
+            other => Err(self.refused(other)),
+        }
+    }
+
+    /// Exactly these bytes of the version that was opened, of a file of this length.
+    pub(crate) async fn range(&self, start: u64, end: u64, len: u64) -> Result<Bytes> {
+        let mut tries = Tries(1);
+        loop {
+            match self.range_once(start, end, len).await {
+                Err(error) if tries.again(&error).await => {}
+                other => return other,
+            }
+        }
+    }
+
+    async fn range_once(&self, start: u64, end: u64, len: u64) -> Result<Bytes> {
+        let mut answer = self.ask(start, end).await?;
+        match answer.status() {
+            StatusCode::PARTIAL_CONTENT => {}
+            StatusCode::OK | StatusCode::RANGE_NOT_SATISFIABLE => {
+                return Err(Error::input("the file changed while it was read").at(self.place()));
+            }
+            other => return Err(self.refused(other)),
+        }
+        if content_range(answer.headers()) != Some((start, end, len)) {
+            return Err(self.wrong("another range came than was asked for"));
+        }
+        let wanted = (end - start) as usize;
+        let mut bytes = BytesMut::with_capacity(wanted);
+        while let Some(piece) = answer.chunk().await.map_err(|e| self.lost(&e))? {
+            if bytes.len() + piece.len() > wanted {
+                return Err(self.wrong("more bytes came than were asked for"));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        if bytes.len() == wanted {
+            return Ok(bytes.freeze());
+        }
+        Err(self.network(&format!("{} bytes came for {wanted}", bytes.len())))
+    }
+
+    /// One request, through its redirects; 429 and 5xx are errors of the network.
+    async fn ask(&self, start: u64, end: u64) -> Result<Response> {
+        let client = client()?;
+        let mut url = self.url.clone();
+        for _ in 0..=MAX_HOPS {
+            check(&url)?;
+            let mut request = client
+                .get(url.clone())
+                .header(ACCEPT_ENCODING, "identity")
+                .header(RANGE, format!("bytes={start}-{}", end - 1));
+            if let Some(version) = &self.version {
+                request = request.header(IF_RANGE, version);
+            }
+            let answer = request.send().await.map_err(|e| self.lost(&e))?;
+            let status = answer.status();
+            if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
+                let place = text(answer.headers(), &LOCATION);
+                url = place
+                    .and_then(|place| url.join(place).ok())
+                    .ok_or_else(|| self.wrong("a redirect without a place"))?;
+                continue;
+            }
+            if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+                let pause = text(answer.headers(), &RETRY_AFTER).and_then(|s| s.parse().ok());
+                tokio::time::sleep(Duration::from_secs(pause.unwrap_or(0)).min(MAX_PAUSE)).await;
+                return Err(self.network(&format!("the server answered {status}")));
+            }
+            let packed = text(answer.headers(), &CONTENT_ENCODING);
+            if packed.is_some_and(|coding| !coding.eq_ignore_ascii_case("identity")) {
+                return Err(self.wrong("the answer is packed, which nobody asked for"));
+            }
+            return Ok(answer);
+        }
+        Err(self.wrong(&format!("more than {MAX_HOPS} redirects")))
+    }
+
+    /// Without its query, which may hold a signature.
+    fn place(&self) -> Url {
+        let mut url = self.url.clone();
+        url.set_query(None);
+        url
+    }
+
+    fn refused(&self, status: StatusCode) -> Error {
+        let error = Error::input(format!("the server answered {status}")).at(self.place());
+        match status {
+            StatusCode::NOT_FOUND | StatusCode::GONE => error.hint("check the URL"),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                error.hint("a URL that is signed has to be signed again")
+            }
+            _ => error,
+        }
+    }
+
+    fn wrong(&self, why: &str) -> Error {
+        Error::input(why).at(self.place())
+    }
+
+    fn network(&self, why: &str) -> Error {
+        Error::new(Kind::Network, why).at(self.place())
+    }
+
+    fn lost(&self, error: &reqwest::Error) -> Error {
+        // The refusal of an address comes back inside the client's own error.
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            if let Some(refused) = cause.downcast_ref::<vetted::NoPublicAddress>() {
+                return refused.error().at(self.place());
+            }
+            source = cause.source();
+        }
+        self.network("the connection failed").because(error.to_string())
+    }
+
+    fn disk(&self, error: std::io::Error) -> Error {
+        disk_error("a temporary file", "cannot keep the download", error).at(self.place())
+    }
+}
+
+/// `bytes 0-99/1234` as start, end (exclusive) and length.
+fn content_range(headers: &HeaderMap) -> Option<(u64, u64, u64)> {
+    let text = text(headers, &CONTENT_RANGE)?.trim().strip_prefix("bytes ")?;
+    let (range, len) = text.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last, len): (u64, u64, u64) =
+        (first.trim().parse().ok()?, last.trim().parse().ok()?, len.trim().parse().ok()?);
+    (first <= last && last < len).then_some((first, last + 1, len))
+}
+
+/// A strong tag, else the date: what `If-Range` takes.
+fn version(headers: &HeaderMap) -> Option<String> {
+    let tag = text(headers, &ETAG).filter(|tag| !tag.starts_with("W/"));
+    tag.or_else(|| text(headers, &LAST_MODIFIED)).map(str::to_owned)
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_range_must_say_all_three_numbers_and_hold_together() {
+        let read = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_RANGE, value.parse().unwrap());
+            content_range(&headers)
+        };
+        assert_eq!(read("bytes 0-0/1234"), Some((0, 1, 1234)));
+        assert_eq!(read("bytes 5-9/10"), Some((5, 10, 10)));
+        for wrong in ["bytes */10", "bytes 0-0/*", "bytes 5-4/10", "bytes 0-10/10", "items 0-1/2"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+        assert_eq!(read("bytes 0-18446744073709551615/18446744073709551615"), None);
+    }
+}
