@@ -1,6 +1,8 @@
 //! Entropy decoding: Huffman tables that give code, run and value in one look (T.81, annexes C
 //! and F), and the bits they read.
 
+use std::rc::Rc;
+
 use crate::encode::ZIGZAG;
 
 /// Bits of a look. Most coefficients of a photograph have a code and a value that fit together.
@@ -10,7 +12,8 @@ const LOOK: u32 = 11;
 ///
 /// An entry of `looks` is, from below: 4 bits of length, 4 bits of size, 8 bits of places to go
 /// forward (run + 1), 16 bits of value. Where code and value fit in a look the length is that of
-/// both; else the value is 0 and the length that of the code. 0 is a code longer than a look.
+/// both; else the value is 0 and the length that of the code. 0 is a code longer than a look. No
+/// way forward is an end of the block, and the size then says of how many more.
 pub(super) struct Table {
     looks: [u32; 1 << LOOK],
     /// By length: the first code, in 16 bits, that is longer.
@@ -27,13 +30,10 @@ pub(super) enum Class {
     Ac,
 }
 
-/// An AC entry after which nothing but zeros follows: no size, no way forward.
-const END: u32 = 0;
-
 impl Table {
     /// Reads a table as a DHT segment lists it: how many codes of 1..=16 bits, and their symbols.
     /// Nothing where the codes do not fit their lengths or a DC size is above 11.
-    pub(super) fn new(lengths: &[u8; 16], listed: &[u8], class: Class) -> Option<Box<Self>> {
+    pub(super) fn new(lengths: &[u8; 16], listed: &[u8], class: Class) -> Option<Rc<Self>> {
         let mut table = Box::new(Self {
             looks: [0; 1 << LOOK],
             limits: [0; 17],
@@ -60,7 +60,7 @@ impl Table {
             table.limits[length as usize] = code << (16 - length);
             code <<= 1;
         }
-        Some(table)
+        Some(table.into())
     }
 
     /// Length and symbol of a code that stands in the upper bits.
@@ -73,18 +73,24 @@ impl Table {
     }
 }
 
+/// Places to go forward and size of an AC symbol, as [`Table`] has them.
+#[inline(always)]
+fn meaning(symbol: u8) -> (u32, u32) {
+    match (u32::from(symbol >> 4), u32::from(symbol & 15)) {
+        (15, 0) => (16, 0),
+        (run, 0) => (0, run),
+        (run, size) => (run + 1, size),
+    }
+}
+
 /// The entries that begin with a code: all values of the bits that follow it.
 fn fill(entries: &mut [u32], length: u32, symbol: u8, class: Class) {
-    let (run, size) = (u32::from(symbol >> 4), u32::from(symbol & 15));
-    let places = match (class, run, size) {
-        (Class::Dc, ..) => 0,
-        (Class::Ac, 15, 0) => 16,
-        // Other runs without a size are progressive ones; here they are the end.
-        (Class::Ac, _, 0) => END,
-        (Class::Ac, ..) => run + 1,
+    let (places, size) = match class {
+        Class::Dc => (0, u32::from(symbol)),
+        Class::Ac => meaning(symbol),
     };
-    let left = LOOK - length;
-    if size == 0 || size > left {
+    let ends = class == Class::Ac && places == 0;
+    if ends || size == 0 || size > LOOK - length {
         entries.fill(places << 8 | size << 4 | length);
         return;
     }
@@ -163,34 +169,70 @@ impl<'a> Bits<'a> {
         extended(bits, size)
     }
 
-    /// Decodes a block whose coefficients are all 0 so far, with a DC that is a difference to
-    /// `before`, and gives the last zigzag position that is not 0. Nothing where a code is none or
-    /// the block is too long.
+    /// One bit.
     #[inline(always)]
-    pub(super) fn block(
-        &mut self,
-        (dc, ac): (&Table, &Table),
-        before: &mut i32,
-        block: &mut [i16; 64],
-    ) -> Option<u8> {
+    pub(super) fn bit(&mut self) -> bool {
+        if self.count == 0 {
+            self.refill();
+        }
+        let bit = self.held >> 63 != 0;
+        self.skip(1);
+        bit
+    }
+
+    /// `size` (0..=15) bits as they are.
+    #[inline(always)]
+    pub(super) fn plain(&mut self, size: u32) -> u32 {
+        if size == 0 {
+            return 0;
+        }
+        self.refill();
+        let bits = (self.held >> (64 - size)) as u32;
+        self.skip(size);
+        bits
+    }
+
+    /// The difference of a DC coefficient to the one before.
+    #[inline(always)]
+    pub(super) fn difference(&mut self, dc: &Table) -> Option<i32> {
         self.refill();
         let entry = dc.looks[(self.held >> (64 - LOOK)) as usize];
-        let difference = if entry >> 16 != 0 {
+        if entry >> 16 != 0 {
             self.skip(entry & 15);
-            (entry as i32) >> 16
-        } else {
-            let (length, size) = match entry {
-                0 => dc.long(self.held)?,
-                _ => (entry & 15, (entry >> 4) as u8 & 15),
-            };
-            self.skip(length);
-            self.value(u32::from(size))
+            return Some((entry as i32) >> 16);
+        }
+        let (length, size) = match entry {
+            0 => dc.long(self.held)?,
+            _ => (entry & 15, (entry >> 4) as u8 & 15),
         };
-        *before = before.wrapping_add(difference);
-        block[0] = *before as i16;
+        self.skip(length);
+        Some(self.value(u32::from(size)))
+    }
 
-        let mut at = 0_usize;
-        'block: while at < 63 {
+    /// Places to go forward and size of the next AC code, without its value.
+    #[inline(always)]
+    pub(super) fn places(&mut self, ac: &Table) -> Option<(usize, u32)> {
+        self.refill();
+        let (length, symbol) = ac.long(self.held)?;
+        self.skip(length);
+        let (places, size) = meaning(symbol);
+        Some((places as usize, size))
+    }
+
+    /// AC coefficients behind zigzag position `at` up to `last`, times 2^`shift`, of a block where
+    /// they are all 0 so far: the last position that was given, and the size of the end if there
+    /// was one. Nothing where a code is none or the block is too long.
+    #[inline(always)]
+    pub(super) fn coefficients(
+        &mut self,
+        ac: &Table,
+        mut at: usize,
+        last: usize,
+        shift: u32,
+        block: &mut [i16; 64],
+    ) -> Option<(usize, Option<u32>)> {
+        let mut end = None;
+        'block: while at < last {
             self.refill();
             // Five looks take at most 55 bits.
             for _ in 0..5 {
@@ -200,38 +242,52 @@ impl<'a> Bits<'a> {
                     self.skip(entry & 15);
                     at += (entry >> 8) as usize & 0xff;
                     // Positions beyond the block fall on its last, and are refused below.
-                    block[NATURAL[at & 127] as usize & 63] = value as i16;
-                    if at >= 63 {
+                    block[natural(at)] = (value << shift) as i16;
+                    if at >= last {
                         break 'block;
                     }
                     continue;
                 }
                 let (places, size) = if entry == 0 {
-                    self.refill();
-                    let (length, symbol) = ac.long(self.held)?;
-                    self.skip(length);
-                    match (symbol >> 4, symbol & 15) {
-                        (15, 0) => (16, 0),
-                        (_, 0) => (0, 0),
-                        (run, size) => (usize::from(run) + 1, u32::from(size)),
-                    }
+                    self.places(ac)?
                 } else {
                     self.skip(entry & 15);
                     ((entry >> 8) as usize & 0xff, (entry >> 4) & 15)
                 };
                 if places == 0 {
+                    end = Some(size);
                     break 'block;
                 }
                 at += places;
                 if size != 0 {
                     self.refill();
-                    block[NATURAL[at & 127] as usize & 63] = self.value(size) as i16;
+                    block[natural(at)] = (self.value(size) << shift) as i16;
                 }
                 continue 'block;
             }
         }
-        (at <= 63).then_some(at as u8)
+        (at <= last).then_some((at, end))
     }
+
+    /// Decodes a block whose coefficients are all 0 so far, with a DC that is a difference to
+    /// `before`, and gives the last zigzag position that is not 0. Nothing as above.
+    #[inline(always)]
+    pub(super) fn block(
+        &mut self,
+        (dc, ac): (&Table, &Table),
+        before: &mut i32,
+        block: &mut [i16; 64],
+    ) -> Option<u8> {
+        *before = before.wrapping_add(self.difference(dc)?);
+        block[0] = *before as i16;
+        Some(self.coefficients(ac, 0, 63, 0, block)?.0 as u8)
+    }
+}
+
+/// Natural position of a zigzag position, or of one that a run behind the last reaches.
+#[inline(always)]
+pub(super) fn natural(at: usize) -> usize {
+    usize::from(NATURAL[at & 127] & 63)
 }
 
 /// Natural position of each zigzag position, and of those that a run behind the last reaches.

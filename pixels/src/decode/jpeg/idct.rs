@@ -144,7 +144,8 @@ fn dequantised(coefficients: &[i16; 64], quantisers: &[i16; 64]) -> [[i16; 8]; 8
 #[inline(always)]
 fn multiplied(values: impl Fn(usize) -> i32) -> [i32; 8] {
     MATRIX.map(|weights| {
-        let products = weights.iter().enumerate().map(|(k, weight)| values(k).wrapping_mul(*weight));
+        let products =
+            weights.iter().enumerate().map(|(k, weight)| values(k).wrapping_mul(*weight));
         products.fold(0, i32::wrapping_add)
     })
 }

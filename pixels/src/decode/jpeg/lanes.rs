@@ -45,52 +45,43 @@ mod avx2 {
     use crate::decode::jpeg::colour::{BLUE, GREEN, RED};
     use crate::decode::jpeg::idct::{EVEN, ODD, SHIFTS};
 
+    // Loops and methods that are always inlined: what goes through `map` or `from_fn` is compiled
+    // once without the instruction set, and calls each instruction as a function.
     impl Lanes for V3 {
         #[inline(always)]
         fn idct(self, blocks: &[[i16; 64]; 2], quantisers: &[i16; 64]) -> [[u8; 16]; 8] {
-            let [left, right] = [0, 1].map(|at: usize| rows(&blocks[at]));
-            let quantisers = rows(quantisers);
-            let rows = std::array::from_fn(|v| {
-                let values = self.both(left[v], right[v]);
-                self.avx2._mm256_mullo_epi16(values, self.both(quantisers[v], quantisers[v]))
-            });
-            let columns = self.turned(self.pass::<{ SHIFTS[0] }>(rows));
-            let columns = self.pass::<{ SHIFTS[1] }>(columns);
-            self.samples(columns)
+            let (left, right, quantisers) = (rows(&blocks[0]), rows(&blocks[1]), rows(quantisers));
+            let mut values = [self.avx._mm256_setzero_si256(); 8];
+            for v in 0..8 {
+                let quantisers = self.both(quantisers[v], quantisers[v]);
+                values[v] = self.avx2._mm256_mullo_epi16(self.both(left[v], right[v]), quantisers);
+            }
+            let columns = self.turned(self.pass::<{ SHIFTS[0] }>(values));
+            self.samples(self.pass::<{ SHIFTS[1] }>(columns))
         }
 
         #[inline(always)]
         fn rgb(self, y: &[u8; 16], cb: &[u8; 16], cr: &[u8; 16]) -> [[u8; 3]; 16] {
-            let (avx2, avx) = (self.avx2, self.avx);
-            let wide = |bytes: &[u8; 16]| avx2._mm256_cvtepu8_epi16(cast(*bytes));
-            let centred = |bytes| avx2._mm256_sub_epi16(wide(bytes), avx._mm256_set1_epi16(128));
-            let (y, cb, cr) = (wide(y), centred(cb), centred(cr));
-            // Twice the value times the weight, shifted by 16 and, after rounding, by 1.
-            let part = |value: __m256i, weight: i16| {
-                let twice = avx2._mm256_add_epi16(value, value);
-                let product = avx2._mm256_mulhi_epi16(twice, avx._mm256_set1_epi16(weight));
-                let rounded = avx2._mm256_add_epi16(product, avx._mm256_set1_epi16(1));
-                avx2._mm256_srai_epi16::<1>(rounded)
-            };
-            let red = avx2._mm256_add_epi16(avx2._mm256_add_epi16(y, cr), part(cr, RED));
+            let avx2 = self.avx2;
+            let centre = self.avx._mm256_set1_epi16(128);
+            let y = avx2._mm256_cvtepu8_epi16(cast(*y));
+            let cb = avx2._mm256_sub_epi16(avx2._mm256_cvtepu8_epi16(cast(*cb)), centre);
+            let cr = avx2._mm256_sub_epi16(avx2._mm256_cvtepu8_epi16(cast(*cr)), centre);
+            let red = avx2._mm256_add_epi16(avx2._mm256_add_epi16(y, cr), self.part(cr, RED));
             let twice = avx2._mm256_add_epi16(cb, cb);
-            let blue = avx2._mm256_add_epi16(avx2._mm256_add_epi16(y, twice), part(cb, BLUE));
-            let both = |pairs: __m256i| {
-                let sum = self.multiplied(pairs, GREEN);
-                let sum = avx2._mm256_add_epi32(sum, avx._mm256_set1_epi32(1 << 15));
-                avx2._mm256_srai_epi32::<16>(sum)
-            };
+            let blue = avx2._mm256_add_epi16(avx2._mm256_add_epi16(y, twice), self.part(cb, BLUE));
             let green = avx2._mm256_packs_epi32(
-                both(avx2._mm256_unpacklo_epi16(cb, cr)),
-                both(avx2._mm256_unpackhi_epi16(cb, cr)),
+                self.shares(avx2._mm256_unpacklo_epi16(cb, cr)),
+                self.shares(avx2._mm256_unpackhi_epi16(cb, cr)),
             );
             let green = avx2._mm256_add_epi16(avx2._mm256_sub_epi16(y, cr), green);
-            self.interleaved([red, green, blue])
+            self.interleaved(self.bytes(red), self.bytes(green), self.bytes(blue))
         }
     }
 
+    #[inline(always)]
     fn rows(block: &[i16; 64]) -> &[[i16; 8]; 8] {
-        block.as_chunks().0.try_into().expect("64 values are eight of eight")
+        pulp::bytemuck::cast_ref(block)
     }
 
     /// Three times sixteen bytes: where each byte of one channel goes, others are left empty.
@@ -106,15 +97,20 @@ mod avx2 {
     }
     const PLACES: [[[i8; 16]; 3]; 3] = [places(0), places(1), places(2)];
 
-    /// What the two halves of [`Lanes::idct`] have in common; each half of a vector is a block.
+    /// Parts of the above. In the inverse DCT each half of a vector is a block.
     trait Steps: Copy {
         fn both(self, left: [i16; 8], right: [i16; 8]) -> __m256i;
         fn multiplied(self, pairs: __m256i, weights: [i16; 2]) -> __m256i;
         fn pass<const SHIFT: i32>(self, rows: [__m256i; 8]) -> [__m256i; 8];
         fn half_pass<const SHIFT: i32>(self, pairs: [__m256i; 4]) -> [__m256i; 8];
         fn turned(self, rows: [__m256i; 8]) -> [__m256i; 8];
+        fn half_turned(self, pairs: [__m256i; 4]) -> [__m256i; 4];
+        fn packed(self, column: __m256i, fourth_next: __m256i) -> __m256i;
         fn samples(self, columns: [__m256i; 8]) -> [[u8; 16]; 8];
-        fn interleaved(self, channels: [__m256i; 3]) -> [[u8; 3]; 16];
+        fn part(self, value: __m256i, weight: i16) -> __m256i;
+        fn shares(self, pairs: __m256i) -> __m256i;
+        fn bytes(self, values: __m256i) -> __m128i;
+        fn interleaved(self, red: __m128i, green: __m128i, blue: __m128i) -> [[u8; 3]; 16];
     }
 
     impl Steps for V3 {
@@ -133,12 +129,19 @@ mod avx2 {
         /// Eight points down each of eight columns.
         #[inline(always)]
         fn pass<const SHIFT: i32>(self, rows: [__m256i; 8]) -> [__m256i; 8] {
-            let pairs = [(0, 4), (2, 6), (1, 7), (3, 5)];
-            let low = pairs.map(|(a, b)| self.avx2._mm256_unpacklo_epi16(rows[a], rows[b]));
-            let high = pairs.map(|(a, b)| self.avx2._mm256_unpackhi_epi16(rows[a], rows[b]));
+            let zero = self.avx._mm256_setzero_si256();
+            let (mut low, mut high) = ([zero; 4], [zero; 4]);
+            for (at, (a, b)) in [(0, 4), (2, 6), (1, 7), (3, 5)].into_iter().enumerate() {
+                low[at] = self.avx2._mm256_unpacklo_epi16(rows[a], rows[b]);
+                high[at] = self.avx2._mm256_unpackhi_epi16(rows[a], rows[b]);
+            }
             let low = self.half_pass::<SHIFT>(low);
             let high = self.half_pass::<SHIFT>(high);
-            std::array::from_fn(|x| self.avx2._mm256_packs_epi32(low[x], high[x]))
+            let mut out = [zero; 8];
+            for x in 0..8 {
+                out[x] = self.avx2._mm256_packs_epi32(low[x], high[x]);
+            }
+            out
         }
 
         #[inline(always)]
@@ -156,86 +159,114 @@ mod avx2 {
                 avx2._mm256_sub_epi32(inner, inner_part),
                 avx2._mm256_sub_epi32(outer, outer_part),
             ];
-            let odd = ODD.map(|[a, b]| {
-                let one_seven = self.multiplied(one_seven, a);
-                avx2._mm256_add_epi32(one_seven, self.multiplied(three_five, b))
-            });
-            std::array::from_fn(|x| {
-                let sum = if x < 4 {
-                    avx2._mm256_add_epi32(even[x], odd[x])
-                } else {
-                    avx2._mm256_sub_epi32(even[7 - x], odd[7 - x])
-                };
-                avx2._mm256_srai_epi32::<SHIFT>(sum)
-            })
+            let mut out = [half; 8];
+            for x in 0..4 {
+                let one_seven = self.multiplied(one_seven, ODD[x][0]);
+                let odd = avx2._mm256_add_epi32(one_seven, self.multiplied(three_five, ODD[x][1]));
+                let (sum, difference) =
+                    (avx2._mm256_add_epi32(even[x], odd), avx2._mm256_sub_epi32(even[x], odd));
+                out[x] = avx2._mm256_srai_epi32::<SHIFT>(sum);
+                out[7 - x] = avx2._mm256_srai_epi32::<SHIFT>(difference);
+            }
+            out
         }
 
         /// Rows become columns.
         #[inline(always)]
         fn turned(self, r: [__m256i; 8]) -> [__m256i; 8] {
-            let avx2 = self.avx2;
-            let low16 = |a, b| avx2._mm256_unpacklo_epi16(a, b);
-            let high16 = |a, b| avx2._mm256_unpackhi_epi16(a, b);
-            let low32 = |a, b| avx2._mm256_unpacklo_epi32(a, b);
-            let high32 = |a, b| avx2._mm256_unpackhi_epi32(a, b);
-            let low64 = |a, b| avx2._mm256_unpacklo_epi64(a, b);
-            let high64 = |a, b| avx2._mm256_unpackhi_epi64(a, b);
-            // Columns 0 to 3 and 4 to 7 of two rows each.
-            let left = [0, 2, 4, 6].map(|y: usize| low16(r[y], r[y + 1]));
-            let right = [0, 2, 4, 6].map(|y: usize| high16(r[y], r[y + 1]));
-            let quarter = |[a, b, c, d]: [__m256i; 4]| {
-                let (above, below) = (low32(a, b), low32(c, d));
-                let (above_2, below_2) = (high32(a, b), high32(c, d));
-                [
-                    low64(above, below),
-                    high64(above, below),
-                    low64(above_2, below_2),
-                    high64(above_2, below_2),
-                ]
-            };
-            let ([a, b, c, d], [e, f, g, h]) = (quarter(left), quarter(right));
+            let mut left = [r[0]; 4];
+            let mut right = [r[0]; 4];
+            for at in 0..4 {
+                left[at] = self.avx2._mm256_unpacklo_epi16(r[at * 2], r[at * 2 + 1]);
+                right[at] = self.avx2._mm256_unpackhi_epi16(r[at * 2], r[at * 2 + 1]);
+            }
+            let ([a, b, c, d], [e, f, g, h]) = (self.half_turned(left), self.half_turned(right));
             [a, b, c, d, e, f, g, h]
+        }
+
+        /// Four columns, of pairs of rows.
+        #[inline(always)]
+        fn half_turned(self, [a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
+            let avx2 = self.avx2;
+            let (above, below) =
+                (avx2._mm256_unpacklo_epi32(a, b), avx2._mm256_unpacklo_epi32(c, d));
+            let (above_2, below_2) =
+                (avx2._mm256_unpackhi_epi32(a, b), avx2._mm256_unpackhi_epi32(c, d));
+            [
+                avx2._mm256_unpacklo_epi64(above, below),
+                avx2._mm256_unpackhi_epi64(above, below),
+                avx2._mm256_unpacklo_epi64(above_2, below_2),
+                avx2._mm256_unpackhi_epi64(above_2, below_2),
+            ]
+        }
+
+        /// Two columns as bytes; differences to 128 become samples.
+        #[inline(always)]
+        fn packed(self, column: __m256i, fourth_next: __m256i) -> __m256i {
+            let packed = self.avx2._mm256_packs_epi16(column, fourth_next);
+            self.avx2._mm256_xor_si256(packed, self.avx._mm256_set1_epi8(-128))
         }
 
         /// Columns of differences to 128 become rows of samples.
         #[inline(always)]
         fn samples(self, columns: [__m256i; 8]) -> [[u8; 16]; 8] {
             let avx2 = self.avx2;
-            // Columns x and x + 4.
-            let packed: [__m256i; 4] = std::array::from_fn(|x| {
-                let packed = avx2._mm256_packs_epi16(columns[x], columns[x + 4]);
-                avx2._mm256_xor_si256(packed, self.avx._mm256_set1_epi8(-128))
-            });
-            let [a, b, c, d] = packed;
-            let left = [avx2._mm256_unpacklo_epi8(a, b), avx2._mm256_unpacklo_epi8(c, d)];
-            let right = [avx2._mm256_unpackhi_epi8(a, b), avx2._mm256_unpackhi_epi8(c, d)];
+            let a = self.packed(columns[0], columns[4]);
+            let b = self.packed(columns[1], columns[5]);
+            let c = self.packed(columns[2], columns[6]);
+            let d = self.packed(columns[3], columns[7]);
+            let (ab, cd) = (avx2._mm256_unpacklo_epi8(a, b), avx2._mm256_unpacklo_epi8(c, d));
+            let (ef, gh) = (avx2._mm256_unpackhi_epi8(a, b), avx2._mm256_unpackhi_epi8(c, d));
             // Four columns of rows 0 to 3, and of rows 4 to 7.
-            let halves = [left, right].map(|[a, b]| {
-                [avx2._mm256_unpacklo_epi16(a, b), avx2._mm256_unpackhi_epi16(a, b)]
-            });
-            let [[left, left_4], [right, right_4]] = halves;
-            let rows = [
+            let (left, left_4) =
+                (avx2._mm256_unpacklo_epi16(ab, cd), avx2._mm256_unpackhi_epi16(ab, cd));
+            let (right, right_4) =
+                (avx2._mm256_unpacklo_epi16(ef, gh), avx2._mm256_unpackhi_epi16(ef, gh));
+            let mut rows = [
                 avx2._mm256_unpacklo_epi32(left, right),
                 avx2._mm256_unpackhi_epi32(left, right),
                 avx2._mm256_unpacklo_epi32(left_4, right_4),
                 avx2._mm256_unpackhi_epi32(left_4, right_4),
             ];
             // Two rows of one block beside those of the other.
-            cast(rows.map(|rows| avx2._mm256_permute4x64_epi64::<0b11_01_10_00>(rows)))
+            for rows in &mut rows {
+                *rows = avx2._mm256_permute4x64_epi64::<0b11_01_10_00>(*rows);
+            }
+            cast(rows)
+        }
+
+        /// A value times its weight: twice the value, shifted by 16 and, after rounding, by 1.
+        #[inline(always)]
+        fn part(self, value: __m256i, weight: i16) -> __m256i {
+            let twice = self.avx2._mm256_add_epi16(value, value);
+            let product = self.avx2._mm256_mulhi_epi16(twice, self.avx._mm256_set1_epi16(weight));
+            let rounded = self.avx2._mm256_add_epi16(product, self.avx._mm256_set1_epi16(1));
+            self.avx2._mm256_srai_epi16::<1>(rounded)
+        }
+
+        /// Both chromas' part of green.
+        #[inline(always)]
+        fn shares(self, pairs: __m256i) -> __m256i {
+            let sum = self.multiplied(pairs, GREEN);
+            let sum = self.avx2._mm256_add_epi32(sum, self.avx._mm256_set1_epi32(1 << 15));
+            self.avx2._mm256_srai_epi32::<16>(sum)
         }
 
         #[inline(always)]
-        fn interleaved(self, channels: [__m256i; 3]) -> [[u8; 3]; 16] {
-            let bytes = channels.map(|values| {
-                let upper = self.avx2._mm256_extracti128_si256::<1>(values);
-                self.sse2._mm_packus_epi16(self.avx._mm256_castsi256_si128(values), upper)
-            });
-            let thirds: [__m128i; 3] = std::array::from_fn(|third| {
-                let [red, green, blue] = [0, 1, 2].map(|channel: usize| {
-                    self.ssse3._mm_shuffle_epi8(bytes[channel], cast(PLACES[channel][third]))
-                });
-                self.sse2._mm_or_si128(self.sse2._mm_or_si128(red, green), blue)
-            });
+        fn bytes(self, values: __m256i) -> __m128i {
+            let upper = self.avx2._mm256_extracti128_si256::<1>(values);
+            self.sse2._mm_packus_epi16(self.avx._mm256_castsi256_si128(values), upper)
+        }
+
+        #[inline(always)]
+        fn interleaved(self, red: __m128i, green: __m128i, blue: __m128i) -> [[u8; 3]; 16] {
+            let mut thirds = [red; 3];
+            for (third, out) in thirds.iter_mut().enumerate() {
+                let red = self.ssse3._mm_shuffle_epi8(red, cast(PLACES[0][third]));
+                let green = self.ssse3._mm_shuffle_epi8(green, cast(PLACES[1][third]));
+                let blue = self.ssse3._mm_shuffle_epi8(blue, cast(PLACES[2][third]));
+                *out = self.sse2._mm_or_si128(self.sse2._mm_or_si128(red, green), blue);
+            }
             cast(thirds)
         }
     }

@@ -1,10 +1,11 @@
 //! Row of MCUs after row of MCUs: coefficients, samples, pixels.
 
 use super::colour;
-use super::file::{Component, File};
+use super::file::{Component, File, Scan};
 use super::huffman::{Bits, Table};
 use super::idct;
 use super::lanes::Lanes;
+use super::progressive::{self, Stored};
 
 /// A decoded picture: its size and RGB.
 pub(super) struct Pixels {
@@ -17,15 +18,9 @@ pub(super) struct Pixels {
 /// means. Nothing where anything is wrong with the coded data.
 #[inline(always)]
 pub(super) fn decode<L: Lanes>(lanes: L, file: &File, side: usize) -> Option<Pixels> {
-    let largest = |of: fn(&Component) -> usize| file.components.iter().map(of).max();
-    let most = (largest(|c| c.sampling.0)?, largest(|c| c.sampling.1)?);
-    let mcus_across = file.width.div_ceil(8 * most.0);
-    let mcus_down = file.height.div_ceil(8 * most.1);
-    let mut planes: Vec<Plane> = file
-        .components
-        .iter()
-        .map(|component| Plane::new(file, component, most, mcus_across, side))
-        .collect::<Option<_>>()?;
+    let (most, (mcus_across, mcus_down)) = (file.most(), file.mcus());
+    let plane = |component| Plane::new(file, component, most, mcus_across, side);
+    let mut planes: Vec<Plane> = file.components.iter().map(plane).collect();
     // Luma has every sample, and both kinds of chroma as many as each other.
     let same = |a: &Plane, b: &Plane| a.stretch == b.stretch && a.lines == b.lines;
     match planes.as_slice() {
@@ -33,28 +28,18 @@ pub(super) fn decode<L: Lanes>(lanes: L, file: &File, side: usize) -> Option<Pix
         [luma, cb, cr] if luma.stretch == (1, 1) && same(cb, cr) => {}
         _ => return None,
     }
-
+    let mut source = match file.single_scan() {
+        Some(scan) => Source::Scan(Stream::new(scan)?),
+        None => Source::Stored(progressive::coefficients(file)?),
+    };
     let mut out = Rows::new(file, side, most);
-    let mut bits = Bits::new(&file.coded.data, 0);
-    let mut ends = file.coded.ends.iter();
-    let mut left = if file.restart == 0 { usize::MAX } else { file.restart };
     for row in 0..mcus_down {
-        for plane in &mut planes {
-            plane.blocks.as_flattened_mut().fill(0);
-        }
-        for mcu in 0..mcus_across {
-            if left == 0 {
-                let &end = ends.next()?;
-                if !bits.ended_at(end) {
-                    return None;
+        match &mut source {
+            Source::Scan(stream) => stream.row(&mut planes, mcus_across)?,
+            Source::Stored(all) => {
+                for (plane, stored) in planes.iter_mut().zip(all) {
+                    plane.load(stored, row)?;
                 }
-                bits = Bits::new(&file.coded.data, end);
-                left = file.restart;
-                planes.iter_mut().for_each(|plane| plane.before = 0);
-            }
-            left -= 1;
-            for plane in &mut planes {
-                plane.mcu(mcu, &mut bits)?;
             }
         }
         for plane in &mut planes {
@@ -63,19 +48,86 @@ pub(super) fn decode<L: Lanes>(lanes: L, file: &File, side: usize) -> Option<Pix
         out.write(lanes, &planes, row, row + 1 == mcus_down);
         planes.iter_mut().for_each(Plane::keep_last);
     }
-    let &end = ends.next()?;
-    let whole = bits.ended_at(end) && ends.next().is_none();
-    whole.then_some(Pixels { width: out.width, height: out.height, rgb: out.rgb })
+    if let Source::Scan(stream) = &mut source {
+        stream.finish()?;
+    }
+    Some(Pixels { width: out.width, height: out.height, rgb: out.rgb })
+}
+
+/// Where coefficients come from.
+enum Source<'a> {
+    Scan(Stream<'a>),
+    Stored(Vec<Stored>),
+}
+
+/// A scan of whole blocks, in the order of its MCUs.
+struct Stream<'a> {
+    bits: Bits<'a>,
+    scan: &'a Scan,
+    tables: Vec<(&'a Table, &'a Table)>,
+    /// Ends of the intervals that are not over.
+    ends: std::slice::Iter<'a, usize>,
+    /// MCUs left in this interval.
+    left: usize,
+    /// The DC before, of each component.
+    before: [i32; 4],
+}
+
+impl<'a> Stream<'a> {
+    fn new(scan: &'a Scan) -> Option<Self> {
+        let tables = scan.parts.iter().map(|p| Some((p.dc.as_deref()?, p.ac.as_deref()?)));
+        Some(Self {
+            bits: Bits::new(&scan.coded.data, 0),
+            scan,
+            tables: tables.collect::<Option<_>>()?,
+            ends: scan.coded.ends.iter(),
+            left: if scan.restart == 0 { usize::MAX } else { scan.restart },
+            before: [0; 4],
+        })
+    }
+
+    #[inline(always)]
+    fn row(&mut self, planes: &mut [Plane<'_>], mcus_across: usize) -> Option<()> {
+        for plane in &mut *planes {
+            plane.blocks.as_flattened_mut().fill(0);
+        }
+        for mcu in 0..mcus_across {
+            if self.left == 0 {
+                self.finish_interval()?;
+            }
+            self.left -= 1;
+            for ((plane, tables), before) in
+                planes.iter_mut().zip(&self.tables).zip(&mut self.before)
+            {
+                plane.mcu(mcu, &mut self.bits, *tables, before)?;
+            }
+        }
+        Some(())
+    }
+
+    fn finish_interval(&mut self) -> Option<()> {
+        let &end = self.ends.next()?;
+        if !self.bits.ended_at(end) {
+            return None;
+        }
+        self.bits = Bits::new(&self.scan.coded.data, end);
+        self.left = self.scan.restart;
+        self.before = [0; 4];
+        Some(())
+    }
+
+    /// Nothing is left.
+    fn finish(&mut self) -> Option<()> {
+        self.finish_interval()?;
+        self.ends.next().is_none().then_some(())
+    }
 }
 
 /// A component's part of a row of MCUs.
 struct Plane<'a> {
-    tables: (&'a Table, &'a Table),
     quantisers: &'a [i16; 64],
     /// Blocks of an MCU, across and down.
     sampling: (usize, usize),
-    /// The DC before.
-    before: i32,
     /// Coefficients, block row by block row.
     blocks: Vec<[i16; 64]>,
     /// The last zigzag position of each block that is not 0.
@@ -90,6 +142,7 @@ struct Plane<'a> {
     size: (usize, usize),
     /// Rows of samples; in front of them the last row of the MCUs above.
     samples: Vec<u8>,
+    /// A multiple of 16.
     stride: usize,
     lines: usize,
 }
@@ -101,7 +154,7 @@ impl<'a> Plane<'a> {
         most: (usize, usize),
         mcus_across: usize,
         side: usize,
-    ) -> Option<Self> {
+    ) -> Self {
         let (h, v) = component.sampling;
         // What is not decoded smaller by the picture's scale is not stretched either.
         let axis = |most: usize, own: usize| {
@@ -112,12 +165,10 @@ impl<'a> Plane<'a> {
         let ((wide, stretch_x), (high, stretch_y)) = (axis(most.0, h), axis(most.1, v));
         let size = |pixels: usize, stretch: usize| (pixels * side).div_ceil(8).div_ceil(stretch);
         let across = (mcus_across * h).next_multiple_of(2);
-        let (stride, lines) = (across * wide, v * high);
-        Some(Self {
-            tables: file.tables(component)?,
+        let (stride, lines) = ((across * wide).next_multiple_of(16), v * high);
+        Self {
             quantisers: &component.quantisers,
             sampling: component.sampling,
-            before: 0,
             blocks: vec![[0; 64]; across * v],
             last: vec![0; across * v],
             across,
@@ -127,18 +178,41 @@ impl<'a> Plane<'a> {
             samples: vec![0; stride * (lines + 1) + 64],
             stride,
             lines,
-        })
+        }
     }
 
+    /// Decodes the blocks of an MCU.
     #[inline(always)]
-    fn mcu(&mut self, mcu: usize, bits: &mut Bits<'_>) -> Option<()> {
+    fn mcu(
+        &mut self,
+        mcu: usize,
+        bits: &mut Bits<'_>,
+        tables: (&Table, &Table),
+        before: &mut i32,
+    ) -> Option<()> {
         let (h, v) = self.sampling;
         for down in 0..v {
             for across in 0..h {
                 let at = down * self.across + mcu * h + across;
                 let block = self.blocks.get_mut(at)?;
-                *self.last.get_mut(at)? = bits.block(self.tables, &mut self.before, block)?;
+                *self.last.get_mut(at)? = bits.block(tables, before, block)?;
             }
+        }
+        Some(())
+    }
+
+    /// Takes the blocks of a row of MCUs.
+    #[inline(always)]
+    fn load(&mut self, stored: &Stored, row: usize) -> Option<()> {
+        let v = self.sampling.1;
+        for down in 0..v {
+            let from = stored.row(row * v + down)?;
+            let at = down * self.across;
+            self.blocks.get_mut(at..at + from.len())?.copy_from_slice(from);
+        }
+        for (last, block) in self.last.iter_mut().zip(&self.blocks) {
+            let any = block[1..].iter().fold(0, |any, value| any | value);
+            *last = if any == 0 { 0 } else { 63 };
         }
         Some(())
     }
