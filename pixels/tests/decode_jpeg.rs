@@ -186,7 +186,8 @@ impl Plane {
         let ((mcus_across, mcus_down), most) = mcus(kind);
         let (h, v) = if most == (1, 1) { (1, 1) } else { kind.sampling[at] };
         let (h, v) = (usize::from(h), usize::from(v));
-        let own = |pixels: u16, own, most| (usize::from(pixels) * own).div_ceil(8 * most);
+        let own =
+            |pixels: u16, own: usize, most: usize| (usize::from(pixels) * own).div_ceil(8 * most);
         let across = mcus_across * h;
         Self {
             sampling: (h, v),
@@ -322,31 +323,31 @@ fn kinds() -> Vec<(Kind, &'static str)> {
         apart: name == "apart",
     };
     vec![
-        (kind("gray", 0xc0, (100, 75), GRAY, 0, 20), ""),
-        (kind("gray_2x2", 0xc0, (33, 17), &[(2, 2)], 3, 20), ""),
-        (kind("444", 0xc0, (97, 50), S444, 0, 20), ""),
-        (kind("422", 0xc0, (97, 50), S422, 0, 20), ""),
-        (kind("420", 0xc0, (97, 51), S420, 0, 20), ""),
-        (kind("440", 0xc0, (97, 51), S440, 0, 20), ""),
-        (kind("444_of_2x2", 0xc0, (70, 51), &[(2, 2); 3], 0, 20), ""),
-        (kind("extended", 0xc1, (64, 48), S420, 0, 20), ""),
-        (kind("full", 0xc0, (64, 48), S420, 0, 63), ""),
-        (kind("flat", 0xc0, (64, 48), S420, 0, 0), ""),
-        (kind("restart_1", 0xc0, (130, 60), S420, 1, 9), ""),
-        (kind("restart_4", 0xc0, (130, 60), S422, 4, 9), ""),
-        (kind("restart_row", 0xc0, (130, 60), S444, 17, 9), ""),
-        (kind("one_pixel", 0xc0, (1, 1), S420, 0, 9), ""),
-        (kind("narrow_420", 0xc0, (3, 40), S420, 0, 9), ""),
-        (kind("narrow_422", 0xc0, (4, 40), S422, 0, 9), ""),
-        (kind("narrow_440", 0xc0, (1, 40), S440, 0, 9), ""),
-        (kind("low_420", 0xc0, (40, 1), S420, 0, 9), ""),
-        (kind("row_more_420", 0xc0, (48, 33), S420, 0, 9), ""),
-        (kind("wide", 0xc0, (2000, 9), S420, 0, 9), ""),
-        (kind("apart", 0xc0, (75, 43), S420, 0, 20), ""),
-        (kind("progressive_gray", 0xc2, (75, 43), GRAY, 0, 20), ""),
-        (kind("progressive_444", 0xc2, (75, 43), S444, 0, 63), ""),
-        (kind("progressive_420", 0xc2, (75, 43), S420, 0, 20), ""),
-        (kind("progressive_restart", 0xc2, (75, 43), S422, 3, 20), ""),
+        (kind("gray", 0xc0, (100, 75), GRAY, 0, 20), "761ae3a418b2c358"),
+        (kind("gray_2x2", 0xc0, (33, 17), &[(2, 2)], 3, 20), "ee106e47a6ef389e"),
+        (kind("444", 0xc0, (97, 50), S444, 0, 20), "7d3dc81a67a89e8c"),
+        (kind("422", 0xc0, (97, 50), S422, 0, 20), "d57095012bd3d2f1"),
+        (kind("420", 0xc0, (97, 51), S420, 0, 20), "31b11ac4b7c6ed48"),
+        (kind("440", 0xc0, (97, 51), S440, 0, 20), "95b2a89be490a89e"),
+        (kind("444_of_2x1", 0xc0, (70, 51), &[(2, 1); 3], 0, 20), ""),
+        (kind("extended", 0xc1, (64, 48), S420, 0, 20), "65212a6845767de7"),
+        (kind("full", 0xc0, (64, 48), S420, 0, 63), "5572459ac1864e98"),
+        (kind("flat", 0xc0, (64, 48), S420, 0, 0), "194acae3531ec625"),
+        (kind("restart_1", 0xc0, (130, 60), S420, 1, 9), "b48feae2be7f7769"),
+        (kind("restart_4", 0xc0, (130, 60), S422, 4, 9), "3ec9aa6e471fcbee"),
+        (kind("restart_row", 0xc0, (130, 60), S444, 17, 9), "d3b9db294a1cb1e4"),
+        (kind("one_pixel", 0xc0, (1, 1), S420, 0, 9), "57915430250d0497"),
+        (kind("narrow_420", 0xc0, (3, 40), S420, 0, 9), "32680d85e94f6bcc"),
+        (kind("narrow_422", 0xc0, (4, 40), S422, 0, 9), "18331d0f29cd91c9"),
+        (kind("narrow_440", 0xc0, (1, 40), S440, 0, 9), "74878c88bc64fc1d"),
+        (kind("low_420", 0xc0, (40, 1), S420, 0, 9), "fd7de0a301e26515"),
+        (kind("row_more_420", 0xc0, (48, 33), S420, 0, 9), "efdf463363807966"),
+        (kind("wide", 0xc0, (2000, 9), S420, 0, 9), "f61225466b7d9f63"),
+        (kind("apart", 0xc0, (75, 43), S420, 0, 20), "34710d88707c0219"),
+        (kind("progressive_gray", 0xc2, (75, 43), GRAY, 0, 20), "a0e5b85f31b7e23c"),
+        (kind("progressive_444", 0xc2, (75, 43), S444, 0, 63), "54a0a9773c403dfd"),
+        (kind("progressive_420", 0xc2, (75, 43), S420, 0, 20), "34710d88707c0219"),
+        (kind("progressive_restart", 0xc2, (75, 43), S422, 3, 20), "d0304b6500d61bf8"),
     ]
 }
 
@@ -362,10 +363,6 @@ fn pixels_of_every_sampling_are_libjpeg_turbos() {
         assert_eq!((picture.width, picture.height), (kind.size.0.into(), kind.size.1.into()));
         let digest = Sha256::digest(&picture.rgb);
         let digest = format!("{:016x}", u64::from_be_bytes(digest[..8].try_into().unwrap()));
-        if expected.is_empty() {
-            println!("{} {digest}", kind.name);
-            continue;
-        }
         assert_eq!(digest, expected, "{}", kind.name);
     }
 }

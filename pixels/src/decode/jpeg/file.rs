@@ -171,7 +171,10 @@ impl File {
             _ => last >= first && last < 64 && count == 1,
         };
         let valid = if self.progressive { part && low < 14 } else { whole };
-        if parts.is_empty() || !valid {
+        // No more than ten blocks in an MCU (B.2.3).
+        let own = |part: &Part| self.components[part.component].sampling;
+        let blocks: usize = parts.iter().map(|part| own(part).0 * own(part).1).sum();
+        if parts.is_empty() || !valid || parts.len() > 1 && blocks > 10 {
             return None;
         }
         let spectrum = (usize::from(first), usize::from(last));
