@@ -3,7 +3,8 @@
 //! `cargo run --release -p clipmill-pixels --example codec -- FOLDER [--image_size 256]
 //! [--mode keep_ratio] [--quality 95] [--rounds 9] [--write OUT]`
 //!
-//! Prints one line of JSON: means over the pictures of each one's best round. With `--write`, the
+//! Prints one line of JSON: means over the pictures of each one's best round. `scaled_ms` is decode
+//! and resize together, large pictures decoded at a smaller scale. With `--write`, the
 //! resized pixels (`.ppm`) and the encoded files (`.jpg`) are left in OUT for a comparison.
 #![allow(clippy::print_stdout)]
 
@@ -13,7 +14,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pixels::img2dataset::{Mode, resize};
+use pixels::img2dataset::{Means, Mode, decode_resized, resize};
 use pixels::{Limits, decode, encode_jpeg};
 
 struct Options {
@@ -74,7 +75,7 @@ fn main() -> Result<()> {
     }
 
     let limits = Limits::default();
-    let mut ms = [0.0; 3];
+    let mut ms = [0.0; 4];
     let (mut pixels_in, mut pixels_out, mut bytes_in, mut bytes_out) = (0, 0, 0, 0);
     for path in &paths {
         let refused = |refused: pixels::Refused| wrong(format!("{}: {refused}", path.display()));
@@ -85,6 +86,8 @@ fn main() -> Result<()> {
         ms[0] += best(rounds, || decode(&file, &limits));
         ms[1] += best(rounds, || resize(&picture, image_size, mode, false));
         ms[2] += best(rounds, || encode_jpeg(&small, quality));
+        let scaled = || decode_resized(&file, &limits, image_size, mode, false, Means::LARGE);
+        ms[3] += best(rounds, scaled);
         pixels_in += picture.rgb.len() / 3;
         pixels_out += small.rgb.len() / 3;
         bytes_in += file.len();
@@ -98,10 +101,10 @@ fn main() -> Result<()> {
             fs::write(out, jpeg)?;
         }
     }
-    let [decode, resize, encode] = ms.map(|ms| ms / paths.len() as f64);
+    let [decode, resize, encode, scaled] = ms.map(|ms| ms / paths.len() as f64);
     let report = serde_json::json!({
         "pictures": paths.len(),
-        "decode_ms": decode, "resize_ms": resize, "encode_ms": encode,
+        "decode_ms": decode, "resize_ms": resize, "encode_ms": encode, "scaled_ms": scaled,
         "pixels_in": pixels_in, "pixels_out": pixels_out,
         "bytes_in": bytes_in, "bytes_out": bytes_out,
     });

@@ -24,6 +24,7 @@ mod pil;
 mod probe;
 
 pub use clip::{ResizeMode, clip_pixels, normalize, random_resized_crop};
+pub(crate) use decode::decode_means;
 pub use decode::{decode, decode_rgb_first};
 pub use encode::{encode_jpeg, encode_png, encode_webp};
 pub use limits::{Limits, Refused};

@@ -90,7 +90,7 @@ fn every_mode_equals_open_clip_byte_for_byte() {
 }
 
 #[test]
-fn our_decoders_are_within_three_levels_of_pillow() {
+fn our_decoders_give_pillows_pixels_but_cmyk_within_two_levels() {
     let Some(folder) = shared("data/golden/preprocess") else { return };
     let Some(torture) = shared("data/decode-torture/pillow") else { return };
     let decoded = Tensors::open(&folder.join("decoded.safetensors"));
@@ -100,8 +100,8 @@ fn our_decoders_are_within_three_levels_of_pillow() {
         let ours = decode_file(&torture, &file);
         assert_eq!((ours.width, ours.height), (theirs.width, theirs.height), "{file}");
         let worst = ours.rgb.iter().zip(&theirs.rgb).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-        eprintln!("{file}: off by up to {worst} levels");
-        assert!(worst <= 3, "{file}: off by {worst} levels");
+        let most = if file.contains("cmyk") { 2 } else { 0 };
+        assert!(worst <= most, "{file}: off by {worst} levels");
         compared += 1;
     }
     assert_eq!(compared, 6);

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use pixels::img2dataset::{Mode, resize};
+use pixels::img2dataset::{Means, Mode, decode_resized, resize};
 use pixels::{
     Header, Limits, Picture, Refused, decode, encode_jpeg, encode_png, encode_webp, probe,
 };
@@ -107,10 +107,20 @@ impl Maker {
         // Decoded pixels, a resized copy, and about as much again inside the decoder.
         let pixels = u64::from(header.width) * u64::from(header.height);
         let _room = self.gate.enter(pixels.saturating_mul(8));
-        let picture = decode(&bytes, &limits).map_err(|refused| name(&refused, &bytes))?;
-        let original_size = (picture.width, picture.height);
+        let original_size = header.upright_size();
         let exif = plan.extract_exif.then(|| exif::read(&bytes));
-        let as_it_is = !is_resized(&picture, plan) && wanted.faces.is_empty();
+        let is_resized = is_resized(original_size, plan);
+        if is_resized && wanted.faces.is_empty() {
+            let means = if plan.scaled_decode { Means::LARGE } else { Means::NEVER };
+            let (side, mode) = (plan.image_size, mode(plan));
+            let (picture, _) = decode_resized(&bytes, &limits, side, mode, false, means)
+                .map_err(|refused| name(&refused, &bytes))?;
+            drop(bytes);
+            let size = (picture.width, picture.height);
+            return Ok(Finished { bytes: encode(&picture, plan)?, size, original_size, exif });
+        }
+        let picture = decode(&bytes, &limits).map_err(|refused| name(&refused, &bytes))?;
+        let as_it_is = !is_resized && wanted.faces.is_empty();
         if as_it_is && plan.skip_reencode && is_container(&header, plan.encode_format) {
             return Ok(Finished { bytes, size: original_size, original_size, exif });
         }
@@ -130,12 +140,9 @@ fn resized(mut picture: Picture, plan: &FetchPlan, faces: &[Face]) -> Result<Pic
             .map_err(|refused| Reason::Picture(refused.reason))
     };
     let mode = mode(plan);
-    if !is_resized(&picture, plan) {
+    if !is_resized((picture.width, picture.height), plan) {
         blur(&mut picture, faces);
         return Ok(picture);
-    }
-    if faces.is_empty() {
-        return to(&picture, mode, false);
     }
     let scaled = match mode {
         Mode::Border => Mode::KeepRatioLargest,
@@ -165,8 +172,7 @@ fn check_rules(header: &Header, plan: &FetchPlan) -> Result<(), Reason> {
 }
 
 /// Whether the resizer touches a picture: img2dataset's downscale test.
-fn is_resized(picture: &Picture, plan: &FetchPlan) -> bool {
-    let (width, height) = (picture.width, picture.height);
+fn is_resized((width, height): (u32, u32), plan: &FetchPlan) -> bool {
     let side = match plan.resize_mode {
         ResizeMode::No => return false,
         ResizeMode::KeepRatio | ResizeMode::CenterCrop => width.min(height),
@@ -344,6 +350,24 @@ mod tests {
         assert_eq!(check(Digest::Md5, "900150983cd24fb0d6963f7d28e17f72"), Reason::NotAnImage);
         assert_eq!(check(Digest::Md5, "900150983cd24fb0d6963f7d28e17f73"), Reason::HashMismatch);
         assert_eq!(check(Digest::Sha256, "900150983cd24fb0d6963f7d28e17f72"), Reason::HashMismatch);
+    }
+
+    #[test]
+    fn large_jpegs_are_decoded_as_means_unless_the_plan_says_no() {
+        let wave = |x: u32, y: u32| (128.0 + 60.0 * (f64::from(x) / 9.0).sin()) as u32 + y % 50;
+        let rgb = (0..1700 * 1600).flat_map(|i| [wave(i % 1700, i / 1700) as u8; 3]).collect();
+        let file = encode_jpeg(&Picture { width: 1700, height: 1600, rgb }, 90);
+        let made = |scaled_decode| {
+            let made = run(&file, |plan| plan.scaled_decode = scaled_decode).unwrap();
+            assert_eq!((made.size, made.original_size), ((256, 256), (1700, 1600)));
+            decode(&made.bytes, &Limits::default()).unwrap().rgb
+        };
+        let (means, all) = (made(true), made(false));
+        let error: u64 =
+            means.iter().zip(&all).map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum();
+        assert!(error > 0);
+        // 40 dB.
+        assert!(error as f64 / (means.len() as f64) < 255.0 * 255.0 / 1e4, "{error}");
     }
 
     /// How much neighbouring pixels of a square differ, on average.

@@ -18,6 +18,11 @@ impl Stage for EmbedPlan {
         vec![(self.checkpoint.clone(), Noun::Checkpoint)]
     }
 
+    /// 2: JPEGs are decoded to libjpeg-turbo's pixels.
+    fn code(&self) -> u32 {
+        2
+    }
+
     fn identity(&self) -> Value {
         serde_json::to_value(self).unwrap_or_default()
     }

@@ -13,6 +13,11 @@ impl Stage for EvalPlan {
         Self::validate(self)
     }
 
+    /// 2: JPEGs are decoded to libjpeg-turbo's pixels.
+    fn code(&self) -> u32 {
+        2
+    }
+
     fn identity(&self) -> Value {
         let mut plan = serde_json::to_value(self).unwrap_or_default();
         if let Some(plan) = plan.as_object_mut() {

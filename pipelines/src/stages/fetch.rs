@@ -24,9 +24,9 @@ impl Stage for FetchPlan {
         Ok(())
     }
 
-    /// 2: JPEG files are byte for byte what OpenCV writes.
+    /// 2: JPEG files are byte for byte what OpenCV writes. 3: they are decoded to its pixels too.
     fn code(&self) -> u32 {
-        2
+        3
     }
 
     /// How many sockets at once, how slowly, and where hosts are dialled, change when and not what;

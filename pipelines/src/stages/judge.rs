@@ -31,6 +31,11 @@ impl Stage for JudgesPlan {
         self.checkpoints().map(|name| (name.to_owned(), Noun::Checkpoint)).collect()
     }
 
+    /// 2: JPEGs are decoded to libjpeg-turbo's pixels.
+    fn code(&self) -> u32 {
+        2
+    }
+
     fn identity(&self) -> Value {
         serde_json::to_value(self).unwrap_or_default()
     }

@@ -16,6 +16,11 @@ impl Stage for AnyTask {
         self.plan().validate()
     }
 
+    /// 2: JPEGs are decoded to libjpeg-turbo's pixels.
+    fn code(&self) -> u32 {
+        2
+    }
+
     fn identity(&self) -> Value {
         serde_json::to_value(self).unwrap_or_default()
     }

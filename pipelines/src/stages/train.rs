@@ -12,6 +12,11 @@ impl Stage for TrainPlan {
         Self::validate(self)
     }
 
+    /// 2: JPEGs are decoded to libjpeg-turbo's pixels.
+    fn code(&self) -> u32 {
+        2
+    }
+
     /// Saving and logging more often changes no weight.
     fn identity(&self) -> Value {
         let mut plan = serde_json::to_value(self).unwrap_or_default();

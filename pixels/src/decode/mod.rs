@@ -32,6 +32,17 @@ pub fn decode_rgb_first(bytes: &[u8], limits: &Limits) -> Result<Picture, Refuse
     Ok(decode_raw(bytes, limits, Gray16::Clipped)?.1.picture)
 }
 
+/// Decodes a JPEG, as it is stored, to means of `by` x `by` pixels (2, 4 or 8): the upper left part
+/// of width / by and height / by of them, rounded up. Nothing for any other file, and where
+/// [`decode`] must say what is wrong.
+pub(crate) fn decode_means(bytes: &[u8], limits: &Limits, by: u32) -> Option<Picture> {
+    let Probed { header, details: Details::Jpeg(details) } = Probed::read(bytes, limits).ok()?
+    else {
+        return None;
+    };
+    jpeg::decode_means(bytes, &header, &details, by)
+}
+
 /// A decoded picture before its transparency is settled.
 struct Raw {
     picture: Picture,

@@ -9,6 +9,8 @@ use crate::Picture;
 
 mod jpeg;
 
+pub(crate) use jpeg::ZIGZAG;
+
 /// Encodes a baseline JPEG, 4:2:0 whatever the quality: byte for byte what OpenCV 4.14's `imencode`
 /// (libjpeg-turbo 3.1) writes for the same pixels. `quality` is 1..=100 (img2dataset: 95).
 ///

@@ -12,12 +12,19 @@ use crate::Picture;
 
 /// Shrinks to `size` (width, height), which is at least 1 and at most the picture's on both axes.
 pub(super) fn shrink(picture: &Picture, size: (u32, u32)) -> Picture {
-    Arch::new().dispatch(Job { picture, size })
+    shrink_part(picture, (f64::from(picture.width), f64::from(picture.height)), size)
+}
+
+/// Shrinks what lies left of and above `part` (width, height), which may end within the picture's
+/// last column and row.
+pub(super) fn shrink_part(picture: &Picture, part: (f64, f64), size: (u32, u32)) -> Picture {
+    Arch::new().dispatch(Job { picture, part, size })
 }
 
 /// The same code for every instruction set: the dispatch only lets the compiler use wider ones.
 struct Job<'a> {
     picture: &'a Picture,
+    part: (f64, f64),
     size: (u32, u32),
 }
 
@@ -33,19 +40,17 @@ impl WithSimd for Job<'_> {
 impl Job<'_> {
     #[inline(always)]
     fn run(&self) -> Picture {
-        let Self { picture, size } = *self;
-        let x_scale = scale(picture.width, size.0);
-        let y_scale = scale(picture.height, size.1);
-        match (whole(x_scale), whole(y_scale)) {
+        let Self { picture, part, size } = *self;
+        match (whole(scale(part.0, size.0)), whole(scale(part.1, size.1))) {
             (Some(x), Some(y)) => blocks(picture, size, x, y),
-            _ => weighted(picture, size, x_scale, y_scale),
+            _ => weighted(picture, part, size),
         }
     }
 }
 
 /// Source pixels for one output pixel, rounded the way OpenCV comes to it.
-fn scale(from: u32, to: u32) -> f64 {
-    1.0 / (f64::from(to) / f64::from(from))
+fn scale(from: f64, to: u32) -> f64 {
+    1.0 / (f64::from(to) / from)
 }
 
 fn whole(scale: f64) -> Option<usize> {
@@ -110,15 +115,17 @@ impl Cells {
     }
 }
 
-/// The cells of one axis. A sliver below a thousandth of a pixel is left out.
-fn cells(from: u32, to: u32, scale: f64) -> Cells {
+/// The cells of one axis of `from` pixels, of which `part` count. A sliver below a thousandth of a
+/// pixel is left out.
+fn cells(from: u32, part: f64, to: u32) -> Cells {
     const SLIVER: f64 = 1e-3;
+    let scale = scale(part, to);
     let mut cells = Vec::with_capacity(to as usize);
     let mut weights = Vec::with_capacity(from as usize + 2 * to as usize);
     for to in 0..to {
         let begin = f64::from(to) * scale;
         let end = begin + scale;
-        let size = scale.min(f64::from(from) - begin);
+        let size = scale.min(part - begin);
         let last_whole = (end.floor() as usize).min(from as usize - 1);
         let first_whole = (begin.ceil() as usize).min(last_whole);
         let mut start = first_whole;
@@ -142,9 +149,9 @@ fn cells(from: u32, to: u32, scale: f64) -> Cells {
 const TOGETHER: usize = 4;
 
 #[inline(always)]
-fn weighted(picture: &Picture, (width, height): (u32, u32), x_scale: f64, y_scale: f64) -> Picture {
-    let columns = cells(picture.width, width, x_scale);
-    let rows = cells(picture.height, height, y_scale);
+fn weighted(picture: &Picture, part: (f64, f64), (width, height): (u32, u32)) -> Picture {
+    let columns = cells(picture.width, part.0, width);
+    let rows = cells(picture.height, part.1, height);
     let stride = picture.width as usize * 3;
     let out_stride = width as usize * 3;
     let mut rgb = Vec::with_capacity(out_stride * height as usize);
@@ -250,7 +257,9 @@ mod tests {
             let bytes: u32 = from.0 * from.1 * 3;
             let rgb = (0..bytes).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
             let picture = Picture { width: from.0, height: from.1, rgb };
-            assert_eq!(shrink(&picture, size), Job { picture: &picture, size }.run(), "{size:?}");
+            let part = (f64::from(from.0), f64::from(from.1));
+            let plain = Job { picture: &picture, part, size }.run();
+            assert_eq!(shrink(&picture, size), plain, "{size:?}");
         }
     }
 
@@ -258,6 +267,15 @@ mod tests {
     fn halves_go_to_the_even_neighbour() {
         let values = [0.0, 0.5, 0.500_01, 1.5, 2.5, 254.5, 254.51, 255.0, 255.000_03];
         assert_eq!(values.map(rounded), [0, 0, 1, 2, 2, 254, 255, 255, 255]);
+    }
+
+    #[test]
+    fn a_part_may_end_within_the_last_column() {
+        let rgb = [[10; 3], [20; 3], [90; 3]].concat();
+        let picture = Picture { width: 3, height: 1, rgb };
+        let out = shrink_part(&picture, (2.5, 1.0), (2, 1));
+        // 10 and a quarter of 20; the rest of 20 and half of 90.
+        assert_eq!([out.rgb[0], out.rgb[3]], [12, 48]);
     }
 
     #[test]

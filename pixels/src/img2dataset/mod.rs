@@ -3,10 +3,13 @@
 
 mod area;
 mod lanczos;
+mod means;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Picture, Refused};
+
+pub use means::{Means, decode_resized};
 
 /// No output has more pixels: keeping the ratio of a 1x1000 picture at 256 would need 65 million.
 pub const MAX_OUTPUT_PIXELS: u64 = 40_000_000;
@@ -45,49 +48,75 @@ pub fn resize(
     mode: Mode,
     resize_only_if_bigger: bool,
 ) -> Result<Picture, Refused> {
-    let (width, height) = (picture.width, picture.height);
-    let side = match mode {
-        Mode::No => return Ok(picture.clone()),
-        Mode::KeepRatio | Mode::CenterCrop => width.min(height),
-        Mode::KeepRatioLargest | Mode::Border => width.max(height),
-    };
-    if width.min(height) == 0 || image_size == 0 {
-        return Err(Refused::new("zero_size", format!("{width}x{height} to {image_size}")));
-    }
-    let shrinks = side > image_size;
-    if resize_only_if_bigger && !shrinks {
+    let whole = (picture.width, picture.height);
+    let Some(to) = Target::new(whole, image_size, mode, resize_only_if_bigger)? else {
         return Ok(picture.clone());
-    }
-    let size = output_size(picture, side, image_size);
-    let area = u64::from(size.0) * u64::from(size.1);
-    let padded = u64::from(image_size) * u64::from(image_size);
-    if size.0.max(size.1).max(image_size) > MAX_OUTPUT_SIDE
-        || area > MAX_OUTPUT_PIXELS
-        || (mode == Mode::Border && padded > MAX_OUTPUT_PIXELS)
-    {
-        let detail = format!("{width}x{height} to {}x{}", size.0, size.1);
-        return Err(Refused::new("output_too_large", detail));
-    }
-    let resized = if size == (width, height) {
-        picture.clone()
-    } else if shrinks {
-        area::shrink(picture, size)
-    } else {
-        lanczos::enlarge(picture, size)
     };
-    Ok(match mode {
+    let resized = if to.size == whole {
+        picture.clone()
+    } else if to.shrinks {
+        area::shrink(picture, to.size)
+    } else {
+        lanczos::enlarge(picture, to.size)
+    };
+    Ok(finished(resized, image_size, mode))
+}
+
+/// Cuts or pads.
+fn finished(resized: Picture, image_size: u32, mode: Mode) -> Picture {
+    match mode {
         Mode::CenterCrop => cut_centre(&resized, image_size),
         Mode::Border => pad_white(&resized, image_size),
         _ => resized,
-    })
+    }
+}
+
+/// What a picture is resized to, before it is cut or padded.
+struct Target {
+    size: (u32, u32),
+    shrinks: bool,
+}
+
+impl Target {
+    /// Nothing for a picture that stays as it is.
+    fn new(
+        (width, height): (u32, u32),
+        image_size: u32,
+        mode: Mode,
+        only_if_bigger: bool,
+    ) -> Result<Option<Self>, Refused> {
+        let side = match mode {
+            Mode::No => return Ok(None),
+            Mode::KeepRatio | Mode::CenterCrop => width.min(height),
+            Mode::KeepRatioLargest | Mode::Border => width.max(height),
+        };
+        if width.min(height) == 0 || image_size == 0 {
+            return Err(Refused::new("zero_size", format!("{width}x{height} to {image_size}")));
+        }
+        let shrinks = side > image_size;
+        if only_if_bigger && !shrinks {
+            return Ok(None);
+        }
+        let size = output_size((width, height), side, image_size);
+        let area = u64::from(size.0) * u64::from(size.1);
+        let padded = u64::from(image_size) * u64::from(image_size);
+        if size.0.max(size.1).max(image_size) > MAX_OUTPUT_SIDE
+            || area > MAX_OUTPUT_PIXELS
+            || (mode == Mode::Border && padded > MAX_OUTPUT_PIXELS)
+        {
+            let detail = format!("{width}x{height} to {}x{}", size.0, size.1);
+            return Err(Refused::new("output_too_large", detail));
+        }
+        Ok(Some(Self { size, shrinks }))
+    }
 }
 
 /// Both sides times `image_size / side`, rounded to nearest, an exact half to even; at least 1
 /// (OpenCV fails on 0).
-fn output_size(picture: &Picture, side: u32, image_size: u32) -> (u32, u32) {
+fn output_size((width, height): (u32, u32), side: u32, image_size: u32) -> (u32, u32) {
     let scale = f64::from(image_size) / f64::from(side);
     let scaled = |side: u32| ((f64::from(side) * scale).round_ties_even() as u32).max(1);
-    (scaled(picture.width), scaled(picture.height))
+    (scaled(width), scaled(height))
 }
 
 fn cut_centre(picture: &Picture, size: u32) -> Picture {

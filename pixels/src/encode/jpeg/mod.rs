@@ -10,6 +10,8 @@ mod huffman;
 mod markers;
 mod tables;
 
+pub(crate) use tables::ZIGZAG;
+
 use pulp::{Arch, Simd, WithSimd};
 
 use colour::{ACROSS, DOWN, Strips};

@@ -1,7 +1,7 @@
 //! Annex K of ITU-T T.81 (the JPEG standard): quantisation and Huffman tables, the zigzag order.
 
 /// Natural position (row * 8 + column) of each zigzag position. Figure A.6.
-pub(super) const ZIGZAG: [u8; 64] = zigzag();
+pub(crate) const ZIGZAG: [u8; 64] = zigzag();
 
 const fn zigzag() -> [u8; 64] {
     let mut order = [0; 64];
