@@ -47,7 +47,7 @@ impl Fused for AvgPool {
                         count += 1;
                     }
                     let count = <T as Float>::of(f64::from(count));
-                    y.iter_mut().for_each(|y| *y = *y / count);
+                    y.iter_mut().for_each(|y| *y /= count);
                 }
             });
             let y = <T as candle_core::WithDType>::to_cpu_storage_owned(y);

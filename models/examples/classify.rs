@@ -13,13 +13,13 @@ use stage::{Error, Result, ResultExt};
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let ([name, weights, out], batch) = (match words.as_slice() {
+    let ([name, weights, out], batch) = match words.as_slice() {
         [name, weights, out] => ([name, weights, out], 4),
         [name, weights, out, batch] => {
             ([name, weights, out], batch.parse().map_err(|_| Error::recipe("BATCH is a number"))?)
         }
         _ => return Err(Error::recipe("classify NAME WEIGHTS OUT.f32 [BATCH]")),
-    });
+    };
     let weights = Weights::open(Path::new(weights))?;
     eprintln!("{}", weights.summary());
     let (side, model) = if name.starts_with("swin") {

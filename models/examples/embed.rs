@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         times.sort_unstable_by(f64::total_cmp);
         let median = times[times.len() / 2];
         let flops = count::image(&config).flops() as f64 * batch as f64;
-        println!(
+        eprintln!(
             "clipmill {name} fwd {kind} batch {batch}: {:.1} samples/s, {:.1} ms, {:.1} GFLOP/s",
             batch as f64 / median,
             median * 1e3,

@@ -290,18 +290,18 @@ impl Block {
     }
 
     fn replaced(&self, tensors: &mut Replaced) -> Result<Self> {
-        let FfnLayer::Plain { ln_2, fc, proj } = &self.ffn else {
+        let FfnLayer::Plain { ln_2, .. } = &self.ffn else {
             candle_core::bail!("a block with statistics cannot be computed again")
         };
         Ok(Self {
             ln_1: self.ln_1.replaced(tensors)?,
-            in_proj: self.in_proj.replaced(tensors)?,
-            out_proj: self.out_proj.replaced(tensors)?,
+            in_proj: Linear::taken(tensors)?,
+            out_proj: Linear::taken(tensors)?,
             scales: self.scales.as_ref().map(|_| tensors.pair()).transpose()?,
             ffn: FfnLayer::Plain {
                 ln_2: ln_2.replaced(tensors)?,
-                fc: fc.replaced(tensors)?,
-                proj: proj.replaced(tensors)?,
+                fc: Linear::taken(tensors)?,
+                proj: Linear::taken(tensors)?,
             },
         })
     }

@@ -47,8 +47,8 @@ impl Linear {
         [&self.weight, &self.bias]
     }
 
-    /// The same with the next two tensors.
-    pub(crate) fn replaced(&self, tensors: &mut Replaced) -> Result<Self> {
+    /// In f32, with the next two tensors.
+    pub(crate) fn taken(tensors: &mut Replaced) -> Result<Self> {
         let (weight, bias) = tensors.pair()?;
         Ok(Self { weight, bias, half: None })
     }

@@ -83,7 +83,7 @@ fn state_dicts_and_training_checkpoints_of_pytorch_open_by_the_name_of_their_con
         let handle = checkpoint_of(&path, model.to_str().unwrap()).unwrap();
         assert_eq!(handle.weights, name);
         assert_eq!(bits(&open(&handle, folder.path(), &Device::Cpu).unwrap()), bits(&clip()));
-        assert_eq!(checkpoint_files(&path).unwrap(), [path.clone()]);
+        assert_eq!(checkpoint_files(&path).unwrap(), std::slice::from_ref(&path));
         let error = read_checkpoint(&path).unwrap_err();
         assert!(error.to_string().contains("weights without a configuration"), "{error}");
     }

@@ -83,7 +83,7 @@ fn every_parameter_of_every_kind_gets_a_gradient_whether_kept_or_computed_again(
             let logits = logits.broadcast_mul(&clip.logit_scale().exp().unwrap()).unwrap();
             let targets = Tensor::arange(0u32, 4, &Device::Cpu).unwrap();
             let grads = kernels::cross_entropy(&logits, &targets).unwrap().backward().unwrap();
-            let mut all: std::collections::BTreeMap<String, Vec<f32>> = Default::default();
+            let mut all = std::collections::BTreeMap::<String, Vec<f32>>::default();
             let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for (name, var) in clip.params().vars() {
                 if name.ends_with("token_embedding.weight") {

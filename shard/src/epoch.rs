@@ -149,7 +149,18 @@ impl EpochPlan {
         let range = self.share.range(len);
         let (next, window, ready) = (0, None, VecDeque::new());
         let check = self.check(shards);
-        Ok(Epoch { shards, plan: *self, epoch, order, before, range, check, next, window, ready })
+        Ok(Epoch {
+            shards,
+            plan: *self,
+            number: epoch,
+            order,
+            before,
+            range,
+            check,
+            next,
+            window,
+            ready,
+        })
     }
 
     /// What is left of a pass.
@@ -179,7 +190,7 @@ impl EpochPlan {
 pub struct Epoch<'a> {
     shards: &'a Shards,
     plan: EpochPlan,
-    epoch: u64,
+    number: u64,
     /// The tars in the order of this pass, and how many samples stand before each.
     order: Vec<usize>,
     before: Vec<u64>,
@@ -205,14 +216,14 @@ impl Epoch<'_> {
     /// Number of the pass, from 0.
     #[must_use]
     pub fn number(&self) -> u64 {
-        self.epoch
+        self.number
     }
 
     /// The place after what was given so far.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         let position = self.next - self.ready.len() as u64;
-        Cursor { epoch: self.epoch, position, check: self.check }
+        Cursor { epoch: self.number, position, check: self.check }
     }
 
     /// The next samples as pairs, at most `batch_size`; `None` at the end of the pass.
@@ -273,7 +284,7 @@ impl Epoch<'_> {
         let start = number * self.plan.window;
         if self.window.as_ref().is_none_or(|(held, _)| *held != number) {
             let len = self.plan.window.min(self.len() - start);
-            let seed = seed_of(&[self.plan.seed, self.epoch, self.range.start, number]);
+            let seed = seed_of(&[self.plan.seed, self.number, self.range.start, number]);
             self.window = Some((number, permutation(len as usize, seed)));
         }
         let (_, order) = self.window.as_ref()?;

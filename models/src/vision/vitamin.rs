@@ -251,11 +251,11 @@ impl GatedBlock {
             norm1: self.norm1.replaced(tensors)?,
             norm2: self.norm2.replaced(tensors)?,
             norm: self.norm.replaced(tensors)?,
-            qkv: self.qkv.replaced(tensors)?,
-            proj: self.proj.replaced(tensors)?,
-            gate: self.gate.replaced(tensors)?,
-            value: self.value.replaced(tensors)?,
-            out: self.out.replaced(tensors)?,
+            qkv: Linear::taken(tensors)?,
+            proj: Linear::taken(tensors)?,
+            gate: Linear::taken(tensors)?,
+            value: Linear::taken(tensors)?,
+            out: Linear::taken(tensors)?,
             heads: self.heads,
         })
     }

@@ -101,12 +101,15 @@ pub trait Worker {
     }
 }
 
+/// What makes one unit, by its name, into an attempt.
+pub type RunUnit<'a> = Box<dyn Fn(&str, &mut Attempt) -> Result<Outcome> + Sync + 'a>;
+
 /// Units that may be done at once.
 pub struct SideBySide<'a> {
     /// Most of them at a time, at least 1.
     pub at_once: usize,
     /// Does one, as [`Worker::run`].
-    pub run: Box<dyn Fn(&str, &mut Attempt) -> Result<Outcome> + Sync + 'a>,
+    pub run: RunUnit<'a>,
 }
 
 /// What a unit tells the runner.
