@@ -29,6 +29,7 @@ mod run;
 pub mod schedule;
 mod slices;
 mod state;
+pub mod tensorboard;
 pub mod trainer;
 
 pub use plan::{Scale, Settings, TrainPlan};
