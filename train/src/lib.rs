@@ -22,6 +22,7 @@ pub mod crop;
 pub mod data;
 pub mod gradients;
 pub mod loss;
+pub mod macs;
 mod metrics;
 pub mod order;
 pub mod plan;
