@@ -26,6 +26,7 @@ pub mod macs;
 mod metrics;
 pub mod order;
 pub mod plan;
+pub mod ranks;
 mod run;
 pub mod schedule;
 mod slices;
