@@ -192,6 +192,15 @@ impl Clip {
         self.encode_text_rows_step(tokens, Step::default())
     }
 
+    /// [`Clip::encode_text`] in training mode, with gradient checkpointing if the step says so.
+    ///
+    /// # Errors
+    /// As [`Clip::encode_text`].
+    pub fn encode_text_step(&self, tokens: &Tensor, step: Step) -> Result<Tensor> {
+        self.check_tokens(tokens)?;
+        self.train.1.forward(tokens, self.run(Mode::Train, step)).model("the text tower failed")
+    }
+
     /// [`Clip::encode_text_rows`] with gradient checkpointing if the step says so.
     ///
     /// # Errors

@@ -36,11 +36,17 @@ impl Macs {
         self.without_attention() + self.attention
     }
 
+    /// Multiply-adds of matrix products alone.
+    #[must_use]
+    pub fn products(&self) -> u64 {
+        self.convolution + self.linear + self.attention + self.projection
+    }
+
     /// Floating-point operations as in open_clip's `model_profile.csv`: two for each multiply-add
     /// of a matrix product.
     #[must_use]
     pub fn flops(&self) -> u64 {
-        2 * (self.convolution + self.linear + self.attention + self.projection)
+        2 * self.products()
     }
 }
 
@@ -58,8 +64,14 @@ pub fn image(config: &ClipConfig) -> Macs {
 /// Of the text tower, for one caption of the whole context.
 #[must_use]
 pub fn text(config: &ClipConfig) -> Macs {
-    let TextConfig { context_length: n, width: c, layers, .. } = config.text;
-    let (n, c, layers, h) = (n as u64, c as u64, layers as u64, config.text.hidden() as u64);
+    caption(config, config.text.context_length)
+}
+
+/// Of the text tower, for one caption of so many tokens: padding is never worked on.
+#[must_use]
+pub fn caption(config: &ClipConfig, tokens: usize) -> Macs {
+    let TextConfig { width: c, layers, .. } = config.text;
+    let (n, c, layers, h) = (tokens as u64, c as u64, layers as u64, config.text.hidden() as u64);
     Macs {
         linear: layers * n * (4 * c * c + 2 * c * h),
         norm: 5 * n * c * (2 * layers + 1),
@@ -141,13 +153,11 @@ pub fn memory(config: &ClipConfig, batch: u64, width: u64, purpose: Purpose) -> 
         Purpose::Inference => weights * width,
         Purpose::Training | Purpose::Recompute => weights * (width + master + 4 + 8),
     };
-    let towers = [image_kept(config), text_kept(config)];
+    let towers = [image_kept(config), text_kept(config, config.text.context_length)];
     let numbers = match purpose {
         // One layer's input and output, twice over, of the tower that runs.
         Purpose::Inference => towers.iter().map(|tower| 2 * tower.widest).max().unwrap_or(0),
-        Purpose::Training => {
-            towers.iter().map(|tower| tower.stem + tower.blocks * tower.block).sum::<u64>()
-        }
+        Purpose::Training => towers.iter().map(Kept::all).sum::<u64>(),
         Purpose::Recompute => {
             let inputs: u64 =
                 towers.iter().map(|tower| tower.stem + tower.blocks * tower.input).sum();
@@ -169,15 +179,33 @@ struct Kept {
     widest: u64,
 }
 
-/// Norm, QKV, heads, projection, sum, norm, two of the hidden width, projection, sum.
-fn block(n: u64, c: u64, h: u64, blocks: u64, stem: u64) -> Kept {
-    Kept { stem, block: n * (10 * c + 2 * h), input: n * c, blocks, widest: n * (3 * c).max(h) }
+impl Kept {
+    fn all(&self) -> u64 {
+        self.stem + self.blocks * self.block
+    }
 }
 
-fn text_kept(config: &ClipConfig) -> Kept {
+/// Numbers that the image tower keeps of one picture for the backward pass.
+#[must_use]
+pub fn kept_of_picture(config: &ClipConfig) -> u64 {
+    image_kept(config).all()
+}
+
+/// Numbers that the text tower keeps of one caption of so many tokens for the backward pass.
+#[must_use]
+pub fn kept_of_caption(config: &ClipConfig, tokens: usize) -> u64 {
+    text_kept(config, tokens).all()
+}
+
+/// Two norms, QKV, heads, two projections, three sums, both halves of the FFN.
+fn block(n: u64, c: u64, h: u64, blocks: u64, stem: u64) -> Kept {
+    Kept { stem, block: n * (11 * c + 2 * h), input: n * c, blocks, widest: n * (3 * c).max(h) }
+}
+
+fn text_kept(config: &ClipConfig, tokens: usize) -> Kept {
     let t = &config.text;
-    let (n, c) = (t.context_length as u64, t.width as u64);
-    block(n, c, t.hidden() as u64, t.layers as u64, 2 * n * c)
+    let (n, c) = (tokens as u64, t.width as u64);
+    block(n, c, t.hidden() as u64, t.layers as u64, 4 * n * c)
 }
 
 fn image_kept(config: &ClipConfig) -> Kept {
@@ -185,7 +213,7 @@ fn image_kept(config: &ClipConfig) -> Kept {
         VisionConfig::Vit(v) => {
             let (n, c) = (v.patches() as u64 + 1, v.width as u64);
             let pixels = (v.patches() * 3 * v.patch_size * v.patch_size) as u64;
-            block(n, c, v.hidden() as u64, v.layers as u64, pixels + 3 * n * c)
+            block(n, c, v.hidden() as u64, v.layers as u64, 2 * pixels + 4 * n * c)
         }
         VisionConfig::Vitamin(v) => {
             let area = |halvings: u32| ((v.image_size >> halvings) as u64).pow(2);
@@ -207,7 +235,7 @@ fn image_kept(config: &ClipConfig) -> Kept {
             let (n, c, h) = (v.tokens() as u64, v.width() as u64, v.hidden() as u64);
             stem += area(3) * into + 3 * n * c;
             // One norm and one hidden width more than a plain block.
-            let block = n * (11 * c + 3 * h);
+            let block = n * (12 * c + 3 * h);
             Kept { stem, block, input: n * c, blocks: v.depths[2] as u64, widest }
         }
     }

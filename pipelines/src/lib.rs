@@ -5,6 +5,7 @@
 
 pub mod cli;
 mod demo;
+mod follow;
 mod key;
 mod plan;
 pub mod recipe;

@@ -172,7 +172,7 @@ mod tests {
             r#"{"uid": "y"} x"#,
             r#"{"uid": "y"} "#,
             r#"["uid", "y"]"#,
-            r#"null"#,
+            "null",
             r#"{"uid": null}"#,
             &deep,
         ] {

@@ -395,7 +395,7 @@ fn a_source_that_shrinks_meanwhile_and_an_output_that_fails_are_errors_and_not_h
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("0.tar");
     let samples: Vec<String> = (0..50).map(|i| format!("{i:04}.png")).collect();
-    let large = [PNG, &[0; 100_000][..]].concat();
+    let large = [PNG, &vec![0; 100_000][..]].concat();
     let members: Vec<_> = samples.iter().map(|name| (&**name, &large[..])).collect();
     std::fs::write(&path, tar("0.tar", &members).read_all().unwrap()).unwrap();
     let sources = Shards::open(&[path.to_str().unwrap().to_owned()]).unwrap();

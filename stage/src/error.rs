@@ -23,6 +23,8 @@ pub enum Kind {
     Network,
     /// A model or its numbers are wrong (shape, name, non-finite loss). Exit code 7.
     Model,
+    /// The machine has too little memory; another batch or machine is needed. Exit code 8.
+    Memory,
     /// Stopped by a signal; what was committed stays, and the same command goes on. Exit code 130.
     Interrupted,
 }
@@ -39,6 +41,7 @@ impl Kind {
             Self::Conflict => 5,
             Self::Network => 6,
             Self::Model => 7,
+            Self::Memory => 8,
             Self::Interrupted => 130,
         }
     }
@@ -228,8 +231,8 @@ mod tests {
 
     #[test]
     fn every_kind_has_its_own_exit_code() {
-        use Kind::{Conflict, Input, Internal, Interrupted, Model, Network, Recipe, Store};
-        let kinds = [Internal, Recipe, Input, Store, Conflict, Network, Model, Interrupted];
+        use Kind::{Conflict, Input, Internal, Interrupted, Memory, Model, Network, Recipe, Store};
+        let kinds = [Internal, Recipe, Input, Store, Conflict, Network, Model, Memory, Interrupted];
         let codes: std::collections::BTreeSet<u8> = kinds.iter().map(|k| k.exit_code()).collect();
         assert_eq!(codes.len(), kinds.len());
     }

@@ -6,6 +6,8 @@ use stage::{Error, Result};
 pub(crate) const COMMITS: &str = "_commits";
 pub(crate) const ATTEMPTS: &str = "_attempts";
 pub(crate) const WORK: &str = "_work";
+/// Event files for people, kept beside the logs when a work folder is tidied.
+pub(crate) const TENSORBOARD: &str = "tensorboard";
 /// The folder of an output that belongs to this crate.
 pub(crate) const HOUSE: &str = ".clipmill";
 /// Where small files of a local output are written before they get their names.

@@ -8,7 +8,7 @@ use stage::{Error, Result};
 
 use crate::attempt::Attempt;
 use crate::disk::make_folder;
-use crate::name::{ATTEMPTS, COMMITS, HOUSE, WORK, check_part, nonce};
+use crate::name::{ATTEMPTS, COMMITS, HOUSE, TENSORBOARD, WORK, check_part, nonce};
 use crate::space::{Space, folder_of};
 use crate::trouble::disk_error;
 use crate::{Blob, Commit, Output, fail};
@@ -107,8 +107,8 @@ impl StageDir {
         Ok(!kept && self.read_commits()?.is_empty())
     }
 
-    /// Removes what the work folder holds, logs (`.log`) apart: all units are committed and nothing
-    /// will go on from it.
+    /// Removes what the work folder holds, logs (`.log`, and the folder `tensorboard`) apart: all
+    /// units are committed and nothing will go on from it.
     ///
     /// # Errors
     /// When something cannot be removed.
@@ -123,6 +123,9 @@ impl StageDir {
         for entry in entries {
             let path = entry.map_err(trouble)?.path();
             fail::point("work.before_trim").map_err(trouble)?;
+            if path.ends_with(TENSORBOARD) {
+                continue;
+            }
             if path.is_dir() {
                 std::fs::remove_dir_all(&path).map_err(trouble)?;
             } else if path.extension().is_none_or(|ending| ending != "log") {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use stage::{Context, Progress};
-use train::TrainPlan;
+use train::{Job, TrainPlan};
 
 struct Print(AtomicU64);
 
@@ -41,7 +41,7 @@ fn main() -> stage::Result<()> {
     let data = shapes::Shapes::new(1000, 72);
     let cx = Context { progress: Arc::new(Print(AtomicU64::new(0))), ..Context::default() };
     let started = Instant::now();
-    let outcome = train::run(&plan, &data, &stage.work_dir()?, &mut out, &cx, None)?;
+    let outcome = train::run(Job::new(&plan, &data), &stage.work_dir()?, &mut out, &cx)?;
     let all = started.elapsed().as_secs_f64();
     eprintln!(
         "{steps} steps of {batch}: {:.1} ms a step, {:.0} samples/s, {:.1} % waiting for data, {all:.2} s in all",

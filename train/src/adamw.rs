@@ -11,6 +11,7 @@ use candle_core::{CpuStorage, Error, InplaceOp2, Layout, Result, Var};
 use rayon::prelude::*;
 
 use crate::gradients::{CHUNK, Gradients};
+use crate::ranks::Ranks;
 use crate::slices::{contiguous, contiguous_mut};
 
 /// The constants of the optimiser; the learning rate comes with each step.
@@ -42,17 +43,9 @@ pub(crate) struct Slot {
     decays: bool,
 }
 
-/// open_clip's legacy rule, which made DataComp's models: no decay for fewer than two dimensions or
-/// a name with `bn`, `ln`, `bias` or `logit_scale` in it; position tables do decay
-/// (`open_clip_train/legacy_main.py`; open_clip 2.16.1 `training/main.py`).
-#[must_use]
-pub fn decays(name: &str, dims: usize) -> bool {
-    dims >= 2 && !["bn", "ln", "bias", "logit_scale"].iter().any(|part| name.contains(part))
-}
-
 impl AdamW {
-    /// Zero moments for every parameter; `decays(name, dims)` says which ones decay
-    /// ([`decays`] is open_clip's rule).
+    /// Zero moments for these parameters; `decays(name, dims)` says which ones decay
+    /// ([`crate::decay::Rule::decays`]).
     pub fn new(
         vars: &BTreeMap<String, Var>,
         constants: Constants,
@@ -97,6 +90,19 @@ impl AdamW {
                 step_size: (lr / (1.0 - beta1.powf(t))) as f32,
             };
             var.inplace_op2(gradient, &Fused { update, slot: RefCell::new(slot) })?;
+        }
+        Ok(())
+    }
+
+    /// Makes moments and number of steps those of rank 0.
+    pub(crate) fn take_from_first(&mut self, ranks: &mut dyn Ranks) -> stage::Result<()> {
+        let all = ranks.gather(&self.steps.to_le_bytes())?;
+        if let Some(first) = all.first().and_then(|bytes| bytes.as_slice().try_into().ok()) {
+            self.steps = u64::from_le_bytes(first);
+        }
+        for slot in self.slots.values_mut() {
+            ranks.broadcast(&mut slot.first)?;
+            ranks.broadcast(&mut slot.second)?;
         }
         Ok(())
     }
@@ -194,6 +200,11 @@ mod tests {
     use candle_core::{Device, Tensor};
 
     use super::*;
+    use crate::decay::Rule;
+
+    fn decays(name: &str, dims: usize) -> bool {
+        Rule::Legacy.decays(name, dims)
+    }
 
     const PLAIN: Constants = Constants { beta1: 0.9, beta2: 0.98, eps: 1e-6, wd: 0.0 };
 
@@ -234,18 +245,6 @@ mod tests {
     fn descent_arrives() {
         let end = descend(PLAIN, 300, decays);
         assert!(end.iter().all(|x| x.abs() < 0.02), "{end:?}");
-    }
-
-    #[test]
-    fn position_tables_decay_and_norms_biases_and_the_scale_do_not() {
-        assert!(decays("visual.positional_embedding", 2));
-        assert!(decays("visual.conv1.weight", 4));
-        assert!(decays("transformer.resblocks.0.attn.in_proj_weight", 2));
-        assert!(!decays("visual.class_embedding", 1));
-        assert!(!decays("transformer.resblocks.0.attn.in_proj_bias", 1));
-        assert!(!decays("ln_final.weight", 1));
-        assert!(!decays("logit_scale", 0));
-        assert!(!decays("a.bn1.weight", 2), "by name, whatever the shape");
     }
 
     #[test]

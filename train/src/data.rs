@@ -1,8 +1,10 @@
-//! From a source of pairs to batches of tensors, decoded ahead of the model.
+//! From a source of pairs to batches, decoded ahead of the model.
 //!
 //! What a step sees is a function of seed and step: position `p` of a pass takes the sample that
-//! the pass's permutation puts there; where that sample's picture cannot be decoded, the sample of
-//! the next position takes its place, and so on. (That one is then seen twice in the pass.)
+//! the pass's permutation puts there, or the one that it draws; where that sample's picture cannot
+//! be decoded, the next candidate takes its place, and so on. (That one is then seen twice in the
+//! pass.) Ranks divide each micro-batch among them, so that the samples of a step do not depend on
+//! how many there are. Neither threads nor what was read before change anything.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use stage::{Error, PairSource, Preprocess, Result, ResultExt};
 
 use crate::crop;
-use crate::order::{Counter, Order};
+use crate::order::{Counter, Order, Places};
 use crate::trainer::Batch;
 
 /// How samples become tensors.
@@ -31,7 +33,13 @@ pub struct Input {
     pub aug_scale: Option<[f64; 2]>,
     /// Seed of order and augmentation.
     pub seed: u64,
-    /// Samples of a forward pass.
+    /// Whether samples are drawn with replacement.
+    pub resampled: bool,
+    /// Steps of a pass, at least 1.
+    pub steps_per_pass: u64,
+    /// This rank and the number of ranks.
+    pub rank: (usize, usize),
+    /// Samples of a forward pass of one rank.
     pub batch_size: usize,
     /// Forward passes of a step.
     pub accum_freq: usize,
@@ -41,20 +49,68 @@ pub struct Input {
     pub threads: usize,
 }
 
-/// The samples of one optimiser step.
+/// The samples of one optimiser step of this rank.
 #[derive(Debug)]
 pub struct Loaded {
-    /// `accum_freq` batches.
-    pub micro: Vec<Batch>,
+    /// `accum_freq` of them.
+    pub micro: Vec<Rows>,
     /// Samples found broken while making them: index and reason.
     pub broken: Vec<(u64, &'static str)>,
+}
+
+/// Samples of one forward pass: bytes, a quarter of what the model takes.
+#[derive(Debug)]
+pub struct Rows {
+    /// B·S·S·3, interleaved RGB.
+    rgb: Vec<u8>,
+    /// B·context.
+    tokens: Vec<u32>,
+    /// Who they are.
+    pub uids: Vec<String>,
+}
+
+impl Rows {
+    /// The tensors that the model takes.
+    ///
+    /// # Errors
+    /// Memory.
+    pub fn batch(&self, input: &Input) -> Result<Batch> {
+        let (size, count) = (input.image_size as usize, self.uids.len());
+        let picture = size * size * 3;
+        let Preprocess { mean, std, .. } = &input.preprocess;
+        let mut pixels = vec![0.0_f32; count * picture];
+        pixels.par_chunks_mut(picture).zip(self.rgb.par_chunks(picture)).for_each(|(out, rgb)| {
+            out.copy_from_slice(&pixels::normalize(rgb, input.image_size, *mean, *std));
+        });
+        let tensors = || {
+            Ok::<_, candle_core::Error>(Batch {
+                pixels: Tensor::from_vec(pixels, (count, 3, size, size), &Device::Cpu)?,
+                tokens: Tensor::from_slice(
+                    &self.tokens,
+                    (count, input.context_length),
+                    &Device::Cpu,
+                )?,
+                uids: self.uids.clone(),
+            })
+        };
+        tensors().internal("cannot make a batch")
+    }
+
+    /// The length of each caption: its end is its largest token.
+    pub fn caption_lengths(&self) -> impl Iterator<Item = usize> {
+        let context = self.tokens.len() / self.uids.len().max(1);
+        self.tokens.chunks(context.max(1)).map(|row| {
+            let end = row.iter().enumerate().rev().max_by_key(|(_, id)| **id);
+            end.map_or(0, |(place, _)| place + 1)
+        })
+    }
 }
 
 /// Makes steps out of a source.
 pub struct Loader<'a> {
     data: &'a dyn PairSource,
     input: Input,
-    order: Order,
+    places: Places,
     tokenizer: Tokenizer,
     pool: ThreadPool,
     cache: HashMap<u64, Arc<Sample>>,
@@ -95,8 +151,13 @@ impl<'a> Loader<'a> {
             .thread_name(|i| format!("decode-{i}"))
             .build()
             .internal("cannot start decoding threads")?;
+        let (samples, seed) = (data.len() as u64, input.seed);
+        let places = match input.resampled {
+            true => Places::Resampled { samples, seed },
+            false => Places::Permuted(Order::new(samples, seed)),
+        };
         Ok(Self {
-            order: Order::new(data.len() as u64, input.seed),
+            places,
             data,
             input,
             tokenizer: Tokenizer::clip(),
@@ -112,14 +173,16 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// When the source cannot be read, or not one of its pictures can be decoded.
     pub fn step(&mut self, step: u64) -> Result<Loaded> {
-        let count = self.input.batch_size * self.input.accum_freq;
-        let pass_steps = (self.data.len() / count).max(1) as u64;
-        let (pass, first) = (step / pass_steps, step % pass_steps * count as u64);
+        let Input { batch_size, accum_freq, rank: (rank, ranks), .. } = self.input;
+        let count = batch_size * accum_freq;
+        let pass_steps = self.input.steps_per_pass.max(1);
+        let (pass, first) = (step / pass_steps, step % pass_steps * (count * ranks) as u64);
         let mut found = Vec::new();
         let mut rows: Vec<Option<Row>> = (0..count).map(|_| None).collect();
         let mut open: Vec<Place> = Vec::with_capacity(count);
         for slot in 0..count {
-            let position = first + slot as u64;
+            let (micro, row) = (slot / batch_size, slot % batch_size);
+            let position = first + ((micro * ranks + rank) * batch_size + row) as u64;
             open.push(self.place(slot, pass, position)?);
         }
         while !open.is_empty() {
@@ -144,11 +207,22 @@ impl<'a> Loader<'a> {
             }
         }
         let rows: Vec<Row> = rows.into_iter().flatten().collect();
-        let micro = self.batches(&rows)?;
+        let micro = rows.chunks(batch_size).map(joined).collect();
         Ok(Loaded { micro, broken: found })
     }
 
-    /// The first sample at or after `position` that is not known to be broken.
+    /// These samples in this order; what is broken is left out.
+    ///
+    /// # Errors
+    /// When the source cannot be read.
+    pub fn in_order(&mut self, indices: &[u64]) -> Result<Rows> {
+        let place = |(slot, index): (usize, &u64)| Place { slot, position: *index, index: *index };
+        let places: Vec<Place> = indices.iter().enumerate().map(place).collect();
+        let rows: Vec<Row> = self.rows(&places, 0)?.into_iter().filter_map(Result::ok).collect();
+        Ok(joined(&rows))
+    }
+
+    /// The first candidate for `position` that is not known to be broken.
     fn place(&self, slot: usize, pass: u64, position: u64) -> Result<Place> {
         let samples = self.data.len() as u64;
         if self.broken.len() as u64 >= samples {
@@ -156,13 +230,10 @@ impl<'a> Loader<'a> {
             return Err(Error::input(format!("not one of {samples} pictures can be decoded"))
                 .hint(format!("look at sample {index}: {reason}")));
         }
-        let mut at = position % samples;
-        loop {
-            let index = self.order.at(pass, at);
-            if !self.broken.contains_key(&index) {
-                return Ok(Place { slot, position, index });
-            }
-            at = (at + 1) % samples;
+        let mut candidates = self.places.candidates(pass, position);
+        match candidates.find(|index| !self.broken.contains_key(index)) {
+            Some(index) => Ok(Place { slot, position, index }),
+            None => Err(Error::internal("the order of the samples ended")),
         }
     }
 
@@ -203,7 +274,7 @@ impl<'a> Loader<'a> {
                 (None, Some(Err(reason))) => return Err(*reason),
                 (None, None) => return Err("not_read"),
             };
-            Ok(self.row(sample, pass, place.index))
+            Ok(self.row(sample, pass, place))
         };
         Ok(self.pool.install(|| places.par_iter().map(row).collect()))
     }
@@ -235,43 +306,34 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn row(&self, sample: &Sample, pass: u64, index: u64) -> Row {
-        let Input { image_size: size, preprocess, aug_scale, seed, .. } = &self.input;
-        let normalize = |rgb: &[u8]| pixels::normalize(rgb, *size, preprocess.mean, preprocess.std);
-        let pixels = match &sample.image {
-            Image::Final(rgb) => normalize(rgb),
+    fn row(&self, sample: &Sample, pass: u64, place: &Place) -> Row {
+        let Input { image_size: size, aug_scale, seed, resampled, .. } = &self.input;
+        let rgb = match &sample.image {
+            Image::Final(rgb) => rgb.clone(),
             Image::Whole(picture) => {
-                let mut numbers = Counter::new(&[*seed, pass, index]);
+                // A sample drawn twice in an epoch is cropped twice.
+                let twice = if *resampled { &[place.position][..] } else { &[] };
+                let mut numbers = Counter::new(&[&[*seed, pass, place.index], twice].concat());
                 let scale = aug_scale.unwrap_or([1.0, 1.0]);
                 let cut = crop::random_box(picture.width, picture.height, scale, &mut numbers);
-                normalize(&crop::resized(picture, cut, *size))
+                crop::resized(picture, cut, *size)
             }
         };
-        Row { pixels, tokens: sample.tokens.clone(), uid: sample.uid.clone() }
-    }
-
-    fn batches(&self, rows: &[Row]) -> Result<Vec<Batch>> {
-        let (size, context) = (self.input.image_size as usize, self.input.context_length);
-        let batch = |rows: &[Row]| {
-            let count = rows.len();
-            let pixels: Vec<f32> = rows.iter().flat_map(|row| &row.pixels).copied().collect();
-            let tokens: Vec<u32> = rows.iter().flat_map(|row| &row.tokens).copied().collect();
-            Ok::<_, candle_core::Error>(Batch {
-                pixels: Tensor::from_vec(pixels, (count, 3, size, size), &Device::Cpu)?,
-                tokens: Tensor::from_vec(tokens, (count, context), &Device::Cpu)?,
-                uids: rows.iter().map(|row| row.uid.clone()).collect(),
-            })
-        };
-        rows.chunks(self.input.batch_size)
-            .map(batch)
-            .collect::<Result<_, _>>()
-            .internal("cannot make a batch")
+        Row { rgb, tokens: sample.tokens.clone(), uid: sample.uid.clone() }
     }
 }
 
-/// One sample as the model takes it.
+fn joined(rows: &[Row]) -> Rows {
+    Rows {
+        rgb: rows.iter().flat_map(|row| &row.rgb).copied().collect(),
+        tokens: rows.iter().flat_map(|row| &row.tokens).copied().collect(),
+        uids: rows.iter().map(|row| row.uid.clone()).collect(),
+    }
+}
+
+/// One sample, cropped.
 struct Row {
-    pixels: Vec<f32>,
+    rgb: Vec<u8>,
     tokens: Vec<u32>,
     uid: String,
 }

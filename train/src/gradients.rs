@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, Var};
 use rayon::prelude::*;
+use stage::ResultExt;
 
+use crate::ranks::Ranks;
 use crate::slices::{self, contiguous, contiguous_mut};
 
 /// Gradients by parameter name. A parameter that the loss does not reach has none.
@@ -36,6 +38,33 @@ impl Gradients {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.0.get(name)
+    }
+
+    /// Puts this gradient in place of the parameter's own.
+    pub(crate) fn set(&mut self, name: &str, gradient: Tensor) {
+        self.0.insert(name.to_owned(), gradient);
+    }
+
+    /// Sums over the ranks, all in one exchange; `except` keeps its own.
+    pub(crate) fn sum_over(
+        &mut self,
+        vars: &BTreeMap<String, Var>,
+        except: &str,
+        ranks: &mut dyn Ranks,
+    ) -> stage::Result<()> {
+        let mut flat = Vec::new();
+        for (name, gradient) in self.0.iter().filter(|(name, _)| *name != except) {
+            slices::with(gradient, |values| flat.extend_from_slice(values)).model(name)?;
+        }
+        ranks.sum(&mut flat)?;
+        let mut rest = flat.as_slice();
+        for (name, gradient) in self.0.iter_mut().filter(|(name, _)| *name != except) {
+            let Some(var) = vars.get(name) else { continue };
+            let (values, after) = rest.split_at(gradient.elem_count());
+            rest = after;
+            *gradient = Tensor::from_slice(values, var.dims(), var.device()).model(name)?;
+        }
+        Ok(())
     }
 
     /// The 2-norm of all gradients together, summed in f64. Not finite if any gradient is not.

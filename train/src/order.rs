@@ -46,6 +46,39 @@ impl Counter {
     }
 }
 
+/// The samples of a training by their place: a permutation for each pass, or draws with
+/// replacement for each epoch.
+#[derive(Debug, Clone, Copy)]
+pub enum Places {
+    /// Every sample once a pass.
+    Permuted(Order),
+    /// Each place draws on its own.
+    Resampled {
+        /// Number of samples, at least 1.
+        samples: u64,
+        /// Seed.
+        seed: u64,
+    },
+}
+
+impl Places {
+    /// The sample at `position` of a pass, and those that take its place in order where it is
+    /// broken: of a permutation the ones at the next positions, else further draws. Without end.
+    pub fn candidates(self, pass: u64, position: u64) -> Box<dyn Iterator<Item = u64>> {
+        match self {
+            Self::Permuted(order) => {
+                let samples = order.samples;
+                let first = position % samples;
+                Box::new((0..).map(move |i| order.at(pass, (first + i % samples) % samples)))
+            }
+            Self::Resampled { samples, seed } => {
+                let mut numbers = Counter::new(&[seed, pass, position]);
+                Box::new(std::iter::repeat_with(move || numbers.below(samples)))
+            }
+        }
+    }
+}
+
 /// The order of `samples` samples under one seed.
 #[derive(Debug, Clone, Copy)]
 pub struct Order {
@@ -100,6 +133,8 @@ mod tests {
 
     use super::*;
 
+    const RESAMPLED: [u64; 10] = [5, 5, 6, 2, 8, 3, 8, 8, 4, 0];
+
     fn pass(samples: u64, seed: u64, pass: u64) -> Vec<u64> {
         let order = Order::new(samples, seed);
         (0..samples).map(|position| order.at(pass, position)).collect()
@@ -118,6 +153,35 @@ mod tests {
     fn the_order_is_written_down() {
         // A change of these figures is a change of every training's data order.
         assert_eq!(pass(10, 0, 0), [8, 7, 4, 5, 0, 9, 6, 2, 3, 1]);
+    }
+
+    #[test]
+    fn draws_with_replacement_are_written_down() {
+        let places = Places::Resampled { samples: 10, seed: 0 };
+        let draw = |pass| -> Vec<u64> {
+            (0..10).filter_map(|at| places.candidates(pass, at).next()).collect()
+        };
+        assert_eq!(draw(0), RESAMPLED);
+        assert_ne!(draw(1), RESAMPLED);
+    }
+
+    #[test]
+    fn every_sample_is_drawn_about_equally_often() {
+        let places = Places::Resampled { samples: 10, seed: 3 };
+        let mut drawn = [0_u32; 10];
+        for at in 0..10_000 {
+            let index = places.candidates(0, at).next().unwrap();
+            drawn[index as usize] += 1;
+        }
+        assert!(drawn.iter().all(|count| (900..1100).contains(count)), "{drawn:?}");
+    }
+
+    #[test]
+    fn the_next_position_stands_in_for_a_broken_sample() {
+        let order = Order::new(10, 0);
+        let places = Places::Permuted(order);
+        let in_turn: Vec<u64> = places.candidates(0, 8).take(3).collect();
+        assert_eq!(in_turn, [order.at(0, 8), order.at(0, 9), order.at(0, 0)]);
     }
 
     #[test]

@@ -5,19 +5,20 @@
 //! rename after fsync; a state without it, or whose bytes differ from it, does not exist. The last
 //! two states are kept.
 
+mod file;
+
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
+use serde_json::Value;
 use stage::{Error, Result, ResultExt};
 
-use crate::slices;
+use self::file::{Manifest, read, write_tensors};
+pub(crate) use self::file::{hex, write_whole};
 use crate::trainer::Trainer;
 
 /// Where a training stood.
@@ -25,6 +26,8 @@ use crate::trainer::Trainer;
 pub(crate) struct Cursor {
     /// Steps done, skipped ones included: the next step's number.
     pub(crate) step: u64,
+    /// The step at which this training began: above 0 where it went on from another's state.
+    pub(crate) began: u64,
     /// Updates of the optimiser.
     pub(crate) updates: u64,
     /// Steps skipped for a loss or gradient that was not finite.
@@ -51,6 +54,13 @@ pub(crate) struct Cursor {
     pub(crate) identity: String,
 }
 
+impl Cursor {
+    /// Mean loss of the current epoch so far.
+    pub(crate) fn mean_loss(&self) -> f64 {
+        self.loss_sum / self.loss_count.max(1) as f64
+    }
+}
+
 /// An f64 as its bits: JSON's decimal form may come back one unit in the last place off.
 mod bits {
     use serde::{Deserialize, Deserializer, Serializer};
@@ -68,18 +78,15 @@ mod bits {
 /// A state read back.
 pub(crate) struct Saved {
     pub(crate) cursor: Cursor,
-    tensors: BTreeMap<String, Vec<f32>>,
+    tensors: BTreeMap<String, Numbers>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Manifest {
-    file: String,
-    bytes: u64,
-    sha256: String,
+struct Numbers {
+    shape: Vec<usize>,
+    values: Vec<f32>,
 }
 
 const KEEP: usize = 2;
-const METADATA: &str = "clipmill_training_state";
 
 /// Writes a state; afterwards either it or the previous one is whole, whenever the machine stops.
 pub(crate) fn save(dir: &Path, trainer: &Trainer, cursor: &Cursor) -> Result<()> {
@@ -95,6 +102,27 @@ pub(crate) fn save(dir: &Path, trainer: &Trainer, cursor: &Cursor) -> Result<()>
         remove(&old.with_extension("safetensors"));
     }
     Ok(())
+}
+
+/// Writes a state of its own, without a manifest: beside a kept checkpoint.
+pub(crate) fn write_to(path: &Path, trainer: &Trainer, cursor: &Cursor) -> Result<()> {
+    write_tensors(path, trainer, cursor).map(drop)
+}
+
+/// Reads a state by its path: the tensors, or the manifest beside them.
+///
+/// # Errors
+/// When it cannot be read or is broken.
+pub(crate) fn open(path: &Path) -> Result<Saved> {
+    let manifest = path.with_extension("json");
+    let saved = if manifest.is_file() {
+        read(&manifest)
+    } else {
+        fs::read(path).input("cannot read the state").and_then(|bytes| file::parse(&bytes))
+    };
+    saved.map_err(|e| {
+        e.at(path.display()).hint("name a state: `checkpoints/epoch_K.state.safetensors`, or `state-*.safetensors` of a work folder; for weights alone there is `pretrained`")
+    })
 }
 
 /// The newest state for which `usable` holds, and a sentence for each that was passed over.
@@ -134,38 +162,40 @@ impl Saved {
     /// Puts everything back where it was.
     pub(crate) fn restore(&self, trainer: &mut Trainer) -> Result<()> {
         let params = trainer.clip.params();
-        let expected = params.vars().len() * 3 + params.buffers().len();
-        if self.tensors.len() != expected {
-            return Err(Error::model(format!(
-                "the state has {} tensors, the model needs {expected}",
-                self.tensors.len()
-            )));
-        }
+        let trained = trainer.trained();
+        let expected = params.vars().len() + trained.len() * 2 + params.buffers().len();
         for (group, vars) in [("weight", params.vars()), ("buffer", params.buffers())] {
             for (name, var) in vars {
-                let values = self.tensor(group, name, var.elem_count())?;
-                let tensor = Tensor::from_slice(values, var.shape(), var.device())
+                let numbers = self.tensor(group, name, var.dims())?;
+                let tensor = Tensor::from_slice(&numbers.values, var.shape(), var.device())
                     .and_then(|tensor| var.set(&tensor));
                 tensor.model(format!("cannot restore {name}"))?;
             }
         }
-        for (name, var) in params.vars() {
-            self.tensor("first", name, var.elem_count())?;
-            self.tensor("second", name, var.elem_count())?;
+        for (name, var) in trained {
+            self.tensor("first", name, &[var.elem_count()])?;
+            self.tensor("second", name, &[var.elem_count()])?;
+        }
+        if self.tensors.len() != expected {
+            return Err(Error::model(format!(
+                "the state has {} tensors, the training needs {expected}",
+                self.tensors.len()
+            ))
+            .hint("the state belongs to another model, or to one with other locked towers"));
         }
         trainer.optimizer.restore(self.cursor.updates, |name, slot| {
-            slot.first.copy_from_slice(&self.tensors[&key("first", name)]);
-            slot.second.copy_from_slice(&self.tensors[&key("second", name)]);
+            slot.first.copy_from_slice(&self.tensors[&key("first", name)].values);
+            slot.second.copy_from_slice(&self.tensors[&key("second", name)].values);
         });
         Ok(())
     }
 
-    fn tensor(&self, group: &str, name: &str, count: usize) -> Result<&[f32]> {
+    fn tensor(&self, group: &str, name: &str, shape: &[usize]) -> Result<&Numbers> {
         match self.tensors.get(&key(group, name)) {
-            Some(values) if values.len() == count => Ok(values),
-            Some(values) => Err(Error::model(format!(
-                "{group} {name} has {} numbers in the state, {count} in the model",
-                values.len()
+            Some(numbers) if numbers.shape == shape => Ok(numbers),
+            Some(numbers) => Err(Error::model(format!(
+                "{group} {name} has shape {:?} in the state, {shape:?} in the model",
+                numbers.shape
             ))),
             None => Err(Error::model(format!("the state has no {group} {name}"))),
         }
@@ -174,96 +204,6 @@ impl Saved {
 
 fn key(group: &str, name: &str) -> String {
     format!("{group}/{name}")
-}
-
-/// Writes all numbers as one safetensors file, hashing on the way.
-fn write_tensors(path: &Path, trainer: &Trainer, cursor: &Cursor) -> Result<(u64, String)> {
-    let params = trainer.clip.params();
-    let slots = trainer.optimizer.slots();
-    let mut header = Map::new();
-    let cursor = serde_json::to_string(cursor).internal("state cursor")?;
-    header.insert("__metadata__".to_owned(), json!({ METADATA: cursor }));
-    let mut offset = 0;
-    let mut announce = |name: String, shape: &[usize]| {
-        let end = offset + shape.iter().product::<usize>() * 4;
-        header.insert(name, json!({"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}));
-        offset = end;
-    };
-    for (name, var) in params.vars() {
-        announce(key("weight", name), var.dims());
-    }
-    for (name, var) in params.buffers() {
-        announce(key("buffer", name), var.dims());
-    }
-    for (name, slot) in slots {
-        announce(key("first", name), &[slot.first.len()]);
-        announce(key("second", name), &[slot.second.len()]);
-    }
-    let mut header = serde_json::to_vec(&header).internal("state header")?;
-    header.resize(header.len().next_multiple_of(8), b' ');
-
-    let mut hashed = (0, Sha256::new());
-    write_whole(path, |file| {
-        let mut out = Hashing { file, bytes: 0, sha256: Sha256::new() };
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        for var in params.vars().values().chain(params.buffers().values()) {
-            slices::with(var.as_tensor(), |values| write_floats(&mut out, values))
-                .map_err(std::io::Error::other)??;
-        }
-        for slot in slots.values() {
-            write_floats(&mut out, &slot.first)?;
-            write_floats(&mut out, &slot.second)?;
-        }
-        hashed = (out.bytes, out.sha256);
-        Ok(())
-    })?;
-    Ok((hashed.0, hex(hashed.1)))
-}
-
-fn read(manifest: &Path) -> Result<Saved> {
-    let text = fs::read(manifest).input("cannot read the manifest")?;
-    let Manifest { bytes, sha256, file } =
-        serde_json::from_slice(&text).input("the manifest is broken")?;
-    let path = manifest.with_extension("safetensors");
-    if file != file_name(&path) {
-        return Err(Error::input(format!("the manifest names {file}")));
-    }
-    let mut input = File::open(&path).input("cannot open the tensors")?;
-    let length = input.metadata().input("cannot read the tensors")?.len();
-    if length != bytes {
-        return Err(Error::input(format!("{length} bytes, the manifest says {bytes}")));
-    }
-    let mut content = Vec::with_capacity(length as usize);
-    input.read_to_end(&mut content).input("cannot read the tensors")?;
-    if hex(Sha256::new().chain_update(&content)) != sha256 {
-        return Err(Error::input("sha256 differs from the manifest's"));
-    }
-    parse(&content)
-}
-
-fn parse(content: &[u8]) -> Result<Saved> {
-    let broken = |what: &str| Error::input(format!("broken state: {what}"));
-    let (length, rest) = content.split_first_chunk::<8>().ok_or_else(|| broken("no header"))?;
-    let length =
-        usize::try_from(u64::from_le_bytes(*length)).map_err(|_| broken("header length"))?;
-    let (header, body) = rest.split_at_checked(length).ok_or_else(|| broken("header length"))?;
-    let mut header: Map<String, Value> = serde_json::from_slice(header).input("broken state")?;
-    let metadata = header.remove("__metadata__").ok_or_else(|| broken("no metadata"))?;
-    let cursor = metadata[METADATA].as_str().ok_or_else(|| broken("no cursor"))?;
-    let cursor = serde_json::from_str(cursor).input("broken state: cursor")?;
-    let mut tensors = BTreeMap::new();
-    for (name, entry) in header {
-        let offsets: [usize; 2] = serde_json::from_value(entry["data_offsets"].clone())
-            .input(format!("broken state: {name}"))?;
-        let bytes = body.get(offsets[0]..offsets[1]).ok_or_else(|| broken(&name))?;
-        let (numbers, rest) = bytes.as_chunks::<4>();
-        if !rest.is_empty() {
-            return Err(broken(&name));
-        }
-        tensors.insert(name, numbers.iter().map(|b| f32::from_le_bytes(*b)).collect());
-    }
-    Ok(Saved { cursor, tensors })
 }
 
 /// Manifests in the folder, the newest first.
@@ -281,21 +221,6 @@ fn manifests(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Writes a file under a temporary name, syncs it, and gives it its name.
-pub(crate) fn write_whole(
-    path: &Path,
-    fill: impl FnOnce(&mut File) -> std::io::Result<()>,
-) -> Result<()> {
-    let temporary = path.with_extension("partial");
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        fill(&mut file)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().store(format!("cannot write {}", path.display()))
-}
-
 fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|d| d.sync_all()).store(format!("cannot sync {}", dir.display()))
 }
@@ -310,7 +235,7 @@ fn file_name(path: &Path) -> String {
 }
 
 /// The fields in which two identities differ: `settings.lr was 0.1, is 0.2`.
-fn differences(place: &str, was: &Value, is: &Value) -> Vec<String> {
+pub(crate) fn differences(place: &str, was: &Value, is: &Value) -> Vec<String> {
     let (Value::Object(a), Value::Object(b)) = (was, is) else {
         return if was == is { Vec::new() } else { vec![format!("{place} was {was}, is {is}")] };
     };
@@ -323,41 +248,4 @@ fn differences(place: &str, was: &Value, is: &Value) -> Vec<String> {
         differences(&place, a.get(name).unwrap_or(&null), b.get(name).unwrap_or(&null))
     };
     names.into_iter().flat_map(below).collect()
-}
-
-/// Counts and hashes what passes into the file.
-struct Hashing<'a> {
-    file: &'a mut File,
-    bytes: u64,
-    sha256: Sha256,
-}
-
-impl Write for Hashing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.bytes += written as u64;
-        self.sha256.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.file.flush()
-    }
-}
-
-fn write_floats(out: &mut impl Write, values: &[f32]) -> std::io::Result<()> {
-    let mut buffer = Vec::with_capacity(1 << 16);
-    for chunk in values.chunks(1 << 14) {
-        buffer.clear();
-        buffer.extend(chunk.iter().flat_map(|value| value.to_le_bytes()));
-        out.write_all(&buffer)?;
-    }
-    Ok(())
-}
-
-pub(crate) fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
 }

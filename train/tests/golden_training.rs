@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use candle_core::{DType, Device, Tensor};
 use models::{Clip, ClipConfig};
 use serde_json::Value;
-use train::adamw::{self, Constants};
-use train::schedule::{Schedule, Shape};
-use train::trainer::{Batch, Step, Trainer};
+use train::adamw::Constants;
+use train::decay::Rule;
+use train::schedule::{Cooldown, Schedule, Shape};
+use train::trainer::{Batch, Choices, Step, Trainer};
 
 struct Golden {
     dir: PathBuf,
@@ -34,10 +35,14 @@ struct Variant {
     logit_scale: Option<f32>,
 }
 
+fn legacy(name: &str, dims: usize) -> bool {
+    Rule::Legacy.decays(name, dims)
+}
+
 const PLAIN: Variant = Variant {
     constants: Constants { beta1: 0.9, beta2: 0.98, eps: 1e-6, wd: 0.2 },
     warmup: 5,
-    decays: adamw::decays,
+    decays: legacy,
     accum: 1,
     clip: None,
     steps: 20,
@@ -79,9 +84,11 @@ impl Golden {
             lr: 1e-3,
             warmup: variant.warmup,
             steps: steps as u64,
+            cooldown: Cooldown::default(),
         };
-        let mut trainer =
-            Trainer::new(clip, variant.constants, variant.decays, schedule, variant.clip);
+        let choices =
+            Choices { grad_clip_norm: variant.clip, ..Choices::plain(variant.constants, schedule) };
+        let mut trainer = Trainer::new(clip, choices, variant.decays);
         let log = self.order[..variant.steps]
             .chunks(variant.accum)
             .enumerate()
@@ -125,17 +132,23 @@ fn wrong_weights(trainer: &Trainer, golden: &BTreeMap<String, Tensor>) -> Vec<(S
         let theirs: Vec<f32> = golden[name].flatten_all().unwrap().to_vec1().unwrap();
         let gain = name.contains("ln_") && name.ends_with("weight");
         let tight = gain || name.ends_with("positional_embedding");
-        let tolerance = if tight { 5e-6 } else { 5e-5 };
         let third = ours.len() / 3;
+        // The gradient of a key's bias is zero: Adam makes steps of its rounding noise.
         let is_key = |i: usize| name.ends_with("in_proj_bias") && (third..2 * third).contains(&i);
-        let difference = ours
+        let tolerance = |i: usize| match (is_key(i), tight) {
+            (true, _) => 1e-3,
+            (_, true) => 5e-6,
+            _ => 3e-5,
+        };
+        let worst = ours
             .iter()
             .zip(&theirs)
             .enumerate()
-            .filter(|(i, _)| !is_key(*i))
-            .map(|(_, (a, b))| (a - b).abs())
-            .fold(0.0, f32::max);
-        if difference > tolerance {
+            .map(|(i, (a, b))| ((a - b).abs(), (a - b).abs() / tolerance(i)))
+            .max_by(|a, b| a.1.total_cmp(&b.1));
+        if let Some((difference, share)) = worst
+            && share > 1.0
+        {
             wrong.push((name.clone(), difference));
         }
     }
@@ -225,8 +238,7 @@ fn wrong_decay_rules_do_not_pass() {
     let wrong = wrong_weights(&everything, &end);
     assert!(named(&wrong, "ln_final.weight") > 3e-3, "{wrong:?}");
 
-    // open_clip 4.x: position tables and the class embedding do not decay, nor does one dimension.
-    let newer = |name: &str, dims: usize| dims > 1 && !name.ends_with("positional_embedding");
+    let newer = |name: &str, dims: usize| Rule::Current.decays(name, dims);
     let newer = golden.run(Variant { decays: newer, ..PLAIN }).1;
     let wrong = wrong_weights(&newer, &end);
     assert!(named(&wrong, "visual.positional_embedding") > 8e-4, "{wrong:?}");
@@ -243,7 +255,7 @@ fn the_decay_lists_equal_open_clips() {
     let (_, trainer) = golden.run(Variant { steps: 1, ..PLAIN });
     let vars = trainer.clip.params().vars();
     let ours = |decays: bool| -> Vec<String> {
-        let chosen = vars.iter().filter(|(name, var)| adamw::decays(name, var.rank()) == decays);
+        let chosen = vars.iter().filter(|(name, var)| legacy(name, var.rank()) == decays);
         chosen.map(|(name, _)| name.clone()).collect()
     };
     assert_eq!(ours(true), list("decay"));

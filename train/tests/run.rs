@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use candle_core::{Device, Tensor};
 use shapes::Shapes;
 use stage::{Cancel, Context, Error, Kind, PairSource, Pairs, Progress, Result};
-use train::{TrainOutcome, TrainPlan};
+use train::{Job, TrainOutcome, TrainPlan};
 
 /// A folder for one test: model JSON, work folder, output.
 struct Bench {
@@ -62,7 +62,7 @@ impl Bench {
     ) -> Result<(TrainOutcome, Files)> {
         let output = store::Output::open(&self.dir.path().join("out").to_string_lossy()).unwrap();
         let mut out = output.stage("train").begin("all").unwrap();
-        let outcome = train::run(plan, data, &self.work(), &mut out, cx, None)?;
+        let outcome = train::run(Job::new(plan, data), &self.work(), &mut out, cx)?;
         let files = read_folder(out.local_dir(), "");
         Ok((outcome, files))
     }
@@ -362,23 +362,32 @@ fn a_loss_that_stays_infinite_stops_the_training_and_keeps_the_good_state() {
 }
 
 #[test]
-fn after_each_epoch_the_callback_sees_the_model_and_its_numbers_are_written() {
+fn every_so_many_epochs_and_at_the_end_the_callback_sees_the_model() {
     let bench = Bench::new();
     let output = store::Output::open(&bench.dir.path().join("out").to_string_lossy()).unwrap();
     let mut out = output.stage("train").begin("all").unwrap();
     let seen = Mutex::new(Vec::new());
-    let mut on_epoch = |clip: &models::Clip, step: u64| {
-        seen.lock().unwrap().push((step, clip.config().embed_dim()));
+    let on_epoch = |clip: &models::Clip, epoch: u64| {
+        seen.lock().unwrap().push((epoch, clip.config().embed_dim()));
         let mut row = serde_json::Map::new();
-        row.insert("image_to_text_R@1".to_owned(), serde_json::json!(0.5));
+        row.insert("imagenet-zeroshot-val-top1".to_owned(), serde_json::json!(0.5));
         Ok(row)
     };
-    let plan = bench.plan(|_| {});
+    let plan = bench.plan(|plan| {
+        plan.steps = Some(30);
+        plan.zeroshot_frequency = 2;
+    });
     let data = Shapes::new(96, 64);
-    train::run(&plan, &data, &bench.work(), &mut out, &context(), Some(&mut on_epoch)).unwrap();
-    assert_eq!(*seen.lock().unwrap(), [(6, 16), (12, 16)]);
+    let job = Job { on_epoch: Some(Box::new(on_epoch)), ..Job::new(&plan, &data) };
+    train::run(job, &bench.work(), &mut out, &context()).unwrap();
+    assert_eq!(*seen.lock().unwrap(), [(2, 16), (4, 16), (5, 16)]);
     let results = fs::read(out.local_dir().join("results.jsonl")).unwrap();
-    assert_eq!(column(&results, "image_to_text_R@1"), [0.5, 0.5]);
+    let rows: Vec<bool> = std::str::from_utf8(&results)
+        .unwrap()
+        .lines()
+        .map(|row| row.contains("imagenet-zeroshot-val-top1"))
+        .collect();
+    assert_eq!(rows, [false, true, false, true, true]);
 }
 
 #[test]
@@ -394,8 +403,10 @@ fn a_bad_batch_changes_neither_weights_nor_statistics() {
         lr: 1e-3,
         warmup: 0,
         steps: 10,
+        cooldown: train::schedule::Cooldown::default(),
     };
-    let mut trainer = train::trainer::Trainer::open_clip(clip, constants, schedule, None);
+    let choices = train::trainer::Choices::plain(constants, schedule);
+    let mut trainer = train::trainer::Trainer::new(clip, choices, |_, dims| dims > 1);
     let numbers = |trainer: &train::trainer::Trainer| -> Vec<Vec<f32>> {
         let params = trainer.clip.params();
         let all = params.vars().values().chain(params.buffers().values());

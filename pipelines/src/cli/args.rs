@@ -15,8 +15,9 @@ Exit codes:
   5    another run holds the output, or another recipe made it
   6    the network failed as a whole
   7    a model or its numbers are wrong
+  8    a training does not fit into the memory
   130  stopped by a signal; the same command goes on
-Codes 2, 3, 5 and 7 stay the same when the command is repeated; 1, 4, 6 and 130 may not.
+Codes 2, 3, 5, 7 and 8 stay the same when the command is repeated; 1, 4, 6 and 130 may not.
 
 Examples:
   clipmill demo                                  the whole job on a small real web, in minutes

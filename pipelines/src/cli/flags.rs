@@ -25,6 +25,14 @@ pub(crate) fn add(mut command: Command, schema: &Value, skip: &[&str]) -> Comman
         if hyphens != name {
             arg = arg.alias(hyphens);
         }
+        for alias in field.get("aliases").and_then(Value::as_array).into_iter().flatten() {
+            let alias = alias.as_str().unwrap_or_default();
+            arg = arg.alias(alias.to_owned()).alias(alias.replace('_', "-"));
+        }
+        if accepts(&field, "boolean") && !accepts(&field, "string") {
+            // `--lock-image` alone is `--lock-image true`, as Python's flags are.
+            arg = arg.num_args(0..=1).default_missing_value("true");
+        }
         command = command.arg(arg);
     }
     command
@@ -47,7 +55,9 @@ pub(crate) fn read(
             values.map(|text| parse(&name, text, &field)).collect::<Result<_>>()?;
         let list = accepts(&field, "array");
         let value = match values.len() {
-            1 if !list || values[0].is_array() => values.into_iter().next().unwrap_or(Value::Null),
+            1 if !list || values[0].is_array() || values[0].is_null() => {
+                values.into_iter().next().unwrap_or(Value::Null)
+            }
             _ if list => Value::Array(values),
             n => {
                 return Err(Error::recipe(format!(
@@ -144,6 +154,7 @@ mod tests {
         wat: Vec<String>,
         name: Option<String>,
         only: bool,
+        scale: Option<[f64; 2]>,
     }
 
     fn read_flags(args: &[&str]) -> Map<String, Value> {
@@ -186,6 +197,17 @@ mod tests {
         let command = add(Command::new("t"), &schema, &[]);
         let matches = command.try_get_matches_from(["t", "--mil", "{image_size: 3}"]).unwrap();
         assert_eq!(read(&matches, &schema, &[]).unwrap()["mil"]["image_size"], 3);
+    }
+
+    #[test]
+    fn null_is_no_list() {
+        assert_eq!(read_flags(&["--scale", "null"])["scale"], Value::Null);
+    }
+
+    #[test]
+    fn a_switch_needs_no_value() {
+        assert_eq!(read_flags(&["--only", "--name", "x"])["only"], true);
+        assert_eq!(read_flags(&["--only", "false"])["only"], false);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub fn main() -> ExitCode {
     // The allocator would give large tensors back to the system between steps, and ask again.
     kernels::keep_freed_memory();
     let command = args::command();
-    let matches = command.get_matches();
+    let matches = command.try_get_matches().unwrap_or_else(|error| refuse(&error));
     init_logging(matches.get_count("verbose"));
     let json = matches.get_flag("json");
     match dispatch(&matches) {
@@ -47,6 +47,19 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.kind().exit_code())
         }
     }
+}
+
+/// Ends with clap's words; a flag of open_clip's that a training does not have is answered.
+fn refuse(error: &clap::Error) -> ! {
+    use clap::error::{ContextKind, ContextValue};
+    let trains = std::env::args().nth(1).is_some_and(|name| name == "train");
+    if let (true, Some(ContextValue::String(flag))) = (trains, error.get(ContextKind::InvalidArg))
+        && let Some(hint) = train::plan::open_clip::hint(flag)
+    {
+        eprintln!("error: no flag `{}`\nhint: {hint}", clean(flag, 100));
+        std::process::exit(2);
+    }
+    error.exit()
 }
 
 fn dispatch(matches: &clap::ArgMatches) -> Result<Output> {

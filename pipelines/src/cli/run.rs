@@ -7,11 +7,12 @@ use clap::ArgMatches;
 use ingest::DialMap;
 use serde_json::{Value, json};
 use stage::{Context, Error, Result};
+use train::ranks::environment::Seat;
 
 use super::progress::Talk;
 use super::{Output, inspect};
 use crate::plan::{self, State};
-use crate::recipe::{Graph, Recipe};
+use crate::recipe::{Graph, Kind, Recipe};
 use crate::results;
 use crate::run::{self, Options, Share};
 
@@ -26,6 +27,14 @@ pub(crate) fn execute(graph: &Graph, args: &ArgMatches, dial: Option<DialMap>) -
     let context = context(&graph.recipe, args);
     stop_on_signals(&context)?;
     let url = output_url(&graph.recipe, args);
+    if let Some(seat) = other_rank(graph)? {
+        let trained = crate::follow::follow(graph, &url, &context, &options, &seat)?;
+        let text = format!("rank {} of {} took part in {trained} trainings", seat.rank, seat.size);
+        return Ok(Output::new(
+            text,
+            json!({"output": url, "rank": seat.rank, "trained": trained}),
+        ));
+    }
     let output = store::Output::open(&url)?;
     let _lease = match options.share {
         Some(share) => {
@@ -54,6 +63,15 @@ pub(crate) fn execute(graph: &Graph, args: &ArgMatches, dial: Option<DialMap>) -
         text.push_str("\nthis share is done; other shares are still missing\n");
     }
     Ok(Output::new(text, json!({"output": url, "complete": finished.complete, "stages": summary})))
+}
+
+/// The seat of a rank other than the first, for a recipe that trains.
+fn other_rank(graph: &Graph) -> Result<Option<Seat>> {
+    let trains = graph.recipe.stages.iter().any(|entry| matches!(entry.kind, Kind::Train(_)));
+    if !trains {
+        return Ok(None);
+    }
+    Ok(Seat::from_process()?.filter(|seat| seat.rank > 0))
 }
 
 /// The recipe as it was run; every output has one.

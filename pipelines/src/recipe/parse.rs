@@ -260,7 +260,7 @@ impl Source {
         let (message, hint) = match error.without_snippet() {
             Yaml::SerdeUnknownField { field, expected, .. } => (
                 format!("unknown field `{field}`; allowed here: {}", allowed(expected)),
-                meant(field, expected),
+                of_open_clip(field, expected).or_else(|| meant(field, expected)),
             ),
             Yaml::SerdeUnknownVariant { variant, expected, .. } => (
                 format!("unknown name `{variant}`; there are: {}", allowed(expected)),
@@ -285,6 +285,12 @@ impl Source {
             None => located,
         }
     }
+}
+
+/// What to do about a flag of open_clip's that a training does not have.
+fn of_open_clip(field: &str, expected: &[&str]) -> Option<String> {
+    let trains = expected.contains(&"accum_freq");
+    trains.then(|| train::plan::open_clip::hint(field)).flatten().map(str::to_owned)
 }
 
 /// Characters of a message and of a line of the recipe that are shown.

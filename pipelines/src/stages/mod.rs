@@ -20,7 +20,7 @@ mod reshard;
 mod select;
 pub mod shards;
 mod task;
-mod train;
+pub(crate) mod train;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

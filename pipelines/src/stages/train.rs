@@ -1,15 +1,25 @@
 //! `train`: shards to a checkpoint, in one unit that saves its own state as it goes.
 
-use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use eval::EvalPlan;
+use models::Clip;
+use serde_json::{Map, Value, json};
 use stage::{Context, Error, PairSource, Result};
 use store::Attempt;
-use train::TrainPlan;
+use train::ranks::environment::Seat;
+use train::ranks::tcp::{Patience, Tcp};
+use train::ranks::{Alone, Ranks};
+use train::{Job, TrainPlan};
 
-use super::{Outcome, Site, Stage, Worker, fingerprint, shards};
+use super::{Outcome, Site, Stage, Worker, checkpoint, eval as eval_stage, fingerprint, shards};
+use crate::recipe::Noun;
 
 impl Stage for TrainPlan {
     fn validate(&self) -> Result<()> {
-        Self::validate(self)
+        Self::validate(self)?;
+        evaluation(self).map(drop)
     }
 
     /// 2: JPEGs are decoded to libjpeg-turbo's pixels.
@@ -17,24 +27,61 @@ impl Stage for TrainPlan {
         2
     }
 
-    /// Saving and logging more often changes no weight.
+    fn references(&self) -> Vec<(String, Noun)> {
+        self.pretrained.iter().map(|name| (name.clone(), Noun::Checkpoint)).collect()
+    }
+
+    /// Saving and logging more often changes no weight. What lies in files is known by their
+    /// fingerprints, a stage's checkpoint by its key.
     fn identity(&self) -> Value {
         let mut plan = serde_json::to_value(self).unwrap_or_default();
         if let Some(plan) = plan.as_object_mut() {
-            for field in ["data", "save_every", "log_every_n_steps"] {
+            for field in train::plan::WITHOUT_EFFECT {
+                plan.remove(field);
+            }
+            for field in ["data", "val_data", "pretrained", "resume"] {
                 plan.remove(field);
             }
         }
         plan
     }
 
-    fn external(&self, _context: &Context) -> Result<Value> {
-        if self.data.is_empty() { Ok(Value::Null) } else { fingerprint(&shards::tars(&self.data)?) }
+    fn external(&self, context: &Context) -> Result<Value> {
+        let mut all = Map::new();
+        if !self.data.is_empty() {
+            all.insert("data".to_owned(), fingerprint(&shards::tars(&self.data)?)?);
+        }
+        if !self.val_data.is_empty() {
+            all.insert("val_data".to_owned(), fingerprint(&shards::tars(&self.val_data)?)?);
+        }
+        if let Some(path) = &self.pretrained {
+            let file = checkpoint::fingerprints(std::iter::once(path.as_str()))?;
+            all.insert("pretrained".to_owned(), file);
+        }
+        if let Some(path) = self.resume.as_ref().filter(|resume| *resume != "latest") {
+            all.insert("resume".to_owned(), fingerprint(std::slice::from_ref(path))?);
+        }
+        if let Some(plan) = evaluation(self)? {
+            all.insert("evaluation".to_owned(), plan.external(context)?);
+        }
+        Ok(if all.is_empty() { Value::Null } else { Value::Object(all) })
     }
 
     fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {
         Ok(Box::new(Train { plan: self, site }))
     }
+}
+
+/// The evaluation that a plan asks for while training.
+fn evaluation(plan: &TrainPlan) -> Result<Option<EvalPlan>> {
+    let Some(value) = &plan.evaluation else { return Ok(None) };
+    let evaluation: EvalPlan = serde_json::from_value(value.clone()).map_err(|e| {
+        Error::recipe("evaluation is no plan of an eval stage")
+            .because(e)
+            .hint("see `eval` in docs/recipes.md")
+    })?;
+    Stage::validate(&evaluation).map_err(|e| e.at("evaluation"))?;
+    Ok(Some(evaluation))
 }
 
 struct Train<'a> {
@@ -48,9 +95,54 @@ impl Worker for Train<'_> {
     }
 
     fn run(&mut self, _unit: &str, out: &mut Attempt) -> Result<Outcome> {
-        let mut tars = self.site.shard_urls()?;
-        if !self.plan.data.is_empty() {
-            tars.extend(shards::tars(&self.plan.data)?);
+        let work = self.site.dir.work_dir()?;
+        let measured = work.join("evaluation");
+        let context = &self.site.context;
+        let sources = Sources::open(self.plan, self.site)?;
+        let seat = Seat::from_process()?;
+        let mut job = sources.job(self.plan, seat.as_ref(), context)?;
+        if let Some(plan) = evaluation(self.plan)? {
+            job.on_epoch = Some(Box::new(move |clip: &Clip, _epoch| {
+                measure(clip, &plan, &measured, context).map_err(|e| e.at("evaluation"))
+            }));
+        }
+        let outcome = train::run(job, &work, out, context)?;
+        let info = json!({
+            "steps": outcome.steps,
+            "samples_seen": outcome.samples_seen,
+            "loss": outcome.loss,
+            "skipped_steps": outcome.skipped_steps,
+            "resumed_at": outcome.resumed_at,
+            "notes": outcome.notes,
+            "data_share": outcome.data_share,
+            "samples_per_second": outcome.samples_per_second,
+        });
+        Ok(Outcome { counts: outcome.counts, info })
+    }
+}
+
+/// Trains as a rank other than the first: nothing is written.
+///
+/// # Errors
+/// As [`train::follow`].
+pub(crate) fn follow(plan: &TrainPlan, site: &Site, seat: &Seat) -> Result<()> {
+    let sources = Sources::open(plan, site)?;
+    let job = sources.job(plan, Some(seat), &site.context)?;
+    train::follow(job, &site.context)
+}
+
+/// What a training reads.
+struct Sources {
+    data: shard::Shards,
+    validation: Option<shard::Shards>,
+    pretrained: Option<PathBuf>,
+}
+
+impl Sources {
+    fn open(plan: &TrainPlan, site: &Site) -> Result<Self> {
+        let mut tars = site.shard_urls()?;
+        if !plan.data.is_empty() {
+            tars.extend(shards::tars(&plan.data)?);
         }
         if tars.is_empty() {
             return Err(Error::recipe("nothing to train on")
@@ -60,17 +152,71 @@ impl Worker for Train<'_> {
         if data.is_empty() {
             return Err(Error::input(format!("no sample in {} shards", tars.len())).at(&tars[0]));
         }
-        let work = self.site.dir.work_dir()?;
-        let outcome = train::run(self.plan, &data, &work, out, &self.site.context, None)?;
-        let info = json!({
-            "steps": outcome.steps,
-            "samples_seen": outcome.samples_seen,
-            "loss": outcome.loss,
-            "skipped_steps": outcome.skipped_steps,
-            "resumed_at": outcome.resumed_at,
-            "notes": outcome.notes,
-            "data_share": outcome.data_share,
-        });
-        Ok(Outcome { counts: outcome.counts, info })
+        let validation = match plan.val_data.as_slice() {
+            [] => None,
+            patterns => Some(shard::Shards::open(&shards::tars(patterns)?)?),
+        };
+        let pretrained = match &plan.pretrained {
+            None => None,
+            Some(name) => match site.references.get(name) {
+                Some(done) => Some(checkpoint::of(done)?.1),
+                None => Some(PathBuf::from(name)),
+            },
+        };
+        Ok(Self { data, validation, pretrained })
     }
+
+    /// The training over these, once all ranks have met.
+    fn job<'a>(
+        &'a self,
+        plan: &'a TrainPlan,
+        seat: Option<&Seat>,
+        context: &Context,
+    ) -> Result<Job<'a>> {
+        let ranks: Box<dyn Ranks> = match seat {
+            Some(seat) => Box::new(Tcp::meet(seat, patience()?, &context.cancel)?),
+            None => Box::new(Alone),
+        };
+        Ok(Job {
+            validation: self.validation.as_ref().map(|shards| shards as &dyn PairSource),
+            pretrained: self.pretrained.clone(),
+            ranks,
+            ..Job::new(plan, &self.data)
+        })
+    }
+}
+
+/// How long ranks wait for each other, in seconds: `CLIPMILL_RANKS_JOIN` and
+/// `CLIPMILL_RANKS_SILENCE`.
+fn patience() -> Result<Patience> {
+    let seconds = |name: &str, default: Duration| match std::env::var(name) {
+        Err(_) => Ok(default),
+        Ok(text) => match text.parse() {
+            Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
+            _ => Err(Error::recipe(format!("{name} is `{text}`, expected 1..=86400 seconds"))),
+        },
+    };
+    let default = Patience::default();
+    Ok(Patience {
+        join: seconds("CLIPMILL_RANKS_JOIN", default.join)?,
+        silence: seconds("CLIPMILL_RANKS_SILENCE", default.silence)?,
+    })
+}
+
+/// Evaluates the model as it stands, by way of a checkpoint in `folder`.
+fn measure(
+    clip: &Clip,
+    plan: &EvalPlan,
+    folder: &Path,
+    context: &Context,
+) -> Result<Map<String, Value>> {
+    let checkpoint = models::write_checkpoint(clip, folder, std::collections::BTreeMap::default())?;
+    let encoder = models::Encoder::open(&checkpoint, folder, plan.batch_size, context)?;
+    let mut row = Map::new();
+    for one in eval::run(plan, &encoder, &eval_stage::open_shards, context)? {
+        for (metric, value) in one.result.metrics {
+            row.insert(format!("{}_{metric}", one.result.key), value);
+        }
+    }
+    Ok(row)
 }

@@ -158,7 +158,9 @@ mod tests {
     }
 
     /// What is decoded here, and how zune-jpeg judges the same file.
-    fn both(file: &[u8], side: usize) -> Option<(Option<Pixels>, Result<Vec<u8>, Refused>)> {
+    type Both = (Option<Pixels>, Result<Vec<u8>, Refused>);
+
+    fn both(file: &[u8], side: usize) -> Option<Both> {
         let (clean, header, details) = parts(file)?;
         let theirs = foreign::decode(&clean, &header, &Limits::default());
         Some((here(&clean, &header, &details, side), theirs))

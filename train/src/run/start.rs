@@ -1,0 +1,253 @@
+//! The start: the model as the plan wants it, or as it stood; all ranks with the same.
+
+use std::path::Path;
+
+use candle_core::Device;
+use models::{Clip, ClipConfig, VisionConfig};
+use serde_json::{Value, json};
+use stage::{Change, Context, Error, Preprocess, Result, ResultExt};
+
+use super::keeper::Keeper;
+use super::{CACHE_BYTES, Job, Run};
+use crate::adamw::Constants;
+use crate::data::Input;
+use crate::joint::Division;
+use crate::lock::Locks;
+use crate::memory;
+use crate::meter::Meter;
+use crate::metrics::Metrics;
+use crate::plan::Settings;
+use crate::ranks::Ranks;
+use crate::state::{self, Cursor};
+use crate::trainer::{Choices, Trainer};
+
+impl<'a> Run<'a> {
+    /// Makes the model, or finds it where it stood.
+    pub(super) fn start(
+        job: &mut Job<'a>,
+        work_dir: Option<&Path>,
+        cx: &'a Context,
+    ) -> Result<Self> {
+        let (plan, world) = (job.plan, job.ranks.size());
+        let settings = plan.resolve(job.data.len(), world, cx.seed)?;
+        let config = model_config(&settings)?;
+        let locks = Locks { image: settings.lock_image, text: settings.lock_text };
+        locks.check(&config)?;
+        let available = memory::available();
+        if let (true, Some(available)) = (plan.check_memory, available) {
+            memory::check(&config, &settings, available)?;
+        }
+        // Half of what the training leaves may keep decoded samples.
+        let needed = memory::Estimate::of(&config, &settings).total();
+        let rest = available.map_or(u64::MAX, |bytes| bytes.saturating_sub(needed) / 2);
+        let cache_bytes = CACHE_BYTES.min(cx.memory / 2).min(rest) as usize;
+        let identity = json!({
+            "settings": settings.identity(),
+            "model": config.to_json(),
+            "pretrained": plan.pretrained.is_some(),
+            "data": job.data.fingerprint(),
+            "samples": job.data.len(),
+        });
+        agree(&identity, &mut *job.ranks)?;
+
+        let changes: Vec<Change> = settings
+            .idle_channels
+            .map(|ratio| Change::IdleChannels { ratio })
+            .into_iter()
+            .collect();
+        let choices = Choices {
+            constants: Constants {
+                beta1: settings.beta1,
+                beta2: settings.beta2,
+                eps: settings.eps,
+                wd: settings.wd,
+            },
+            schedule: settings.schedule(),
+            grad_clip_norm: settings.grad_clip_norm,
+            locks,
+            noise: Some(seed_for(&settings, "train/noise")),
+            recompute: settings.grad_checkpointing,
+            division: Division {
+                local_loss: settings.local_loss,
+                gather_with_grad: settings.gather_with_grad,
+            },
+        };
+        let clip = match &job.pretrained {
+            // The others take rank 0's.
+            Some(path) if work_dir.is_some() => pretrained(path, &settings, &config, &changes)?,
+            _ => Clip::init(&config, &changes, seed_for(&settings, "train/init"), &Device::Cpu)?,
+        };
+        let rule = settings.wd_rule;
+        let mut trainer = Trainer::new(clip, choices, |name, dims| rule.decays(name, dims));
+        let meter = Meter::new(&config, choices.locks);
+
+        let mut cursor = Cursor { identity: identity.to_string(), ..Cursor::default() };
+        let (mut resumed_at, mut notes, mut keeper) = (None, Vec::new(), None);
+        if let Some(work_dir) = work_dir {
+            let found = Keeper::find(work_dir, &cursor.identity)?;
+            notes = found.1;
+            let other = plan.resume.as_deref().filter(|resume| *resume != "latest");
+            let saved = match (found.0, other) {
+                (Some(saved), _) => Some(saved),
+                (None, Some(path)) => Some(from_another(Path::new(path))?),
+                (None, None) => None,
+            };
+            if let Some(saved) = saved {
+                saved.restore(&mut trainer)?;
+                cursor = Cursor { identity: cursor.identity, ..saved.cursor };
+                resumed_at = Some(cursor.step);
+            }
+            if cursor.step > settings.steps {
+                return Err(Error::recipe(format!(
+                    "the state has {} steps, the training {}",
+                    cursor.step, settings.steps
+                ))
+                .hint("raise epochs or steps"));
+            }
+            let metrics = Metrics::open(work_dir, &cursor)?;
+            let mut open = Keeper::open(work_dir, metrics, resumed_at)?;
+            open.params(&params(&settings, &trainer)?)?;
+            for note in &notes {
+                open.log(note)?;
+            }
+            keeper = Some(open);
+        }
+        let told = serde_json::to_vec(&cursor).internal("cursor")?;
+        let first = job.ranks.gather(&told)?.swap_remove(0);
+        if keeper.is_none() {
+            cursor = serde_json::from_slice(&first).internal("cursor of rank 0")?;
+        }
+        trainer.take_from_first(&mut *job.ranks)?;
+        let input = Input {
+            image_size: config.image_size(),
+            context_length: config.context_length(),
+            preprocess: Preprocess::default(),
+            aug_scale: settings.aug_scale,
+            seed: seed_for(&settings, "train/order"),
+            resampled: settings.dataset_resampled,
+            steps_per_pass: settings.steps_per_pass,
+            rank: (job.ranks.rank(), world),
+            batch_size: settings.batch_size,
+            accum_freq: settings.accum_freq,
+            cache_bytes,
+            threads: cx.threads,
+        };
+        let last_good = None;
+        Ok(Self {
+            plan,
+            settings,
+            trainer,
+            input,
+            cursor,
+            meter,
+            cx,
+            keeper,
+            last_good,
+            resumed_at,
+            notes,
+            stopped: false,
+        })
+    }
+}
+
+/// Another training's state: its numbers and where it stood; its lines stay with it.
+fn from_another(path: &Path) -> Result<state::Saved> {
+    let mut saved = state::open(path)?;
+    saved.cursor = Cursor {
+        step: saved.cursor.step,
+        began: saved.cursor.step,
+        updates: saved.cursor.updates,
+        last_epoch_loss: saved.cursor.last_epoch_loss,
+        ..Cursor::default()
+    };
+    Ok(saved)
+}
+
+/// Refuses to train when ranks have other plans or other data.
+fn agree(identity: &Value, ranks: &mut dyn Ranks) -> Result<()> {
+    let all = ranks.gather(identity.to_string().as_bytes())?;
+    let first: Value = serde_json::from_slice(&all[0]).internal("identity of rank 0")?;
+    for (rank, other) in all.iter().enumerate().skip(1) {
+        let other: Value = serde_json::from_slice(other).internal("identity of a rank")?;
+        let fields = state::differences("", &first, &other);
+        if !fields.is_empty() {
+            return Err(Error::conflict(format!(
+                "rank {rank} has another training than rank 0: {}",
+                fields.join("; ")
+            ))
+            .hint("give every rank the same recipe and the same data"));
+        }
+    }
+    Ok(())
+}
+
+/// A checkpoint's weights in the form of this training.
+fn pretrained(
+    path: &Path,
+    settings: &Settings,
+    config: &ClipConfig,
+    changes: &[Change],
+) -> Result<Clip> {
+    let at = |e: Error| e.at(format!("pretrained {}", path.display()));
+    let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
+    let clip = if path.is_dir() || json {
+        let checkpoint = models::read_checkpoint(path).map_err(at)?;
+        let base = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+        models::open(&checkpoint, base, &Device::Cpu).map_err(at)?
+    } else {
+        models::open_weights(path, &settings.model, &Device::Cpu).map_err(at)?
+    };
+    // Names every tensor that is missing, unknown, or of another shape, with both shapes.
+    Clip::from_tensors(config, changes, clip.params().tensors(), &Device::Cpu).map_err(at)
+}
+
+/// A seed for one purpose. It does not depend on the stage's name, so that trainings of one recipe
+/// that should differ in their data alone do.
+pub(super) fn seed_for(settings: &Settings, purpose: &str) -> u64 {
+    Context { seed: settings.seed, ..Context::default() }.seed_for(purpose)
+}
+
+/// The model's configuration with the plan's overrides.
+fn model_config(settings: &Settings) -> Result<ClipConfig> {
+    let mut config = ClipConfig::named(&settings.model)?;
+    if let Some(length) = settings.context_length {
+        config.text.context_length = length;
+    }
+    if let Some(share) = settings.force_patch_dropout {
+        let VisionConfig::Vit(vit) = &mut config.vision else {
+            return Err(Error::recipe("force_patch_dropout needs a plain ViT")
+                .hint("leave it out: a ViTamin has no patches that can be left out"));
+        };
+        vit.patch_dropout = share;
+    }
+    config.check_tokenizer(CLIP_TOKENS).map_err(|e| e.at(&settings.model))?;
+    Ok(config)
+}
+
+const CLIP_TOKENS: usize = 49_408;
+
+/// The name, or of a path the file's name without `.json`: outputs name no folder of this machine.
+pub(super) fn model_name(model: &str) -> String {
+    let stem = model.strip_suffix(".json").and_then(|path| path.rsplit(['/', '\\']).next());
+    stem.unwrap_or(model).to_owned()
+}
+
+/// `key: value` lines as open_clip's `params.txt`, sorted by name.
+pub(super) fn params(settings: &Settings, trainer: &Trainer) -> Result<String> {
+    let Value::Object(mut fields) = serde_json::to_value(settings).internal("params.txt")? else {
+        return Err(Error::internal("settings are no object"));
+    };
+    fields.insert("model".to_owned(), json!(model_name(&settings.model)));
+    fields.insert("parameters".to_owned(), json!(trainer.clip.config().parameters()));
+    let trained = trainer.trained().values().map(|var| var.elem_count() as u64).sum::<u64>();
+    fields.insert("trained_parameters".to_owned(), json!(trained));
+    fields.insert("precision".to_owned(), json!("fp32"));
+    let line = |(name, value): (String, Value)| match value {
+        Value::Null => format!("{name}: None\n"),
+        Value::String(text) => format!("{name}: {text}\n"),
+        other => format!("{name}: {other}\n"),
+    };
+    let mut fields: Vec<_> = fields.into_iter().collect();
+    fields.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(fields.into_iter().map(line).collect())
+}
