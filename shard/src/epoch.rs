@@ -181,7 +181,7 @@ impl EpochPlan {
         let Share { index, of } = self.share;
         let text = format!("{} {} {index}/{of}\n", self.seed, self.window);
         let digest = Sha256::new().chain_update(text).chain_update(shards.fingerprint()).finalize();
-        digest[..8].iter().fold(0, |check, &byte| check << 8 | u64::from(byte))
+        digest[..8].iter().fold(0, |check, &byte| (check << 8) | u64::from(byte))
     }
 }
 

@@ -334,13 +334,13 @@ impl AttemptFile {
             return Ok(());
         }
         let buffer = std::mem::take(&mut self.buffer);
-        let written = self.put_to_disk(&buffer);
+        let written = self.put_on_disk(&buffer);
         self.buffer = buffer;
         written?;
         self.digest.take(&mut self.buffer)
     }
 
-    fn put_to_disk(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn put_on_disk(&mut self, bytes: &[u8]) -> io::Result<()> {
         let written = if self.torn {
             Err(io::Error::other("an earlier write failed"))
         } else {
@@ -360,7 +360,7 @@ impl Write for AttemptFile {
             && self.digest.is_here()
         {
             self.write_buffer()?;
-            self.put_to_disk(piece)?;
+            self.put_on_disk(piece)?;
             self.digest.update(piece)?;
             return Ok(piece.len());
         }

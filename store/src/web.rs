@@ -79,12 +79,6 @@ impl Tries {
     }
 }
 
-fn whole(bytes: &Bytes, file: &WebFile) -> Result<Opened> {
-    let mut copy = tempfile::tempfile().map_err(|e| file.disk(e))?;
-    copy.write_all(bytes).map_err(|e| file.disk(e))?;
-    Ok(Opened::Whole(copy, bytes.len() as u64))
-}
-
 impl WebFile {
     async fn open_once(&self) -> Result<Opened> {
         let mut answer = self.ask(0, 1).await?;
@@ -96,7 +90,9 @@ impl WebFile {
                 Ok(Opened::Ranges(Self { url: self.url.clone(), version }, len))
             }
             // Of an empty file no byte can be given.
-            StatusCode::RANGE_NOT_SATISFIABLE => whole(&Bytes::new(), self),
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                tempfile::tempfile().map(|file| Opened::Whole(file, 0)).map_err(|e| self.disk(e))
+            }
             StatusCode::OK => {
                 let announced = answer.content_length();
                 let mut copy = tempfile::tempfile().map_err(|e| self.disk(e))?;

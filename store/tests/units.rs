@@ -67,6 +67,34 @@ fn a_commit_names_each_file_with_its_bytes_and_sha256() {
 }
 
 #[test]
+fn a_file_has_the_same_bytes_and_sha256_in_pieces_of_any_size_and_whoever_hashes() {
+    let bytes: Vec<u8> = (0..1_500_000_u32).map(|i| (i / 5) as u8).collect();
+    let expected = store::Blob::from_bytes("bytes", bytes.clone().into()).sha256().unwrap();
+    everywhere(|output| {
+        // Around the 256 KiB that gather before they are written.
+        for (unit, piece) in [1_000, 262_143, 262_144, 262_145, 1_000_000].iter().enumerate() {
+            for beside in [false, true] {
+                let unit = format!("{unit}-{beside}");
+                let mut attempt = output.stage("links").begin(&unit).unwrap();
+                let mut file = attempt.file(&unit).unwrap();
+                file.write_all(&bytes[..7]).unwrap();
+                if beside {
+                    file = file.hash_beside();
+                }
+                for piece in bytes[7..].chunks(*piece) {
+                    file.write_all(piece).unwrap();
+                }
+                assert_eq!(file.written(), bytes.len() as u64);
+                file.finish().unwrap();
+                let commit = attempt.commit("key", Counts::default(), json!(null)).unwrap();
+                assert_eq!(commit.files[0].sha256, expected, "{unit}");
+                assert_eq!(output.stage("links").blob(&unit).unwrap().sha256().unwrap(), expected);
+            }
+        }
+    });
+}
+
+#[test]
 fn nothing_is_visible_before_the_commit() {
     everywhere(|output| {
         let links = output.stage("links");
