@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+use pixels::img2dataset::{Means, Mode, decode_resized};
 use pixels::{Limits, decode};
+use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
 /// Codes by symbol, and the lengths and symbols of their table.
@@ -329,7 +331,7 @@ fn kinds() -> Vec<(Kind, &'static str)> {
         (kind("422", 0xc0, (97, 50), S422, 0, 20), "d57095012bd3d2f1"),
         (kind("420", 0xc0, (97, 51), S420, 0, 20), "31b11ac4b7c6ed48"),
         (kind("440", 0xc0, (97, 51), S440, 0, 20), "95b2a89be490a89e"),
-        (kind("444_of_2x1", 0xc0, (70, 51), &[(2, 1); 3], 0, 20), ""),
+        (kind("444_of_2x1", 0xc0, (70, 51), &[(2, 1); 3], 0, 20), "376bfb6287197287"),
         (kind("extended", 0xc1, (64, 48), S420, 0, 20), "65212a6845767de7"),
         (kind("full", 0xc0, (64, 48), S420, 0, 63), "5572459ac1864e98"),
         (kind("flat", 0xc0, (64, 48), S420, 0, 0), "194acae3531ec625"),
@@ -364,5 +366,34 @@ fn pixels_of_every_sampling_are_libjpeg_turbos() {
         let digest = Sha256::digest(&picture.rgb);
         let digest = format!("{:016x}", u64::from_be_bytes(digest[..8].try_into().unwrap()));
         assert_eq!(digest, expected, "{}", kind.name);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn damaged_files_of_every_kind_are_read_or_refused_without_a_panic(
+        kind in 0_usize..25,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut bytes = file(&kinds()[kind].0);
+        for (index, value) in changes {
+            let at = index.index(bytes.len());
+            bytes[at] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+            bytes.extend([0xff, 0xd9]);
+        }
+        let limits = Limits { max_pixels: 1_000_000, max_aspect: 1e9, ..Limits::default() };
+        let means = Means { on_a_pixel: 1.0, least_pixels: 0 };
+        let whole = decode(&bytes, &limits).map(|picture| (picture.width, picture.height));
+        let small = decode_resized(&bytes, &limits, 8, Mode::KeepRatioLargest, false, means);
+        for refused in [whole.as_ref().err(), small.as_ref().err()].into_iter().flatten() {
+            prop_assert_ne!(refused.reason, "decoder_panic");
+        }
+        prop_assert_eq!(whole.err(), small.err());
     }
 }

@@ -94,6 +94,10 @@ impl File {
                     let end;
                     let mut scan = file.scan(segment, &tables)?;
                     (scan.coded, end) = Coded::read(rest)?;
+                    if file.progressive {
+                        // One of many; room was made for all that follows.
+                        scan.coded.data.shrink_to_fit();
+                    }
                     file.scans.push(scan);
                     rest = rest.get(end..)?;
                 }
