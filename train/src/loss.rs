@@ -90,7 +90,7 @@ mod tests {
                 .to_scalar()
                 .unwrap()
         };
-        assert!(((part(0) + part(2)) / 2.0 - whole).abs() < 1e-6);
+        assert!((f32::midpoint(part(0), part(2)) - whole).abs() < 1e-6);
         assert!((part(0) - part(2)).abs() > 1e-3, "the parts differ");
     }
 }
