@@ -102,13 +102,13 @@ mod tests {
             samples_per_second: (280.25, 140.125),
             lr: 0.000_123_4,
             logit_scale: 14.285_7,
-            loss: (2.25, 2.5),
+            loss: (2.345_678, 2.5),
         });
         assert_eq!(
             line,
             "Train Epoch: 2 [ 1280/20000 (6%)] Data (t): 0.012 Batch (t): 0.457, 280.250/s, \
-             140.125/s/gpu LR: 0.000123 Logit Scale: 14.286 Contrastive_loss: 2.2500 (2.5000) \
-             Loss: 2.2500 (2.5000)"
+             140.125/s/gpu LR: 0.000123 Logit Scale: 14.286 Contrastive_loss: 2.3457 (2.5000) \
+             Loss: 2.3457 (2.5000)"
         );
     }
 
