@@ -157,8 +157,10 @@ mod tests {
         whole.then(|| (clean(file, &details), probed.header, details))
     }
 
+    type Both = (Option<Pixels>, Result<Vec<u8>, Refused>);
+
     /// What is decoded here, and how zune-jpeg judges the same file.
-    fn both(file: &[u8], side: usize) -> Option<(Option<Pixels>, Result<Vec<u8>, Refused>)> {
+    fn both(file: &[u8], side: usize) -> Option<Both> {
         let (clean, header, details) = parts(file)?;
         let theirs = foreign::decode(&clean, &header, &Limits::default());
         Some((here(&clean, &header, &details, side), theirs))
