@@ -140,7 +140,7 @@ impl<'a> Bits<'a> {
         };
         self.held |= next >> self.count;
         self.at += ((63 - self.count) >> 3) as usize;
-        self.count |= 0x38;
+        self.count |= 0b11_1000;
     }
 
     #[cold]

@@ -157,9 +157,9 @@ mod tests {
         whole.then(|| (clean(file, &details), probed.header, details))
     }
 
-    /// What is decoded here, and how zune-jpeg judges the same file.
     type Both = (Option<Pixels>, Result<Vec<u8>, Refused>);
 
+    /// What is decoded here, and how zune-jpeg judges the same file.
     fn both(file: &[u8], side: usize) -> Option<Both> {
         let (clean, header, details) = parts(file)?;
         let theirs = foreign::decode(&clean, &header, &Limits::default());

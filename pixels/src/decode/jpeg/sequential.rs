@@ -359,17 +359,13 @@ fn stretched<'a>(
     // Rows of the plane are numbered over the whole picture, then within this row of MCUs.
     let line = |y: usize| plane.line(y.min(plane.size.1 - 1) + 1 - mcu_row * plane.lines);
     let near = y / stretch_y;
-    let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { near + 1 };
+    let upper = y.is_multiple_of(2);
+    let far = if upper { near.saturating_sub(1) } else { near + 1 };
     // libjpeg repeats where there are too few samples to blend.
     match (stretch_x, stretch_y) {
         (1, 1) => return line(near),
         (1, _) => {
-            colour::blend_only(
-                &line(near)[..width],
-                &line(far)[..width],
-                y.is_multiple_of(2),
-                wide,
-            );
+            colour::blend_only(&line(near)[..width], &line(far)[..width], upper, wide);
         }
         (_, _) if width <= 2 => colour::repeat(&line(near)[..width], wide),
         (_, 1) => colour::widen_row(&line(near)[..width], sums, wide),
