@@ -34,7 +34,7 @@ pub(crate) fn follow(
     for node in &graph.nodes {
         let Kind::Train(plan) = &graph.recipe.stages[node.entry].kind else { continue };
         let (output, found) = inputs(graph, node, url, context)?;
-        let site = site(&output, node, &found, context)?;
+        let site = site(&output, node, &found, context);
         let done = found.get(&node.id);
         let again = !options.redo.is_empty();
         if !again
@@ -78,9 +78,9 @@ fn site(
     node: &Node,
     found: &BTreeMap<String, Arc<Done>>,
     context: &Context,
-) -> Result<Site> {
+) -> Site {
     let done = |id: &String| found.get(id).cloned();
-    Ok(Site {
+    Site {
         id: node.id.clone(),
         context: context.clone(),
         dir: output.stage(&node.id),
@@ -88,7 +88,7 @@ fn site(
         inputs: node.inputs.iter().filter_map(done).collect(),
         references: node.references.iter().filter_map(|id| Some((id.clone(), done(id)?))).collect(),
         dial: DialMap::default(),
-    })
+    }
 }
 
 /// The key that this stage has for rank 0.
