@@ -1,25 +1,99 @@
 //! What a recipe says about an evaluation.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stage::{Error, Result};
 
-/// Zero-shot tasks, each run on every checkpoint that the stage takes.
+use crate::suite::Suite;
+
+/// Zero-shot tasks and linear probes, each run on every checkpoint that the stage takes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvalPlan {
-    /// Image-text retrieval, default none.
+    /// A list of tasks with the rule of their average: `datacomp`, or a JSON file of your own in the
+    /// form of `eval/suites/datacomp.json`. Needs `data`. Default none.
+    pub suite: Option<String>,
+    /// Folder that holds the suite's test sets as `wds_<key>_test` folders. Default none.
+    pub data: Option<String>,
+    /// Tasks of the suite to run, by key or by name. Default all.
+    pub tasks: Vec<String>,
+    /// Whether tasks whose folder is missing are left out; the average then says of how many tasks
+    /// it is. Default false: a missing folder is an error.
+    pub skip_missing: bool,
+    /// Files of class names and templates instead of those in a task's folder, by the task's key.
+    /// Default none.
+    pub prompts: BTreeMap<String, PromptFiles>,
+    /// Test sets outside a suite: folders with `test/nshards.txt`, as CLIP_benchmark writes them. The
+    /// key is the folder's name without `wds_` and `_test`. Default none.
+    pub wds: Vec<String>,
+    /// Linear probes on the train split of such folders. Default none.
+    pub linear_probe: Vec<ProbePlan>,
+    /// Image-text retrieval over shards, default none.
     pub retrieval: Option<RetrievalPlan>,
-    /// Zero-shot classifications, default none.
+    /// Zero-shot classifications over shards, default none.
     pub classification: Vec<ClassificationPlan>,
+    /// Bootstrap samples of each 95 % interval, 0..=100000; 0 gives no intervals. Default 1000.
+    pub bootstrap: u32,
     /// Samples in a forward pass, 1..=4096. Default 64. Changes no result beyond rounding.
     pub batch_size: u32,
 }
 
 impl Default for EvalPlan {
     fn default() -> Self {
-        Self { retrieval: None, classification: Vec::new(), batch_size: 64 }
+        Self {
+            suite: None,
+            data: None,
+            tasks: Vec::new(),
+            skip_missing: false,
+            prompts: BTreeMap::new(),
+            wds: Vec::new(),
+            linear_probe: Vec::new(),
+            retrieval: None,
+            classification: Vec::new(),
+            bootstrap: 1000,
+            batch_size: 64,
+        }
     }
+}
+
+/// Files that stand for those in a task's folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PromptFiles {
+    /// File of class names, one a line. Default the folder's `classnames.txt`.
+    pub classes: Option<String>,
+    /// File of prompts, one a line, `{c}` for the class. Default the folder's
+    /// `zeroshot_classification_templates.txt`.
+    pub templates: Option<String>,
+}
+
+/// A linear probe: logistic regression on frozen image features. The weight decay is searched on
+/// the validation samples; the last fit is on both.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProbePlan {
+    /// Folder with `train/` and `test/` splits and `classnames.txt`. Required.
+    pub wds: String,
+    /// Key in `eval_results.jsonl`. Default the folder's key and `/linear_probe`.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Split to fit on. Default `train`.
+    #[serde(default = "train")]
+    pub train: String,
+    /// Split to search the weight decay on. Default none: a share of the train split.
+    #[serde(default)]
+    pub validation: Option<String>,
+    /// Share of the train split that is held out for the search, above 0 and below 1. Default 0.1.
+    #[serde(default = "tenth")]
+    pub validation_share: f64,
+    /// Split to measure on. Default `test`.
+    #[serde(default = "test")]
+    pub test: String,
+    /// Most iterations of L-BFGS in one fit, at least 1. Default 1000.
+    #[serde(default = "thousand")]
+    pub iterations: u32,
 }
 
 /// Image-text retrieval over shards. A caption of several lines is several captions of its
@@ -58,6 +132,22 @@ pub struct ClassificationPlan {
     pub name: String,
 }
 
+fn train() -> String {
+    "train".to_owned()
+}
+
+fn test() -> String {
+    "test".to_owned()
+}
+
+fn tenth() -> f64 {
+    0.1
+}
+
+fn thousand() -> u32 {
+    1000
+}
+
 fn retrieval() -> String {
     "retrieval".to_owned()
 }
@@ -81,9 +171,44 @@ fn photo() -> Vec<String> {
 impl EvalPlan {
     /// Checks the ranges.
     pub fn validate(&self) -> Result<()> {
-        if self.retrieval.is_none() && self.classification.is_empty() {
-            return Err(Error::recipe("nothing to evaluate")
-                .hint("give `retrieval: {data: [...]}` or `classification: [{data: [...]}]`"));
+        let nothing = self.suite.is_none() && self.wds.is_empty() && self.linear_probe.is_empty();
+        if nothing && self.retrieval.is_none() && self.classification.is_empty() {
+            return Err(Error::recipe("nothing to evaluate").hint(
+                "give `suite: datacomp` with `data: DIR`, `wds: [DIR]`, `linear_probe: [{wds: DIR}]`, \
+                 `retrieval: {data: [...]}` or `classification: [{data: [...]}]`",
+            ));
+        }
+        match (&self.suite, &self.data) {
+            (Some(suite), None) => {
+                return Err(Error::recipe(format!("suite {suite}: its test sets are not named"))
+                    .hint("give `data`, the folder that holds the wds_*_test folders"));
+            }
+            (None, Some(_)) => {
+                return Err(Error::recipe("`data` belongs to a suite, and none is named")
+                    .hint("give `suite: datacomp`, or name single test sets with `wds`"));
+            }
+            (None, None) if !self.tasks.is_empty() => {
+                return Err(Error::recipe("`tasks` chooses from a suite, and none is named"));
+            }
+            _ => {}
+        }
+        if self.suite.as_deref() == Some("datacomp") {
+            Suite::open("datacomp")?.choose(&self.tasks)?;
+        }
+        if self.bootstrap > 100_000 {
+            let message = format!("bootstrap must lie in 0..=100000, got {}", self.bootstrap);
+            return Err(Error::recipe(message));
+        }
+        for probe in &self.linear_probe {
+            if !(probe.validation_share > 0.0 && probe.validation_share < 1.0) {
+                return Err(Error::recipe(format!(
+                    "validation_share must lie above 0 and below 1, got {}",
+                    probe.validation_share
+                )));
+            }
+            if probe.iterations == 0 {
+                return Err(Error::recipe("iterations must be at least 1"));
+            }
         }
         if !(1..=4096).contains(&self.batch_size) {
             return Err(Error::recipe(format!(
@@ -151,6 +276,30 @@ mod tests {
         assert!(
             plan(text).unwrap_err().to_string().contains("two tasks are called `classification`")
         );
+    }
+
+    #[test]
+    fn a_suite_needs_its_data_and_data_needs_a_suite() {
+        for (text, expected) in [
+            (r#"{"suite": "datacomp"}"#, "test sets are not named"),
+            (r#"{"data": "evalsets"}"#, "nothing to evaluate"),
+            (r#"{"data": "evalsets", "wds": ["a"]}"#, "belongs to a suite"),
+            (r#"{"wds": ["a"], "tasks": ["mnist"]}"#, "chooses from a suite"),
+            (r#"{"suite": "datacomp", "data": "d", "tasks": ["x"]}"#, "no task `x`"),
+        ] {
+            let error = plan(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        let good = plan(r#"{"suite": "datacomp", "data": "d", "tasks": ["MNIST"]}"#).unwrap();
+        assert_eq!((good.bootstrap, good.skip_missing), (1000, false));
+    }
+
+    #[test]
+    fn a_probe_without_samples_to_search_on_is_refused() {
+        let text = r#"{"linear_probe": [{"wds": "d", "validation_share": 0}]}"#;
+        assert!(plan(text).unwrap_err().to_string().contains("validation_share"));
+        let probe = &plan(r#"{"linear_probe": [{"wds": "d"}]}"#).unwrap().linear_probe[0];
+        assert_eq!((probe.train.as_str(), probe.validation_share), ("train", 0.1));
     }
 
     #[test]

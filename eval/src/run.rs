@@ -1,217 +1,490 @@
-//! Runs the tasks of a plan on one model.
+//! Runs one task on one model.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use models::Encoder;
 use serde_json::{Map, Value, json};
-use stage::{Context, Error, PairSource, Report, Result};
+use stage::{Context, Dice, Error, PairRow, PairsBuilder, Report, Result, Status};
+use store::Blob;
 
-use crate::classification::{self, accuracy, normalized};
-use crate::plan::{ClassificationPlan, EvalPlan, RetrievalPlan};
-use crate::results::{Measured, TaskResult};
-use crate::retrieval::recalls;
+use crate::associations::Associated;
+use crate::attributes::{Answered, by_objective};
+use crate::average_precision::Labelled;
+use crate::bootstrap::{interval, replicate};
+use crate::classification::{self, Classified};
+use crate::folder::{self, Folder};
+use crate::job::{Job, Source, class_file, classes_of, instances, picture, template_file};
+use crate::matrix::Matrix;
+use crate::measure::Measure;
+use crate::member;
+use crate::outcome::{Answers, Outcome, Shape};
+use crate::plan::{ClassificationPlan, EvalPlan, ProbePlan, PromptFiles};
+use crate::probe::{self, Probe};
+use crate::results::{MAIN, Measured, TaskResult};
+use crate::retrieval;
+use crate::samples::{Columns, Open, Samples, read};
+use crate::suite::TaskKind;
 
-/// Opens shards by pattern, with these json fields as further columns.
-pub type Open<'a> = dyn Fn(&[String], &[&str]) -> Result<Box<dyn PairSource>> + 'a;
+/// Prompts that go through the text tower at once.
+const PROMPTS: usize = 1024;
+/// Largest loose picture.
+const MOST_PICTURE: u64 = 64 << 20;
 
-/// Samples read at once.
-const READ: usize = 256;
-
-/// Runs all tasks on one model.
-///
-/// A picture that cannot be decoded is left out and counted in the notes.
-///
-/// # Errors
-/// Missing shards, an unknown label, no usable picture.
-pub fn run(
-    plan: &EvalPlan,
-    encoder: &Encoder,
-    open: &Open<'_>,
-    cx: &Context,
-) -> Result<Vec<Measured>> {
-    let mut measured = Vec::new();
-    for task in &plan.classification {
-        let data = open(&task.data, &[&task.label])?;
-        measured.push(classify(task, encoder, &*data, cx).map_err(|e| e.at(&task.name))?);
-    }
-    if let Some(task) = &plan.retrieval {
-        let data = open(&task.data, &[])?;
-        measured.push(retrieve(task, encoder, &*data, cx).map_err(|e| e.at(&task.name))?);
-    }
-    Ok(measured)
+/// A model and what a task needs beside it.
+pub struct Bench<'a> {
+    /// The model.
+    pub encoder: &'a Encoder,
+    /// Opens shards.
+    pub open: &'a Open<'a>,
+    /// Seed, threads, cancel, progress.
+    pub cx: &'a Context,
+    /// The plan that the task is of.
+    pub plan: &'a EvalPlan,
 }
 
-/// The samples of a source, with their image features where the picture can be decoded.
-struct Samples {
-    features: Vec<Vec<f32>>,
-    captions: Vec<String>,
-    labels: Vec<String>,
-    broken: usize,
+/// What a kind of task found.
+struct Found {
+    shape: Shape,
+    outcome: Outcome,
+    left_out: BTreeMap<String, u64>,
+    notes: Vec<String>,
+    /// Numbers of the run itself, such as the weight decay of a probe.
+    numbers: Vec<(String, f64)>,
 }
 
-fn read(
-    encoder: &Encoder,
-    data: &dyn PairSource,
-    label: Option<&str>,
-    cx: &Context,
-) -> Result<Samples> {
-    let mut samples =
-        Samples { features: Vec::new(), captions: Vec::new(), labels: Vec::new(), broken: 0 };
-    let indices: Vec<usize> = (0..data.len()).collect();
-    for chunk in indices.chunks(READ) {
-        cx.cancel.check()?;
-        let pairs = data.read(chunk)?;
-        let rows: Vec<usize> = (0..pairs.len()).collect();
-        let found = encoder.images(&pairs, &rows)?;
-        Encoder::check_finite(found.iter().flatten().map(Vec::as_slice), "pictures")?;
-        for (row, features) in found.into_iter().enumerate() {
-            let Ok(features) = features else {
-                samples.broken += 1;
-                continue;
+impl Bench<'_> {
+    /// Runs a task.
+    ///
+    /// A sample whose picture cannot be decoded, or that lacks its label, is left out and counted by
+    /// reason.
+    ///
+    /// # Errors
+    /// Missing files, a class out of range, no usable sample.
+    pub fn run(&self, job: &Job) -> Result<Measured> {
+        let found = match &job.source {
+            Source::Json(plan) => self.json(plan, &job.shape),
+            Source::Pairs(plan) => self.retrieval(&plan.data, &job.shape),
+            Source::Loose(folder) => self.associations(folder, &job.shape),
+            Source::Probe(plan) => self.probe(plan, &job.shape),
+            Source::Wds { folder, prompts } => match job.shape.kind {
+                TaskKind::Retrieval => self.retrieval(&folder.tars("test")?, &job.shape),
+                TaskKind::Attributes => self.attributes(folder, prompts, &job.shape),
+                TaskKind::Multilabel => self.multilabel(folder, prompts, &job.shape),
+                _ => self.classification(folder, prompts, &job.shape),
+            },
+        };
+        let found = found.map_err(|e| e.at(&job.key))?;
+        Ok(self.measured(job, found))
+    }
+
+    fn classification(
+        &self,
+        folder: &Folder,
+        prompts: &PromptFiles,
+        shape: &Shape,
+    ) -> Result<Found> {
+        let classes = folder::lines(&class_file(folder, prompts))?;
+        let classifier = self.classifier(&classes, &templates(folder, prompts)?)?;
+        let fields = shape.rules.metadata.len();
+        let samples = self.samples(&folder.tars("test")?, &["cls", "npy"], |pairs, row| {
+            let Some(class) = member::class(pairs, row, classes.len())? else {
+                return Ok(Err("no_label"));
             };
-            samples.features.push(normalized(&features));
-            samples.captions.push(pairs.captions().value(row).to_owned());
-            if let Some(label) = label {
-                samples.labels.push(text(&pairs, label, row)?);
+            if fields == 0 {
+                return Ok(Ok((class, Vec::new())));
+            }
+            let metadata = member::numbers(pairs, row)?.filter(|m| m.len() >= fields);
+            Ok(metadata.map(|m| (class, m)).ok_or("no_metadata"))
+        })?;
+        let (labels, mut metadata): (Vec<u32>, Vec<Vec<i64>>) = samples.truths.into_iter().unzip();
+        if fields == 0 {
+            metadata.clear();
+        }
+        let found = Classified::new(&samples.features, labels, &classifier)?;
+        Ok(Found::new(shape, classes, samples.keys, metadata, samples.left_out, found))
+    }
+
+    fn multilabel(&self, folder: &Folder, prompts: &PromptFiles, shape: &Shape) -> Result<Found> {
+        let classes = folder::lines(&class_file(folder, prompts))?;
+        let classifier = self.classifier(&classes, &templates(folder, prompts)?)?;
+        let samples = self.samples(&folder.tars("test")?, &["npy"], |pairs, row| {
+            let Some(targets) = member::numbers(pairs, row)? else { return Ok(Err("no_label")) };
+            if targets.len() != classes.len() {
+                let message =
+                    format!("{} labels, and there are {} classes", targets.len(), classes.len());
+                return Err(Error::input(message).at(pairs.keys().value(row)));
+            }
+            Ok(Ok(targets.into_iter().map(|t| u8::from(t > 0)).collect::<Vec<u8>>()))
+        })?;
+        let mut found = Labelled {
+            classes: classes.len(),
+            scores: Vec::new(),
+            targets: samples.truths.concat(),
+        };
+        classification::score(&samples.features, &classifier, |_, row| {
+            found.scores.extend_from_slice(row);
+        })?;
+        let outcome =
+            Outcome { keys: samples.keys, metadata: Vec::new(), answers: Answers::Labelled(found) };
+        let shape = Shape { classes, ..shape.clone() };
+        Ok(Found {
+            shape,
+            outcome,
+            left_out: samples.left_out,
+            notes: Vec::new(),
+            numbers: Vec::new(),
+        })
+    }
+
+    fn attributes(&self, folder: &Folder, prompts: &PromptFiles, shape: &Shape) -> Result<Found> {
+        let names = class_file(folder, prompts);
+        let classes = by_objective(&folder::lines(&names)?, &names)?;
+        let name = template_file(folder, prompts);
+        let templates = by_objective(&folder::templates(&name)?, &name)?;
+        let fields = shape.rules.metadata.len();
+        let samples = self.samples(&folder.tars("test")?, &["npy"], |pairs, row| {
+            Ok(member::numbers(pairs, row)?.filter(|m| m.len() >= fields).ok_or("no_metadata"))
+        })?;
+        let mut answered = Answered::default();
+        for (objective, classes) in &classes {
+            let Some((_, templates)) = templates.iter().find(|(name, _)| name == objective) else {
+                let message = format!("no template begins with `{objective}:`");
+                return Err(Error::input(message).at(&name));
+            };
+            let classifier = self.classifier(classes, templates)?;
+            let mut predicted = Vec::with_capacity(samples.keys.len());
+            classification::score(&samples.features, &classifier, |_, row| {
+                predicted.push(classification::best(row));
+            })?;
+            answered.objectives.push(objective.clone());
+            answered.predicted.push(predicted);
+        }
+        let mut asked = shape.rules.attributes.iter().map(|rule| &rule.objective);
+        if let Some(objective) = asked.find(|o| !answered.objectives.contains(o)) {
+            let message = format!("no class begins with `{objective}:`");
+            return Err(Error::input(message).at(&names));
+        }
+        let outcome = Outcome {
+            keys: samples.keys,
+            metadata: samples.truths,
+            answers: Answers::Answered(answered),
+        };
+        let left_out = samples.left_out;
+        Ok(Found {
+            shape: shape.clone(),
+            outcome,
+            left_out,
+            notes: Vec::new(),
+            numbers: Vec::new(),
+        })
+    }
+
+    fn json(&self, plan: &ClassificationPlan, shape: &Shape) -> Result<Found> {
+        let data = (self.open)(&plan.data, Columns { json: &[&plan.label], members: &[] })?;
+        let samples = read(self.encoder, &data, self.plan.batch_size, self.cx, |pairs, row| {
+            member::field(pairs, &plan.label, row).map(Ok)
+        })?;
+        let classes = match classes_of(plan)? {
+            Some(classes) => classes,
+            None => samples.truths.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
+        };
+        let labels: Vec<u32> =
+            samples.truths.iter().map(|l| member::class_of(l, &classes)).collect::<Result<_>>()?;
+        let classifier = self.classifier(&classes, &plan.templates)?;
+        let found = Classified::new(&samples.features, labels, &classifier)?;
+        Ok(Found::new(shape, classes, samples.keys, Vec::new(), samples.left_out, found))
+    }
+
+    fn retrieval(&self, tars: &[String], shape: &Shape) -> Result<Found> {
+        let samples = self.samples(tars, &[], |pairs, row| {
+            let lines = pairs.captions().value(row).lines().map(str::trim);
+            Ok(Ok(lines.filter(|l| !l.is_empty()).map(str::to_owned).collect::<Vec<String>>()))
+        })?;
+        let mut owners = Vec::new();
+        for (image, captions) in samples.truths.iter().enumerate() {
+            owners.resize(owners.len() + captions.len(), image as u32);
+        }
+        if owners.is_empty() {
+            return Err(Error::input("no sample has a caption"));
+        }
+        let without = samples.truths.iter().filter(|captions| captions.is_empty()).count();
+        let mut texts = Matrix::default();
+        let captions: Vec<&String> = samples.truths.iter().flatten().collect();
+        for chunk in captions.chunks(PROMPTS) {
+            let features = self.encoder.texts(chunk)?;
+            Encoder::check_finite(features.iter().map(Vec::as_slice), "captions")?;
+            features.iter().for_each(|feature| texts.push_normalized(feature));
+            self.cx.progress.update(texts.len() as u64, captions.len() as u64, "captions");
+        }
+        let most = shape.recall_k.iter().copied().max().unwrap_or(1);
+        let count = owners.len();
+        let found = retrieval::retrieve(&samples.features, &texts, owners, most, &self.cx.cancel)?;
+        let mut notes = vec![format!("{} pictures, {count} captions", samples.keys.len())];
+        if without > 0 {
+            notes.push(format!("{without} pictures have no caption and count as misses"));
+        }
+        let outcome = Outcome {
+            keys: samples.keys,
+            metadata: Vec::new(),
+            answers: Answers::Retrieved(found),
+        };
+        let left_out = samples.left_out;
+        Ok(Found { shape: shape.clone(), outcome, left_out, notes, numbers: Vec::new() })
+    }
+
+    fn associations(&self, folder: &Folder, shape: &Shape) -> Result<Found> {
+        let instances = instances(folder)?;
+        let names: BTreeSet<&String> = instances.iter().flat_map(|i| &i.candidates).collect();
+        let names: Vec<&String> = names.into_iter().collect();
+        let mut places: BTreeMap<&str, Result<usize, &'static str>> = BTreeMap::new();
+        let mut pictures = Matrix::default();
+        for chunk in names.chunks(PROMPTS) {
+            let mut builder = PairsBuilder::default();
+            for name in chunk {
+                let bytes = loose_picture(folder, name)?;
+                builder.push(PairRow {
+                    uid: "",
+                    key: name,
+                    url: "",
+                    caption: "",
+                    status: Status::Success,
+                    error_message: None,
+                    size: None,
+                    original_size: None,
+                    sha256: None,
+                    image: bytes.as_deref(),
+                });
+            }
+            let rows: Vec<usize> = (0..chunk.len()).collect();
+            let found = self.encoder.images(&builder.finish(), &rows)?;
+            Encoder::check_finite(found.iter().flatten().map(Vec::as_slice), "pictures")?;
+            for (name, features) in chunk.iter().zip(found) {
+                let place = features.map(|features| {
+                    pictures.push_normalized(&features);
+                    pictures.len() - 1
+                });
+                places.insert(name, place);
+            }
+            self.cx.progress.update(places.len() as u64, names.len() as u64, "pictures");
+        }
+        let mut found = Associated::default();
+        let (mut keys, mut left_out) = (Vec::new(), BTreeMap::new());
+        for (start, chunk) in instances.chunks(PROMPTS).enumerate() {
+            let prompts: Vec<String> =
+                chunk.iter().map(crate::associations::Instance::prompt).collect();
+            let cues = self.encoder.texts(&prompts)?;
+            Encoder::check_finite(cues.iter().map(Vec::as_slice), "cues")?;
+            for (i, (instance, cue)) in chunk.iter().zip(cues).enumerate() {
+                let of: Result<Vec<usize>, &'static str> = instance
+                    .candidates
+                    .iter()
+                    .map(|name| places.get(name.as_str()).copied().unwrap_or(Err("no_image")))
+                    .collect();
+                let of = match of {
+                    Ok(of) => of,
+                    Err(reason) => {
+                        *left_out.entry(reason.to_owned()).or_default() += 1;
+                        continue;
+                    }
+                };
+                let cue = classification::normalized(&cue);
+                let dot = |row: &[f32]| row.iter().zip(&cue).map(|(a, b)| a * b).sum::<f32>();
+                let similarities: Vec<f32> = of.iter().map(|p| dot(pictures.row(*p))).collect();
+                keys.push((start * PROMPTS + i).to_string());
+                found.jaccard.push(instance.jaccard(&similarities));
+                found.candidates.push(instance.candidates.len() as u32);
             }
         }
-        cx.progress.update((chunk[0] + chunk.len()) as u64, data.len() as u64, "pictures");
-    }
-    if samples.features.is_empty() {
-        return Err(Error::input("no picture that can be decoded"));
-    }
-    Ok(samples)
-}
-
-fn text(pairs: &stage::Pairs, column: &str, row: usize) -> Result<String> {
-    use arrow_array::Array;
-    use arrow_array::cast::AsArray;
-    let missing = || {
-        Error::input(format!("sample {} has no `{column}` in its json", pairs.keys().value(row)))
-            .hint("name the field that holds the class with `label`")
-    };
-    let values = pairs
-        .batch()
-        .column_by_name(column)
-        .and_then(|c| c.as_string_opt::<i32>())
-        .ok_or_else(missing)?;
-    if values.is_valid(row) { Ok(values.value(row).to_owned()) } else { Err(missing()) }
-}
-
-fn classify(
-    task: &ClassificationPlan,
-    encoder: &Encoder,
-    data: &dyn PairSource,
-    cx: &Context,
-) -> Result<Measured> {
-    let samples = read(encoder, data, Some(&task.label), cx)?;
-    let classes = classes(task, &samples.labels)?;
-    let labels: Vec<usize> =
-        samples.labels.iter().map(|label| class_of(label, &classes)).collect::<Result<_>>()?;
-    let prompts: Vec<Vec<Vec<f32>>> = classes
-        .iter()
-        .map(|class| {
-            let prompts: Vec<String> =
-                task.templates.iter().map(|t| t.replace("{c}", class)).collect();
-            encoder.texts(&prompts)
+        if keys.is_empty() {
+            return Err(Error::input("no instance whose pictures are all there")
+                .hint("put them into the folder's images/, named by the candidates"));
+        }
+        let outcome = Outcome { keys, metadata: Vec::new(), answers: Answers::Associated(found) };
+        Ok(Found {
+            shape: shape.clone(),
+            outcome,
+            left_out,
+            notes: Vec::new(),
+            numbers: Vec::new(),
         })
-        .collect::<Result<_>>()?;
-    Encoder::check_finite(prompts.iter().flatten().map(Vec::as_slice), "prompts")?;
-    let got = accuracy(&samples.features, &labels, &classification::classifier(&prompts));
-    let chance = Some(1.0 / classes.len() as f64);
-    let mut report =
-        Report { title: format!("zero-shot classification: {}", task.name), ..Report::default() };
-    report.push("acc1", got.acc1, "share", chance);
-    if let Some(acc5) = got.acc5 {
-        report.push("acc5", acc5, "share", Some(5.0 / classes.len() as f64));
     }
-    report.push("mean_per_class_recall", got.mean_per_class_recall, "share", chance);
-    report.notes.push(format!(
-        "{} pictures, {} classes; answering always the commonest class gives acc1 {:.3}",
-        samples.features.len(),
-        classes.len(),
-        got.majority
-    ));
-    note_broken(&mut report, samples.broken);
-    let metrics = Map::from_iter([
-        ("acc1".to_owned(), json!(got.acc1)),
-        ("acc5".to_owned(), json!(got.acc5)),
-        ("mean_per_class_recall".to_owned(), json!(got.mean_per_class_recall)),
-        ("main_metric".to_owned(), json!(got.acc1)),
-    ]);
-    Ok(Measured { result: result(&task.name, metrics), task: "zeroshot_classification", report })
+
+    fn probe(&self, plan: &ProbePlan, shape: &Shape) -> Result<Found> {
+        let folder = Folder::new(&plan.wds);
+        let classes = folder.classes()?;
+        let split = |name: &str| -> Result<(probe::Samples, Vec<String>, BTreeMap<String, u64>)> {
+            let samples = self.samples(&folder.tars(name)?, &["cls"], |pairs, row| {
+                Ok(member::class(pairs, row, classes.len())?.ok_or("no_label"))
+            })?;
+            let fitted = probe::Samples { features: samples.features, labels: samples.truths };
+            Ok((fitted, samples.keys, samples.left_out))
+        };
+        let (train, _, _) = split(&plan.train)?;
+        let (train, validation) = match &plan.validation {
+            Some(name) => (train, split(name)?.0),
+            None => {
+                let mut order: Vec<usize> = (0..train.labels.len()).collect();
+                let seed = self.cx.seed_for(&format!("linear_probe/{}", folder.key()));
+                Dice::new(seed).shuffle(&mut order);
+                let held = (order.len() as f64 * plan.validation_share).round().max(1.0) as usize;
+                let (held, rest) = order.split_at(held.min(order.len()));
+                if rest.is_empty() {
+                    return Err(Error::input("too few samples to hold some out")
+                        .at(folder.path(&plan.train)));
+                }
+                (train.chosen(rest), train.chosen(held))
+            }
+        };
+        let most = plan.iterations as usize;
+        let fit = Probe::search(&train, &validation, classes.len(), most, &self.cx.cancel)?;
+        let (test, keys, left_out) = split(&plan.test)?;
+        let found = fit.classify(&test)?;
+        let mut all = Found::new(shape, classes, keys, Vec::new(), left_out, found);
+        all.notes.push(format!(
+            "fitted on {} pictures and {} of validation; weight decay {:.2e}, {} iterations",
+            train.labels.len(),
+            validation.labels.len(),
+            fit.weight_decay,
+            fit.iterations
+        ));
+        if !fit.converged {
+            all.notes
+                .push(format!("not at its minimum after {most} iterations: raise `iterations`"));
+        }
+        all.numbers.push(("weight_decay".to_owned(), fit.weight_decay));
+        Ok(all)
+    }
+
+    fn samples<T>(
+        &self,
+        tars: &[String],
+        members: &[&str],
+        truth: impl Fn(&stage::Pairs, usize) -> Result<Result<T, &'static str>>,
+    ) -> Result<Samples<T>> {
+        let data = (self.open)(tars, Columns { json: &[], members })?;
+        read(self.encoder, &data, self.plan.batch_size, self.cx, truth)
+    }
+
+    /// One row a class: the mean of its prompts.
+    fn classifier(&self, classes: &[String], templates: &[String]) -> Result<Matrix> {
+        let mut classifier = Matrix::default();
+        // Prompts of several classes share a batch: one of a few prompts costs as much as a full one.
+        for group in classes.chunks((PROMPTS / templates.len().max(1)).max(1)) {
+            let prompts: Vec<String> = group
+                .iter()
+                .flat_map(|class| templates.iter().map(move |t| t.replace("{c}", class)))
+                .collect();
+            let features = self.encoder.texts(&prompts)?;
+            Encoder::check_finite(features.iter().map(Vec::as_slice), "prompts")?;
+            for of_class in features.chunks(templates.len().max(1)) {
+                classifier.push_normalized(&classification::mean(of_class));
+            }
+            self.cx.progress.update(classifier.len() as u64, classes.len() as u64, "classes");
+        }
+        Ok(classifier)
+    }
+
+    fn measured(&self, job: &Job, found: Found) -> Measured {
+        let Found { shape, outcome, left_out, mut notes, numbers } = found;
+        let measures = outcome.measures(&shape);
+        let ones = vec![1; outcome.len()];
+        let seed = self.cx.seed_for(&format!("bootstrap/{}", job.key));
+        let drawn: Vec<&Measure<'_>> = measures.iter().filter(|m| !m.detail).collect();
+        let rows = replicate(&drawn, outcome.len(), self.plan.bootstrap, seed, self.cx.threads);
+        let title = match (job.task(), shape.kind) {
+            ("linear_probe", _) => "linear probe",
+            (_, TaskKind::Retrieval) => "zero-shot retrieval",
+            (_, TaskKind::Associations) => "associations",
+            _ => "zero-shot classification",
+        };
+        let mut report = Report { title: format!("{title}: {}", job.name), ..Report::default() };
+        let mut result = TaskResult::new(&job.key, &job.name, Map::new());
+        for measure in &measures {
+            let value = measure.value(&ones);
+            result.metrics.insert(measure.name.clone(), json!(value));
+            if let (Some(value), false) = (value, measure.detail) {
+                report.push(&measure.name, value, "share", measure.chance);
+            }
+        }
+        for (i, measure) in drawn.iter().enumerate() {
+            let values = rows.iter().map(|row| row.get(i).copied().flatten());
+            if let (Some(_), Some(interval)) = (measure.value(&ones), interval(values)) {
+                result.intervals.insert(measure.name.clone(), interval);
+            }
+        }
+        for (name, value) in numbers {
+            result.metrics.insert(name, json!(value));
+        }
+        if let Some(main) = &shape.metric {
+            let value = result.metrics.get(main).cloned().unwrap_or(Value::Null);
+            result.metrics.insert(MAIN.to_owned(), value);
+            if let Some(interval) = result.intervals.get(main).copied() {
+                result.intervals.insert(MAIN.to_owned(), interval);
+            }
+            result.chance = measures.iter().find(|m| m.name == *main).and_then(|m| m.chance);
+        } else {
+            result.metrics.insert(MAIN.to_owned(), Value::Null);
+        }
+        if let Answers::Classified(found) = &outcome.answers {
+            notes.push(majority(found, shape.classes.len()));
+        }
+        if let Some(size) = job.size.filter(|size| *size != outcome.len() as u64) {
+            notes.push(format!(
+                "{} samples were measured, the suite's test set has {size}: no number to compare with others'",
+                outcome.len()
+            ));
+        }
+        for (reason, count) in &left_out {
+            notes.push(format!("{count} samples are left out: {reason}"));
+        }
+        report.notes = notes;
+        result.samples = Some(outcome.len() as u64);
+        result.left_out = left_out;
+        drop(measures);
+        Measured { result, task: job.task(), report, outcome, shape }
+    }
 }
 
-fn classes(task: &ClassificationPlan, labels: &[String]) -> Result<Vec<String>> {
-    let Some(path) = &task.classes else {
-        return Ok(labels.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect());
-    };
-    let text = store::Blob::open(path)?.read_all()?;
-    let text = std::str::from_utf8(&text)
-        .map_err(|e| Error::input("class names are not UTF-8").because(e).at(path))?;
-    let classes: Vec<String> =
-        text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
-    if classes.is_empty() { Err(Error::input("no class name").at(path)) } else { Ok(classes) }
+impl Found {
+    fn new(
+        shape: &Shape,
+        classes: Vec<String>,
+        keys: Vec<String>,
+        metadata: Vec<Vec<i64>>,
+        left_out: BTreeMap<String, u64>,
+        found: Classified,
+    ) -> Self {
+        let outcome = Outcome { keys, metadata, answers: Answers::Classified(found) };
+        let shape = Shape { classes, ..shape.clone() };
+        Self { shape, outcome, left_out, notes: Vec::new(), numbers: Vec::new() }
+    }
 }
 
-/// By name, else by number.
-fn class_of(label: &str, classes: &[String]) -> Result<usize> {
-    let by_number = || label.parse::<usize>().ok().filter(|n| *n < classes.len());
-    classes.iter().position(|class| class == label).or_else(by_number).ok_or_else(|| {
-        Error::input(format!("the label `{label}` is none of the {} classes", classes.len()))
-    })
+fn templates(folder: &Folder, prompts: &PromptFiles) -> Result<Vec<String>> {
+    folder::templates(&template_file(folder, prompts))
 }
 
-fn retrieve(
-    task: &RetrievalPlan,
-    encoder: &Encoder,
-    data: &dyn PairSource,
-    cx: &Context,
-) -> Result<Measured> {
-    let samples = read(encoder, data, None, cx)?;
-    let (mut texts, mut owner) = (Vec::new(), Vec::new());
-    for (image, caption) in samples.captions.iter().enumerate() {
-        for line in caption.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            texts.push(line.to_owned());
-            owner.push(image);
+fn loose_picture(folder: &Folder, name: &str) -> Result<Option<Vec<u8>>> {
+    let Some(path) = picture(folder, name)? else { return Ok(None) };
+    let blob = Blob::open(&path)?;
+    if blob.len() > MOST_PICTURE {
+        return Ok(None);
+    }
+    blob.read_all().map(|bytes| Some(bytes.to_vec()))
+}
+
+/// What answering always the same gives.
+fn majority(found: &Classified, classes: usize) -> String {
+    let mut counts = vec![0_u64; classes];
+    for label in &found.labels {
+        if let Some(count) = counts.get_mut(*label as usize) {
+            *count += 1;
         }
     }
-    if texts.is_empty() {
-        return Err(Error::input("no sample has a caption"));
-    }
-    let features = encoder.texts(&texts)?;
-    Encoder::check_finite(features.iter().map(Vec::as_slice), "captions")?;
-    let features: Vec<Vec<f32>> = features.iter().map(|f| normalized(f)).collect();
-    let ks: Vec<usize> = task.recall_k.iter().map(|k| *k as usize).collect();
-    let mut report =
-        Report { title: format!("zero-shot retrieval: {}", task.name), ..Report::default() };
-    let mut metrics = Map::new();
-    for recall in recalls(&samples.features, &features, &owner, &ks) {
-        let names = [
-            format!("image_retrieval_recall@{}", recall.k),
-            format!("text_retrieval_recall@{}", recall.k),
-        ];
-        report.push(&names[0], recall.image_retrieval, "share", Some(recall.image_chance));
-        report.push(&names[1], recall.text_retrieval, "share", Some(recall.text_chance));
-        metrics.insert(names[0].clone(), json!(recall.image_retrieval));
-        metrics.insert(names[1].clone(), json!(recall.text_retrieval));
-        if recall.k == 1 {
-            let mean = json!(f64::midpoint(recall.image_retrieval, recall.text_retrieval));
-            metrics.insert("mean_recall@1".to_owned(), mean.clone());
-            metrics.insert("main_metric".to_owned(), mean);
-        }
-    }
-    report.notes.push(format!("{} pictures, {} captions", samples.features.len(), texts.len()));
-    note_broken(&mut report, samples.broken);
-    Ok(Measured { result: result(&task.name, metrics), task: "zeroshot_retrieval", report })
-}
-
-fn result(name: &str, metrics: Map<String, Value>) -> TaskResult {
-    TaskResult { key: name.to_owned(), dataset: name.to_owned(), metrics }
-}
-
-fn note_broken(report: &mut Report, broken: usize) {
-    if broken > 0 {
-        report.notes.push(format!("{broken} pictures could not be decoded and are left out"));
-    }
+    let most = counts.iter().max().copied().unwrap_or(0) as f64;
+    format!(
+        "{} pictures, {classes} classes; answering always the commonest class gives acc1 {:.3}",
+        found.labels.len(),
+        most / found.labels.len().max(1) as f64
+    )
 }

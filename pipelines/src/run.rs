@@ -11,7 +11,7 @@ use store::{Attempt, Commit, Output};
 
 use crate::key::{self, Identities, Identity};
 use crate::recipe::{Graph, Kind, Node};
-use crate::stages::{Done, Outcome, Scores, Site, fused};
+use crate::stages::{Done, Outcome, Scores, Site, Stage, fused};
 
 /// How to run a recipe.
 #[derive(Debug, Clone, Default)]
@@ -227,7 +227,7 @@ impl Runner<'_> {
             });
         }
         done.counts.check().map_err(|e| e.at(format!("stage `{}`", done.id)))?;
-        place.site.dir_put_finished(&done)?;
+        place.site.dir_put_finished(place.kind.stage(), &done)?;
         place.site.dir.trim_work()?;
         self.watch.end(&done.id, done.kind, &done.counts, started.elapsed().as_secs_f64());
         Ok(Some(vec![Arc::new(done)]))
@@ -466,12 +466,14 @@ fn finished_before(place: &Place, commits: &BTreeMap<String, Commit>) -> Option<
 }
 
 impl Site {
-    fn dir_put_finished(&self, done: &Done) -> Result<()> {
+    fn dir_put_finished(&self, stage: &dyn Stage, done: &Done) -> Result<()> {
         if self.dir.commit(FINISHED)?.is_some() {
             return Ok(());
         }
         let units: Vec<&str> = done.commits.iter().map(|c| c.unit.as_str()).collect();
-        self.dir.begin(FINISHED)?.commit(&done.key, Counts::default(), json!({"units": units}))?;
+        let mut attempt = self.dir.begin(FINISHED)?;
+        stage.finish(done, &mut attempt).map_err(|e| e.at(format!("stage `{}`", done.id)))?;
+        attempt.commit(&done.key, Counts::default(), json!({"units": units}))?;
         Ok(())
     }
 }

@@ -180,7 +180,7 @@ fn legend<'a>(svg: &mut String, names: impl Iterator<Item = &'a str>) {
     }
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -12,13 +12,15 @@
 //! ```
 //!
 //! Same data, same bytes. Reading order: [`Page`], [`Section`], [`Block`], then the pictures:
-//! [`histogram`], [`lines`].
+//! [`histogram`], [`lines`], [`dots`].
 
 mod bar;
 mod chart;
+mod dots;
 mod page;
 mod scale;
 
 pub use bar::CountsBar;
 pub use chart::{Histogram, Series, histogram, lines};
+pub use dots::{Dot, DotRow, dots};
 pub use page::{Block, Figure, Number, Page, Section, Table, Thumbnail};

@@ -79,6 +79,8 @@ pub enum Block {
     Counts(CountsBar),
     /// Drawings side by side, or one under the other where there is no room.
     Figures(Vec<Figure>),
+    /// A drawing over the whole width.
+    Wide(Figure),
     /// Pictures with captions.
     Pictures {
         /// What they have in common.

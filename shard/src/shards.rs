@@ -1,8 +1,9 @@
 //! A set of shards as a source of pairs: random access by index, or streamed in order.
 
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use arrow_array::builder::BinaryBuilder;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use stage::{Error, PairSource, Pairs, Result, in_parallel};
@@ -47,6 +48,7 @@ pub struct Shards {
     len: usize,
     fingerprint: String,
     json_columns: Vec<String>,
+    member_columns: Vec<String>,
     uids: OnceLock<Vec<Uid>>,
 }
 
@@ -95,8 +97,8 @@ impl Shards {
             len += tar.rows.len();
         }
         let fingerprint = format!("{:x}", digest.finalize());
-        let (json_columns, uids) = (Vec::new(), OnceLock::new());
-        Self { tars, starts, len, fingerprint, json_columns, uids }
+        let (json_columns, member_columns, uids) = (Vec::new(), Vec::new(), OnceLock::new());
+        Self { tars, starts, len, fingerprint, json_columns, member_columns, uids }
     }
 
     /// Adds string columns to the pairs with these fields of the json: strings as they are, numbers
@@ -106,14 +108,32 @@ impl Shards {
     /// When a name occurs twice or is a column that pairs have anyway.
     pub fn with_json_columns(mut self, names: &[&str]) -> Result<Self> {
         for &name in names {
-            let taken = Pairs::schema().column_with_name(name).is_some()
-                || self.json_columns.iter().any(|other| other == name);
-            if taken {
-                return Err(Error::recipe(format!("pairs already have a column `{name}`")));
-            }
+            self.check_free(name)?;
             self.json_columns.push(name.to_owned());
         }
         Ok(self)
+    }
+
+    /// Adds binary columns to the pairs with the bytes of these members (`cls`, `npy`); null where a
+    /// sample has no such member.
+    ///
+    /// # Errors
+    /// When a name occurs twice or is a column that pairs have anyway.
+    pub fn with_members(mut self, suffixes: &[&str]) -> Result<Self> {
+        for &suffix in suffixes {
+            self.check_free(suffix)?;
+            self.member_columns.push(suffix.to_owned());
+        }
+        Ok(self)
+    }
+
+    fn check_free(&self, name: &str) -> Result<()> {
+        let taken = Pairs::schema().column_with_name(name).is_some()
+            || self.json_columns.iter().chain(&self.member_columns).any(|other| other == name);
+        if taken {
+            return Err(Error::recipe(format!("pairs already have a column `{name}`")));
+        }
+        Ok(())
     }
 
     /// Samples that were left out because they have no picture.
@@ -242,7 +262,9 @@ impl PairSource for Shards {
             }
             let (tar, row) = self.place(index);
             let row = &self.tars[tar].rows[row];
-            for span in [row.picture(), row.part("txt"), row.part("json")].into_iter().flatten() {
+            let own = [row.picture(), row.part("txt"), row.part("json")];
+            let asked = self.member_columns.iter().map(|suffix| row.part(suffix));
+            for span in own.into_iter().chain(asked).flatten() {
                 bytes += u64::from(span.len);
                 wanted.push((tar, span));
             }
@@ -253,6 +275,8 @@ impl PairSource for Shards {
         }
         let mut found = self.gather(&wanted)?.into_iter();
         let mut pairs = PairsOfSamples::new(&self.json_columns);
+        let mut members: Vec<BinaryBuilder> =
+            self.member_columns.iter().map(|_| BinaryBuilder::new()).collect();
         for &index in indices {
             let (tar, row) = self.place(index);
             let Tar { stem, rows, .. } = &self.tars[tar];
@@ -262,8 +286,15 @@ impl PairSource for Shards {
             let text = next(row.part("txt").is_some());
             let json = next(row.part("json").is_some());
             pairs.push(stem, &row.key, &picture, text.as_deref(), json.as_deref());
+            for (suffix, column) in self.member_columns.iter().zip(&mut members) {
+                column.append_option(next(row.part(suffix).is_some()));
+            }
         }
-        pairs.finish()
+        let mut pairs = pairs.finish()?;
+        for (suffix, mut column) in self.member_columns.iter().zip(members) {
+            pairs = pairs.with_column(suffix, Arc::new(column.finish()))?;
+        }
+        Ok(pairs)
     }
 
     /// Digest of each tar's file name, length, and list of members with offsets and lengths. It does

@@ -97,6 +97,31 @@ fn fields_of_the_json_become_columns_when_asked() {
 }
 
 #[test]
+fn members_become_binary_columns_when_asked() {
+    use arrow_array::cast::AsArray;
+    let blob = tar(
+        "a/0.tar",
+        &[
+            ("s1.cls", b"3"),
+            ("s1.npy", b"\x93N"),
+            ("s1.png", PNG),
+            ("s2.png", PNG),
+            ("s2.txt", b"t"),
+        ],
+    );
+    let shards = open(&[blob]).with_members(&["cls", "npy"]).unwrap();
+    let pairs = shards.read(&[1, 0]).unwrap();
+    let column = |name: &str| {
+        let column = pairs.batch().column_by_name(name).unwrap().as_binary::<i32>();
+        column.iter().map(|v| v.map(<[u8]>::to_vec)).collect::<Vec<_>>()
+    };
+    assert_eq!(column("cls"), [None, Some(b"3".to_vec())]);
+    assert_eq!(column("npy"), [None, Some(b"\x93N".to_vec())]);
+    assert_eq!(texts(pairs.captions()), ["t", ""]);
+    assert!(two_and_an_empty_one().with_members(&["cls", "cls"]).is_err());
+}
+
+#[test]
 fn samples_come_in_the_order_asked_for_and_as_often() {
     let pairs = two_and_an_empty_one().read(&[2, 0, 2]).unwrap();
     assert_eq!(texts(pairs.keys()), ["000020000", "000000001", "000020000"]);

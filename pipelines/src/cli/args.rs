@@ -155,6 +155,7 @@ pub(crate) fn command() -> Command {
                 .arg(recipe())
                 .arg(output()),
         )
+        .subcommand(super::compare::command())
         .subcommand(
             Command::new("completions")
                 .about("Print shell completions")

@@ -4,6 +4,7 @@
 //! [`stage::Kind::exit_code`], listed in `clipmill --help`.
 
 mod args;
+mod compare;
 mod demo;
 mod flags;
 mod index;
@@ -76,6 +77,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Result<Output> {
         "demo" => demo::demo(args),
         "replay" => run::replay(args),
         "report" => run::report(args),
+        "compare" => compare::run(args),
         "verify" => upkeep::verify(args),
         "gc" => upkeep::gc(args),
         "ls" => peek::ls(args),

@@ -189,10 +189,9 @@ fn score_quality(
 fn retrieval(stages: &[Arc<Done>]) -> Vec<(String, Vec<Report>)> {
     let mut rows = Vec::new();
     for done in stages.iter().filter(|d| d.kind == "eval") {
-        for commit in &done.commits {
-            let reports = commit.info.get("reports").cloned().unwrap_or_default();
-            rows.push((commit.unit.clone(), serde_json::from_value(reports).unwrap_or_default()));
-        }
+        let mut by_model = crate::results::reports(done);
+        let of = |input: &Arc<Done>| Some((input.id.clone(), by_model.remove(&input.id)?));
+        rows.extend(done.inputs.iter().filter_map(of));
     }
     rows
 }

@@ -118,17 +118,22 @@ pub(crate) fn smooth(points: &[(f64, f64)], width: usize) -> Vec<(f64, f64)> {
         .collect()
 }
 
+/// The model that a unit measured: an evaluation has a unit for each of its tasks.
+pub(crate) fn model(commit: &store::Commit) -> &str {
+    commit.info.get("model").and_then(Value::as_str).unwrap_or(&commit.unit)
+}
+
 /// The reports of an evaluation or a task, by the id of the model.
 pub(crate) fn reports(done: &Done) -> BTreeMap<String, Vec<stage::Report>> {
-    let mut reports = BTreeMap::new();
+    let mut reports: BTreeMap<String, Vec<stage::Report>> = BTreeMap::new();
     for commit in &done.commits {
         let list = commit
             .info
             .get("reports")
             .cloned()
             .or_else(|| commit.info.get("report").map(|one| Value::Array(vec![one.clone()])));
-        if let Some(list) = list.and_then(|list| serde_json::from_value(list).ok()) {
-            reports.insert(commit.unit.clone(), list);
+        if let Some(list) = list.and_then(|l| serde_json::from_value::<Vec<_>>(l).ok()) {
+            reports.entry(model(commit).to_owned()).or_default().extend(list);
         }
     }
     reports

@@ -1,6 +1,7 @@
 //! What a finished run has to say: the table at its end, the HTML report.
 
 mod collect;
+mod compare;
 mod page;
 
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use serde_json::{Value, json};
 use stage::{Counts, Error, Result};
 use store::Output;
 
-pub(crate) use collect::{Judged, scores};
+pub(crate) use collect::{Judged, reports, scores};
+pub(crate) use compare::compare_page;
 pub(crate) use page::{Extra, write_report};
 
 use crate::cli::brief;

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use eval::results::TaskResult;
+use eval::suite::{Aggregate, Suite};
 use report::{
     Block, CountsBar, Figure, Histogram, Number, Page, Section, Series, Table, Thumbnail,
     histogram, lines,
@@ -261,6 +263,9 @@ fn accuracy(stages: &[Arc<Done>]) -> Option<Section> {
         return None;
     }
     let mut section = Section::new("accuracy", "Accuracy");
+    for done in stages.iter().filter(|d| d.kind == "eval") {
+        section.blocks.extend(scores(done));
+    }
     for (title, rows) in by_title {
         section.push(Block::Heading(title));
         section.push(Block::Table(metrics_table("model", &rows)));
@@ -269,6 +274,52 @@ fn accuracy(stages: &[Arc<Done>]) -> Option<Section> {
         }
     }
     Some(section)
+}
+
+/// Where there are many tasks: the main metric of each with its interval, one column a model, and a
+/// suite's means.
+fn scores(done: &Done) -> Vec<Block> {
+    const MANY: usize = 4;
+    let models: Vec<&str> = done.inputs.iter().map(|input| input.id.as_str()).collect();
+    let results: Vec<Vec<TaskResult>> =
+        models.iter().map(|model| crate::stages::eval_lines(done, model)).collect();
+    let most = results.iter().map(Vec::len).max().unwrap_or(0);
+    let Some(longest) = results.iter().find(|r| r.len() == most && most >= MANY) else {
+        return Vec::new();
+    };
+    let mut table = Table::new(&["task"]);
+    table.head.extend(models.iter().map(|model| (*model).to_owned()));
+    table.head.push("guessing".to_owned());
+    for task in longest.iter().filter(|task| task.main().is_some()) {
+        let cell = |results: &Vec<TaskResult>| {
+            let found = results.iter().find(|r| r.key == task.key);
+            match found.and_then(|r| Some((r.main()?, r.main_interval()))) {
+                Some((value, Some([low, high]))) => format!("{value:.3} ({low:.3} … {high:.3})"),
+                Some((value, None)) => format!("{value:.3}"),
+                None => "–".to_owned(),
+            }
+        };
+        let chance = task.chance.map_or("–".to_owned(), |c| format!("{c:.3}"));
+        let cells = results.iter().map(cell).chain([chance]);
+        table.rows.push(std::iter::once(task.dataset.clone()).chain(cells).collect());
+    }
+    let suite = done.plan.get("suite").and_then(serde_json::Value::as_str);
+    if let Some(suite) = suite.and_then(|name| Suite::open(name).ok()) {
+        let means: Vec<Aggregate> = results.iter().map(|r| suite.aggregate(r)).collect();
+        let row = |name: String, of: &dyn Fn(&Aggregate) -> String| {
+            let cells = means.iter().map(of).chain(["–".to_owned()]);
+            std::iter::once(name).chain(cells).collect::<Vec<String>>()
+        };
+        let number = |value: Option<f64>| value.map_or("–".to_owned(), |v| format!("{v:.3}"));
+        for group in &suite.groups {
+            let name = format!("mean: {}", group.name);
+            let of = |a: &Aggregate| number(a.groups.get(&group.name).copied().flatten());
+            table.rows.push(row(name, &of));
+        }
+        let average = |a: &Aggregate| format!("{} ({} of {})", number(a.average), a.tasks, a.of);
+        table.rows.push(row("average".to_owned(), &average));
+    }
+    vec![Block::Heading(format!("Scores with 95 % intervals: {}", done.id)), Block::Table(table)]
 }
 
 fn metrics_table(first: &str, rows: &[(String, Report)]) -> Table {

@@ -1,75 +1,166 @@
-//! `eval`: zero-shot tasks, one checkpoint a unit.
+//! `eval`: zero-shot tasks and linear probes, one task on one checkpoint a unit.
+//!
+//! The commit record of a unit holds its line of `eval_results.jsonl`: a run that was stopped goes on
+//! with the tasks that have none, and `--units I/N` spreads tasks over machines. The whole file is
+//! written for each checkpoint once all of its tasks are there; until then it grows, a line a task,
+//! in the stage's work folder.
 
-use eval::EvalPlan;
-use eval::results::{clip_benchmark, jsonl};
+use std::io::Write;
+
+use eval::compare::{PREDICTIONS, RESULTS};
+use eval::results::{TaskResult, clip_benchmark, jsonl};
+use eval::suite::Suite;
+use eval::{Answers, Bench, Columns, EvalPlan, Job, Opened};
 use serde_json::{Value, json};
-use stage::{Context, Counts, PairSource, Result};
+use stage::{Context, Counts, Error, PairSource, Result, ResultExt};
 use store::Attempt;
 
-use super::{Outcome, Site, Stage, Worker, checkpoint, fingerprint, shards, unknown_unit};
+use super::{
+    Done, Outcome, Site, Stage, Worker, checkpoint, fingerprint, fingerprint_of, shards,
+    unknown_unit,
+};
 
 impl Stage for EvalPlan {
     fn validate(&self) -> Result<()> {
         Self::validate(self)
     }
 
-    /// 2: JPEGs are decoded to libjpeg-turbo's pixels.
-    fn code(&self) -> u32 {
-        2
-    }
-
+    /// Where the test sets lie changes nothing, what is in them does.
     fn identity(&self) -> Value {
         let mut plan = serde_json::to_value(self).unwrap_or_default();
         if let Some(plan) = plan.as_object_mut() {
             plan.remove("batch_size");
+            plan.remove("data");
         }
         plan
     }
 
+    /// 2: intervals, samples and reasons beside the metrics; 3: JPEGs are decoded to
+    /// libjpeg-turbo's pixels.
+    fn code(&self) -> u32 {
+        3
+    }
+
     fn external(&self, _context: &Context) -> Result<Value> {
-        let mut files: Vec<String> = Vec::new();
-        for task in &self.classification {
-            files.extend(shards::tars(&task.data)?);
-            files.extend(task.classes.clone());
+        let mut files = Vec::new();
+        if let Some(suite) = self.suite.as_ref().filter(|suite| suite.ends_with(".json")) {
+            files.push(fingerprint_of(suite)?);
         }
-        if let Some(task) = &self.retrieval {
-            files.extend(shards::tars(&task.data)?);
+        for job in self.jobs()? {
+            let inputs = job.inputs().map_err(|e| e.at(&job.key))?;
+            for file in &inputs.files {
+                files.push(fingerprint_of(file).map_err(|e| e.at(&job.key))?);
+            }
+            let tars = shards::tars(&inputs.tars).and_then(|tars| fingerprint(&tars));
+            files.push(tars.map_err(|e| e.at(&job.key))?);
         }
-        fingerprint(&files)
+        Ok(Value::Array(files))
     }
 
     fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {
-        Ok(Box::new(Eval { plan: self, site }))
+        Ok(Box::new(Eval { plan: self, site, jobs: self.jobs()?, encoder: None }))
     }
+
+    fn finish(&self, done: &Done, out: &mut Attempt) -> Result<()> {
+        for input in &done.inputs {
+            let lines = lines(done, &input.id);
+            out.put(&format!("{}/{RESULTS}", input.id), jsonl(&lines).as_bytes())?;
+            if let Some(suite) = &self.suite {
+                let aggregate = Suite::open(suite)?.aggregate(&lines);
+                let text = serde_json::to_vec_pretty(&aggregate).internal("aggregate")?;
+                out.put(&format!("{}/aggregate.json", input.id), &text)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The lines of one checkpoint, in the order of the tasks.
+pub(crate) fn lines(done: &Done, model: &str) -> Vec<TaskResult> {
+    let of = done.commits.iter().filter(|c| c.info.get("model").is_some_and(|m| *m == model));
+    of.filter_map(|c| serde_json::from_value(c.info.get("result")?.clone()).ok()).collect()
 }
 
 struct Eval<'a> {
     plan: &'a EvalPlan,
     site: &'a Site,
+    jobs: Vec<Job>,
+    /// The checkpoint that is open: its id, its weights' sha256, its towers.
+    encoder: Option<(String, String, models::Encoder)>,
 }
 
 impl Worker for Eval<'_> {
     fn units(&self) -> Vec<String> {
-        self.site.inputs.iter().map(|input| input.id.clone()).collect()
+        let of = |id: &String| self.jobs.iter().map(|job| unit(id, job)).collect::<Vec<_>>();
+        self.site.inputs.iter().flat_map(|input| of(&input.id)).collect()
     }
 
-    fn run(&mut self, unit: &str, out: &mut Attempt) -> Result<Outcome> {
-        let input =
-            self.site.inputs.iter().find(|i| i.id == unit).ok_or_else(|| unknown_unit(unit))?;
-        let (model, folder) = checkpoint::of(input)?;
-        let encoder =
-            models::Encoder::open(&model, &folder, self.plan.batch_size, &self.site.context)?;
-        let measured = eval::run(self.plan, &encoder, &open_shards, &self.site.context)?;
-        let results: Vec<_> = measured.iter().map(|m| m.result.clone()).collect();
-        out.put(&format!("{unit}/eval_results.jsonl"), jsonl(&results).as_bytes())?;
-        for one in &measured {
-            let benchmark = clip_benchmark(&one.result, unit, one.task);
-            let name = format!("{unit}/{}_clipmill_{unit}_en_{}.json", one.result.key, one.task);
-            out.put(&name, benchmark.to_string().as_bytes())?;
+    fn run(&mut self, name: &str, out: &mut Attempt) -> Result<Outcome> {
+        let inputs = self.site.inputs.iter();
+        let mut pairs = inputs.flat_map(|input| self.jobs.iter().map(move |job| (input, job)));
+        let (input, job) = pairs
+            .find(|(input, job)| unit(&input.id, job) == name)
+            .ok_or_else(|| unknown_unit(name))?;
+        let (id, cx) = (&input.id, &self.site.context);
+        let open = self.encoder.take().filter(|(open, ..)| open == id);
+        let (_, sha256, encoder) = match open {
+            Some(open) => open,
+            None => {
+                let (model, folder) = checkpoint::of(input)?;
+                let batch = self.plan.batch_size;
+                let encoder = models::Encoder::open(&model, &folder, batch, cx)?;
+                (id.clone(), model.sha256, encoder)
+            }
+        };
+        let bench = Bench { encoder: &encoder, open: &open_samples, cx, plan: self.plan };
+        let mut measured = bench.run(job)?;
+        measured.result.checkpoint = Some(sha256.clone());
+        let (slug, result) = (job.slug(), &measured.result);
+        let benchmark = clip_benchmark(result, id, measured.task);
+        let json = format!("{id}/{slug}_clipmill_{id}_en_{}.json", measured.task);
+        out.put(&json, benchmark.to_string().as_bytes())?;
+        let place = format!("{id}/{PREDICTIONS}/{slug}");
+        let shape = serde_json::to_vec(&measured.shape).internal("shape")?;
+        out.put(&format!("{place}.json"), &shape)?;
+        let mut rows = out.file(&format!("{place}.parquet"))?;
+        measured.outcome.write(&mut rows)?;
+        rows.finish()?;
+        if let Answers::Classified(found) = &measured.outcome.answers {
+            let (names, classes) = (&measured.shape.classes, format!("{id}/classes/{slug}"));
+            out.put(&format!("{classes}.csv"), found.classes_csv(names).as_bytes())?;
+            let confusion = found.confusion_csv(names);
+            out.put(&format!("{classes}.confusion.csv"), confusion.as_bytes())?;
         }
-        let reports: Vec<_> = measured.into_iter().map(|m| m.report).collect();
-        Ok(Outcome { counts: Counts::default(), info: json!({"reports": reports}) })
+        self.grow(id, result)?;
+        let info = json!({"model": id, "result": result, "reports": [measured.report]});
+        self.encoder = Some((id.clone(), sha256, encoder));
+        Ok(Outcome { counts: Counts::default(), info })
     }
+}
+
+impl Eval<'_> {
+    /// Appends a line to the file that somebody may be watching; the record of the unit is what
+    /// counts.
+    fn grow(&self, id: &str, result: &TaskResult) -> Result<()> {
+        let path = self.site.dir.work_dir()?.join(format!("{id}.{RESULTS}"));
+        let append = || {
+            let mut file = std::fs::File::options().create(true).append(true).open(&path)?;
+            file.write_all(jsonl(std::slice::from_ref(result)).as_bytes())
+        };
+        append().map_err(|e| Error::store("cannot write").because(e).at(path.display()))
+    }
+}
+
+/// A task on a checkpoint: no id has a dot.
+fn unit(id: &str, job: &Job) -> String {
+    format!("{id}.{}", job.slug())
+}
+
+pub(crate) fn open_samples(patterns: &[String], columns: Columns<'_>) -> Result<Opened> {
+    let shards = shard::Shards::open(&shards::tars(patterns)?)?
+        .with_json_columns(columns.json)?
+        .with_members(columns.members)?;
+    Ok(Opened { without_picture: shards.without_picture(), pairs: Box::new(shards) })
 }
 
 /// Opens shards by pattern, with these json fields as further columns.

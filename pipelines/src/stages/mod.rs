@@ -22,6 +22,8 @@ pub mod shards;
 mod task;
 pub(crate) mod train;
 
+pub(crate) use self::eval::lines as eval_lines;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -74,6 +76,15 @@ pub trait Stage: Send + Sync {
     /// When such an input is missing.
     fn external(&self, _context: &Context) -> Result<Value> {
         Ok(Value::Null)
+    }
+
+    /// Writes what can only be said once all units are there. Its files belong to the marker that the
+    /// stage is finished.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    fn finish(&self, _done: &Done, _out: &mut Attempt) -> Result<()> {
+        Ok(())
     }
 
     /// Opens what the work needs.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use eval::EvalPlan;
+use eval::{Bench, EvalPlan};
 use models::Clip;
 use serde_json::{Map, Value, json};
 use stage::{Context, Error, PairSource, Result};
@@ -213,9 +213,13 @@ fn measure(
     let checkpoint = models::write_checkpoint(clip, folder, std::collections::BTreeMap::default())?;
     let encoder = models::Encoder::open(&checkpoint, folder, plan.batch_size, context)?;
     let mut row = Map::new();
-    for one in eval::run(plan, &encoder, &eval_stage::open_shards, context)? {
-        for (metric, value) in one.result.metrics {
-            row.insert(format!("{}_{metric}", one.result.key), value);
+    let open = &eval_stage::open_samples;
+    let bench = Bench { encoder: &encoder, open, cx: context, plan };
+    for job in plan.jobs()? {
+        let result = bench.run(&job)?.result;
+        let numbers = result.metrics.into_iter().filter(|(_, value)| value.is_number());
+        for (metric, value) in numbers.filter(|(metric, _)| metric != "main_metric") {
+            row.insert(format!("{}_{metric}", result.key), value);
         }
     }
     Ok(row)
