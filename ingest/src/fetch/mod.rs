@@ -24,10 +24,10 @@
 //! (`body`); then the digest (`digest`), the header, the size rules, the user's program (`hook`),
 //! decoding, resizing, blurring (`blur`) and encoding (`picture`).
 //!
-//! `queue` says whose turn it is; `turns` keeps the rhythm that a site asks for and counts requests
+//! `dispatch` decides which request goes next: `queue` says whose turn it is; `turns` keeps the rhythm that a site asks for and counts requests
 //! to one address; `in_flight` lowers the number of requests when the machine runs short; `alarm`
 //! ends a run that only fails. `links_say` reads what links say beside their URL, `unit` runs it
-//! all, `rows` puts it in order, and `again` tells what a later fetch may try again.
+//! all, `desk` bounds what is finished and not yet handed on, `rows` puts it in order, and `again` tells what a later fetch may try again.
 //!
 //! Not done here yet: a resolver of our own instead of the operating system's (`dns` says why that
 //! can wait); decoding in a process of its own, so that a decoder that aborts or loops loses one
@@ -90,7 +90,9 @@ mod blur;
 mod body;
 mod budget;
 mod client;
+mod desk;
 mod digest;
+mod dispatch;
 mod dns;
 mod exif;
 mod get;
