@@ -16,6 +16,7 @@ use super::alarm::Alarm;
 use super::desk::Desk;
 use super::get::{Failure, Net, back_off};
 use super::in_flight::InFlight;
+use super::meter::{Meter, Step};
 use super::picture::{Maker, Outcome, Wanted};
 use super::plan::seconds;
 use super::policy::Target;
@@ -66,6 +67,7 @@ pub(super) struct Shared {
     pub(super) alarm: Arc<Alarm>,
     pub(super) pool: Arc<rayon::ThreadPool>,
     pub(super) finished: Sender<(usize, Outcome)>,
+    pub(super) meter: Arc<Meter>,
 }
 
 /// A URL that is asked for.
@@ -115,8 +117,20 @@ impl Dispatcher {
             if self.in_flight == 0 && self.queue.is_empty() && self.delayed.is_empty() {
                 break;
             }
+            self.tell();
             self.pause(&mut tasks, &mut events).await;
         }
+        self.shared.meter.flight(0, self.flight.limit());
+        self.shared.meter.held_back(0);
+    }
+
+    /// Tells the meter what is in flight, and what would be if its sites could bear it.
+    fn tell(&self) {
+        let (meter, limit) = (&self.shared.meter, self.flight.limit());
+        let free = limit.saturating_sub(self.in_flight);
+        let full = self.shared.desk.is_full();
+        meter.flight(self.in_flight, limit);
+        meter.held_back(if full { 0 } else { free.min(self.queue.len()) });
     }
 
     /// Waits until something may have changed.
@@ -199,9 +213,12 @@ impl Dispatcher {
         tasks.spawn(async move {
             match shared.net.get(target, deadline, keep_alive).await {
                 Ok(body) => {
+                    shared.meter.downloaded(body.len());
+                    let queued = shared.meter.enter(Step::Queue);
                     let _ended = reports.send(Event::Downloaded { line: turn.line });
                     let pool = Arc::clone(&shared.pool);
                     pool.spawn(move || {
+                        drop(queued);
                         if !shared.desk.is_stopped() {
                             shared.make(turn.job, &url, body);
                         }
@@ -230,7 +247,10 @@ impl Dispatcher {
                     return self.postpone(job, line, turn);
                 }
                 match self.again(job, failure) {
-                    Some(due) => self.delayed.push(Reverse((due, job))),
+                    Some(due) => {
+                        self.shared.meter.retry();
+                        self.delayed.push(Reverse((due, job)));
+                    }
                     None => self.shared.hand_in(job, Outcome::refused(failure.reason)),
                 }
             }
@@ -277,8 +297,10 @@ impl Dispatcher {
 impl Shared {
     fn make(&self, job: usize, url: &str, body: super::body::Body) {
         let (bytes, hold) = body.into_parts();
+        let at = self.meter.enter(Step::Decode);
         let outcome = self.maker.make(url, bytes, &self.wanted[job]);
-        drop(hold);
+        drop((hold, at));
+        self.meter.made(outcome.len());
         self.hand_in(job, outcome);
     }
 
@@ -286,6 +308,7 @@ impl Shared {
         if let Some(Err(error)) = self.maker.hook.as_ref().map(|hook| hook.check()) {
             self.desk.fail(error);
         }
+        self.meter.ended(outcome.result.as_ref().err().copied());
         if let Some(error) = self.alarm.note(outcome.result.as_ref().err().copied()) {
             self.desk.fail(error);
         }

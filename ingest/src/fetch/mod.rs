@@ -26,7 +26,7 @@
 //!
 //! `dispatch` decides which request goes next: `queue` says whose turn it is; `turns` keeps the rhythm that a site asks for and counts requests
 //! to one address; `in_flight` lowers the number of requests when the machine runs short; `alarm`
-//! ends a run that only fails. `links_say` reads what links say beside their URL, `unit` runs it
+//! ends a run that only fails; `meter` says what holds things up. `links_say` reads what links say beside their URL, `unit` runs it
 //! all, `desk` bounds what is finished and not yet handed on, `rows` puts it in order, and `again` tells what a later fetch may try again.
 //!
 //! Not done here yet: a resolver of our own instead of the operating system's (`dns` says why that
@@ -101,6 +101,7 @@ mod http_date;
 mod in_flight;
 mod key;
 mod links_say;
+mod meter;
 mod opt_out;
 mod picture;
 mod plan;

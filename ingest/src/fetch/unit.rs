@@ -21,6 +21,7 @@ use super::dispatch::{Dispatcher, Shared};
 use super::dns::{Lookup, SystemDns};
 use super::get::{Net, Sites};
 use super::hook::Hook;
+use super::meter::{Meter, Step};
 use super::opt_out::OptOutList;
 use super::picture::{Maker, Outcome};
 use super::rows::{Row, Work, Writer};
@@ -34,6 +35,7 @@ pub struct Fetcher {
     sites: Arc<Sites>,
     alarm: Arc<Alarm>,
     hook: Option<Arc<Hook>>,
+    meter: Arc<Meter>,
     pool: Arc<rayon::ThreadPool>,
     cx: Context,
 }
@@ -59,11 +61,14 @@ impl Fetcher {
             .build()
             .internal("cannot start threads")?;
         let plan = Arc::new(plan.clone());
+        let meter = Meter::new(cx.threads.max(1));
+        cx.progress.watch(Arc::clone(&meter) as _);
         let opt_out = Arc::new(OptOutList::read(&plan.opt_out)?);
         Ok(Self {
             sites: Arc::new(Sites::new(&plan, Arc::new(SystemDns), opt_out)),
             alarm: Arc::new(Alarm::new(&plan)),
             hook: Hook::open(&plan.hooks)?.map(Arc::new),
+            meter,
             plan,
             dial: dial.clone(),
             pool: Arc::new(pool),
@@ -101,7 +106,13 @@ impl Fetcher {
         }
         let share = self.cx.memory / 4;
         let desk = Arc::new(Desk::new(usize::try_from(share).unwrap_or(usize::MAX)));
-        let net = Net::new(&self.plan, &self.dial, &self.sites, Bodies::new(share))?;
+        let net = Net::new(
+            &self.plan,
+            &self.dial,
+            &self.sites,
+            Bodies::new(share),
+            Arc::clone(&self.meter),
+        )?;
         let (finished, arrivals) = channel();
         let shared = Shared {
             net,
@@ -116,6 +127,7 @@ impl Fetcher {
             alarm: Arc::clone(&self.alarm),
             pool: Arc::clone(&self.pool),
             finished,
+            meter: Arc::clone(&self.meter),
         };
         let dispatcher = Dispatcher::new(shared, &work);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -156,6 +168,9 @@ impl Fetcher {
             .iter()
             .map(|job| job.target.as_ref().err().map(|reason| Outcome::refused(*reason)))
             .collect();
+        work.jobs.iter().filter_map(|job| job.target.as_ref().err()).for_each(|reason| {
+            self.meter.ended(Some(*reason));
+        });
         let mut left: Vec<usize> = work.jobs.iter().map(|job| job.rows).collect();
         for (number, row) in work.rows.iter().copied().enumerate() {
             desk.next_row.store(number, Ordering::SeqCst);
@@ -170,11 +185,14 @@ impl Fetcher {
                 desk.release(outcome.len());
             }
             if let Some(batch) = batch {
+                let at = self.meter.enter(Step::Store);
                 sink(batch)?;
+                drop(at);
                 self.progress(number as u64 + 1, total, writer.counts());
             }
         }
         if let Some(batch) = writer.flush()? {
+            let _at = self.meter.enter(Step::Store);
             sink(batch)?;
         }
         self.progress(total, total, writer.counts());
