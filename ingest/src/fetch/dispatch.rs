@@ -305,6 +305,9 @@ impl Shared {
     }
 
     fn hand_in(&self, job: usize, outcome: Outcome) {
+        if let Some(Err(error)) = self.maker.crew.as_ref().map(|crew| crew.check()) {
+            self.desk.fail(error);
+        }
         if let Some(Err(error)) = self.maker.hook.as_ref().map(|hook| hook.check()) {
             self.desk.fail(error);
         }

@@ -143,6 +143,9 @@ impl Net {
             if robots_tag::forbids(response.headers(), &self.plan) {
                 return Err(Reason::Noai.into());
             }
+            if self.plan.tdm_reservation && robots_tag::reserves(response.headers()) {
+                return Err(Reason::TdmReserved.into());
+            }
             let _reading = self.meter.enter(Step::Network);
             return Ok(body::read(asked, &self.plan, deadline, &self.bodies).await?);
         }

@@ -6,6 +6,7 @@
 //! a limit, and what bounds memory is that the dispatcher starts no request while too much is
 //! finished but not yet handed on (`desk`), except for those rows that are wanted next.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -16,9 +17,10 @@ use stage::{Context, Counts, Error, Links, Pairs, Result, ResultExt};
 use super::FetchPlan;
 use super::alarm::Alarm;
 use super::budget::{Bodies, Decoding};
+use super::decode::{Crew, Isolation};
 use super::desk::Desk;
 use super::dispatch::{Dispatcher, Shared};
-use super::dns::{Lookup, SystemDns};
+use super::dns::{Lookup, lookup_of};
 use super::get::{Net, Sites};
 use super::hook::Hook;
 use super::meter::{Meter, Step};
@@ -35,6 +37,7 @@ pub struct Fetcher {
     sites: Arc<Sites>,
     alarm: Arc<Alarm>,
     hook: Option<Arc<Hook>>,
+    crew: Option<Arc<Crew>>,
     meter: Arc<Meter>,
     pool: Arc<rayon::ThreadPool>,
     cx: Context,
@@ -65,9 +68,10 @@ impl Fetcher {
         cx.progress.watch(Arc::clone(&meter) as _);
         let opt_out = Arc::new(OptOutList::read(&plan.opt_out)?);
         Ok(Self {
-            sites: Arc::new(Sites::new(&plan, Arc::new(SystemDns), opt_out)),
+            sites: Arc::new(Sites::new(&plan, lookup_of(&plan), opt_out)),
             alarm: Arc::new(Alarm::new(&plan)),
             hook: Hook::open(&plan.hooks)?.map(Arc::new),
+            crew: None,
             meter,
             plan,
             dial: dial.clone(),
@@ -76,11 +80,23 @@ impl Fetcher {
         })
     }
 
-    /// Asks `lookup` instead of the operating system for the addresses of names.
+    /// Asks `lookup` for the addresses of names, whatever the plan says.
     #[must_use]
     pub fn with_lookup(mut self, lookup: Arc<dyn Lookup>) -> Self {
         self.sites = Arc::new(Sites::new(&self.plan, lookup, Arc::clone(&self.sites.opt_out)));
         self
+    }
+
+    /// Where the plan wants pictures decoded in processes: what starts one, a program that calls
+    /// [`super::decode::work`]. Starts the first.
+    ///
+    /// # Errors
+    /// When it is no such program.
+    pub fn with_workers(mut self, command: &[OsString]) -> Result<Self> {
+        if self.plan.decode.isolation == Isolation::Process {
+            self.crew = Some(Arc::new(Crew::open(&self.plan, command)?));
+        }
+        Ok(self)
     }
 
     /// Fetches the links of one unit and hands their pairs to `sink` in input order, failures
@@ -99,6 +115,9 @@ impl Fetcher {
         shard_id: u32,
         sink: &mut dyn FnMut(Pairs) -> Result<()>,
     ) -> Result<Counts> {
+        if self.plan.decode.isolation == Isolation::Process && self.crew.is_none() {
+            return Err(Error::internal("decode.isolation: no worker program is named"));
+        }
         let work = Work::new(links, &self.plan, &self.sites.opt_out)?;
         let mut writer = Writer::new(links, &self.plan, shard_id)?;
         if work.rows.is_empty() {
@@ -121,6 +140,7 @@ impl Fetcher {
                 opt_out: Arc::clone(&self.sites.opt_out),
                 gate: Decoding::new(share),
                 hook: self.hook.clone(),
+                crew: self.crew.clone(),
             },
             wanted: work.jobs.iter().map(|job| Arc::clone(&job.wanted)).collect(),
             desk: Arc::clone(&desk),

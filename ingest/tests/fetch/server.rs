@@ -101,8 +101,13 @@ impl Server {
 
     /// Whether all connections are closed within a few seconds.
     pub(crate) fn all_closed(&self) -> bool {
+        self.closed_within(Duration::from_secs(5))
+    }
+
+    /// Whether all connections are closed within this time.
+    pub(crate) fn closed_within(&self, time: Duration) -> bool {
         let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(5) {
+        while began.elapsed() < time {
             if self.shared.open.load(Ordering::SeqCst) == 0 {
                 return true;
             }

@@ -92,9 +92,11 @@ fn memory_and_file_handles_stay_the_same_over_many_thousands_of_hostile_urls() {
         let counts = fetcher.run_unit(&[links(&urls)], unit as u32, &mut |_| Ok(())).unwrap();
         counts.check().unwrap();
         all.merge(&counts);
-        assert!(server.all_closed(), "connections outlive their unit");
+        // The server's threads, not the fetcher's; long, for it may run beside everything else.
+        let closed = server.closed_within(Duration::from_mins(2));
+        assert!(closed, "connections outlive their unit");
         seen.push(Usage::now());
-        if long.is_some() && said.elapsed() > Duration::from_secs(60) {
+        if long.is_some() && said.elapsed() > Duration::from_mins(1) {
             said = Instant::now();
             let usage = Usage::now();
             eprintln!(

@@ -25,6 +25,9 @@ pub(crate) fn add(mut command: Command, schema: &Value, skip: &[&str]) -> Comman
         if hyphens != name {
             arg = arg.alias(hyphens);
         }
+        if accepts(&field, "boolean") {
+            arg = arg.num_args(0..=1).default_missing_value("true");
+        }
         command = command.arg(arg);
     }
     command
@@ -43,11 +46,18 @@ pub(crate) fn read(
             continue;
         }
         let Ok(Some(values)) = matches.try_get_many::<String>(&name) else { continue };
+        // As Python says "the default".
+        let default = values.clone().all(|text| text == "None");
+        if default && accepts(&field, "array") && !accepts(&field, "null") {
+            continue;
+        }
         let values: Vec<Value> =
             values.map(|text| parse(&name, text, &field)).collect::<Result<_>>()?;
         let list = accepts(&field, "array");
         let value = match values.len() {
-            1 if !list || values[0].is_array() => values.into_iter().next().unwrap_or(Value::Null),
+            1 if !list || values[0].is_array() || values[0].is_null() => {
+                values.into_iter().next().unwrap_or(Value::Null)
+            }
             _ if list => Value::Array(values),
             n => {
                 return Err(Error::recipe(format!(
@@ -61,6 +71,12 @@ pub(crate) fn read(
 }
 
 fn parse(name: &str, text: &str, field: &Value) -> Result<Value> {
+    // As Python writes them, whose tools' users come with their commands.
+    match text {
+        "None" | "inf" if accepts(field, "null") => return Ok(Value::Null),
+        "True" | "False" if accepts(field, "boolean") => return Ok(Value::Bool(text == "True")),
+        _ => {}
+    }
     // A word that looks like a number stays a word where the field wants text.
     if accepts(field, "string") && !accepts(field, "number") && !accepts(field, "integer") {
         return Ok(Value::String(text.to_owned()));

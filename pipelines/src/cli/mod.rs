@@ -6,14 +6,19 @@
 mod args;
 mod demo;
 mod flags;
+mod img2dataset;
 mod inspect;
 mod peek;
 mod progress;
-pub(crate) use progress::brief;
 mod run;
+mod share;
 mod single;
 mod upkeep;
 mod why;
+mod worker;
+
+pub(crate) use progress::brief;
+pub(crate) use worker::decode_worker;
 
 use std::process::ExitCode;
 
@@ -27,6 +32,9 @@ use crate::recipe::clean;
 pub fn main() -> ExitCode {
     // The allocator would give large tensors back to the system between steps, and ask again.
     kernels::keep_freed_memory();
+    if let Some(code) = worker::main() {
+        return code;
+    }
     let command = args::command();
     let matches = command.get_matches();
     init_logging(matches.get_count("verbose"));

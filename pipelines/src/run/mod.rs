@@ -1,17 +1,24 @@
 //! The runner: stages in order, unit by unit, each committed before the next is begun.
 
+mod place;
+mod share;
+mod stream;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use ingest::DialMap;
 use serde_json::{Value, json};
-use stage::{Context, Counts, Error, Result};
+use stage::{Context, Error, Result};
 use store::{Attempt, Commit, Output};
 
-use crate::key::{self, Identities, Identity};
+pub(crate) use self::place::{FINISHED, scores_id, stage_file};
+use self::place::{Place, finished_before};
+pub use self::share::Share;
 use crate::recipe::{Graph, Kind, Node};
-use crate::stages::{Done, Outcome, Scores, Site, fused};
+use crate::stages::{Done, Outcome};
+use crate::watch::Watch;
 
 /// How to run a recipe.
 #[derive(Debug, Clone, Default)]
@@ -24,42 +31,6 @@ pub struct Options {
     pub apart: bool,
     /// Stop after this stage.
     pub until: Option<String>,
-}
-
-/// One share of the units: `3/16`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
-    /// From 0.
-    pub index: usize,
-    /// How many there are.
-    pub of: usize,
-}
-
-impl std::str::FromStr for Share {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parts =
-            text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
-        match parts {
-            Some((index, of)) if of > 0 && index < of => Ok(Self { index, of }),
-            _ => Err(format!(
-                "`{text}` is no share; write `3/16` for units 3, 19, 35, ... counted from 0"
-            )),
-        }
-    }
-}
-
-/// What the runner tells whoever watches.
-pub trait Watch: Send + Sync {
-    /// A stage begins.
-    fn begin(&self, id: &str, kind: &str, units: usize, done: usize);
-    /// A stage was found finished.
-    fn reused(&self, id: &str, kind: &str, counts: &Counts);
-    /// A stage is finished.
-    fn end(&self, id: &str, kind: &str, counts: &Counts, seconds: f64);
-    /// The progress to hand to a stage.
-    fn progress(&self, id: &str) -> Arc<dyn stage::Progress>;
 }
 
 /// A finished run.
@@ -180,21 +151,35 @@ impl Runner<'_> {
         let units = worker.units();
         let missing: Vec<(usize, &String)> =
             units.iter().enumerate().filter(|(_, unit)| !commits.contains_key(*unit)).collect();
-        self.watch.begin(&node.id, kind.name(), units.len(), units.len() - missing.len());
+        let done = units.len() - missing.len();
+        self.watch.begin(&[(&node.id, kind.name())], units.len(), done);
         for (index, unit) in &missing {
-            if units.len() > 1 && self.options.share.is_some_and(|s| index % s.of != s.index) {
+            if self.is_of_others(*index, units.len()) {
                 continue;
             }
-            place.site.check_cancelled()?;
+            self.may_go_on()?;
             let began = Instant::now();
             let mut attempt = place.site.dir.begin(unit)?;
             let outcome = worker
                 .run(unit, &mut attempt)
                 .map_err(|e| e.at(format!("stage `{}`, unit {unit}", node.id)))?;
-            commit(attempt, &place.key, outcome, began)?;
+            let committed = commit(attempt, &place.key, outcome, began)?;
+            self.watch.unit(&node.id, &committed.counts);
         }
         drop(worker);
         self.finish(&place, &units, started)
+    }
+
+    /// Whether another share does this unit.
+    fn is_of_others(&self, index: usize, units: usize) -> bool {
+        units > 1 && self.options.share.is_some_and(|s| index % s.of != s.index)
+    }
+
+    /// Whether the next unit may be begun: nobody asked to stop, and the output is still held. A
+    /// commit asks for the lease too; to ask here saves the work that it would refuse.
+    fn may_go_on(&self) -> Result<()> {
+        self.context.cancel.check()?;
+        self.output.check_lease()
     }
 
     fn finish(
@@ -226,248 +211,6 @@ impl Runner<'_> {
         self.watch.end(&done.id, done.kind, &done.counts, started.elapsed().as_secs_f64());
         Ok(Some(vec![Arc::new(done)]))
     }
-
-    /// The one judge that takes this fetch's shards as a stream, if nothing else it needs is
-    /// missing.
-    fn fusable(&self, node: &Node) -> Option<String> {
-        if self.options.apart || !matches!(self.kind(node), Kind::Fetch(_)) {
-            return None;
-        }
-        let mut consumers = self.graph.nodes.iter().filter(|n| n.inputs.contains(&node.id));
-        let judge = consumers.find(|n| matches!(self.kind(n), Kind::Judge(_)))?;
-        let ready = judge.references.iter().all(|id| self.done.contains_key(id));
-        (judge.inputs == [node.id.clone()] && ready).then(|| judge.id.clone())
-    }
-
-    fn fused(&mut self, fetch: &Place, judge: &Node) -> Result<Option<Vec<Arc<Done>>>> {
-        let started = Instant::now();
-        let mut place = self.place_with(judge, |id| {
-            (id == fetch.site.id).then(|| Arc::new(fetch.done(Vec::new())))
-        })?;
-        let (fetched, judged) = (fetch.commits()?, place.commits()?);
-        let units = match (finished_before(fetch, &fetched), finished_before(&place, &judged)) {
-            (Some(fetch), Some(judge)) => {
-                self.watch.reused(&fetch.id, fetch.kind, &fetch.counts);
-                self.watch.reused(&judge.id, judge.kind, &judge.counts);
-                // The judge was placed before its input's units were known.
-                let fetch = Arc::new(fetch);
-                let judge = Done { inputs: vec![Arc::clone(&fetch)], ..judge };
-                return Ok(Some(vec![fetch, Arc::new(judge)]));
-            }
-            _ => {
-                let (Kind::Fetch(fetch_plan), Kind::Judge(judge_plan)) = (&fetch.kind, &place.kind)
-                else {
-                    return Err(Error::internal("only fetch and judge run as one stream"));
-                };
-                let mut stream =
-                    fused::Stream::open(fetch_plan, &fetch.site, judge_plan, &place.site).map_err(
-                        |e| e.at(format!("stages `{}` and `{}`", fetch.site.id, judge.id)),
-                    )?;
-                let units = stream.units();
-                let missing = units
-                    .iter()
-                    .filter(|u| !judged.contains_key(*u) || !fetched.contains_key(*u))
-                    .count();
-                let name = format!("{} + {}", fetch.site.id, judge.id);
-                self.watch.begin(&name, "one stream", units.len(), units.len() - missing);
-                for (index, unit) in units.iter().enumerate() {
-                    if units.len() > 1
-                        && self.options.share.is_some_and(|s| index % s.of != s.index)
-                    {
-                        continue;
-                    }
-                    fetch.site.check_cancelled()?;
-                    let began = Instant::now();
-                    let at = |e: Error| e.at(format!("stages `{name}`, unit {unit}"));
-                    match (fetched.contains_key(unit), judged.contains_key(unit)) {
-                        (true, true) => {}
-                        (false, _) => {
-                            let mut parts = stream.begin(unit, place.site.dir.begin(unit)?)?;
-                            let (a, mut b) = stream.run(unit, &mut parts).map_err(at)?;
-                            let ours = parts.shard.name();
-                            if commit(parts.shard, &fetch.key, a, began)?.attempt == ours {
-                                stream.commit_scores(parts.scores)?;
-                            } else {
-                                // Another run's shard stands: these scores are of other pictures.
-                                parts.verdicts = place.site.dir.begin(unit)?;
-                                b = stream.judge_apart(unit, &mut parts.verdicts).map_err(at)?;
-                            }
-                            commit(parts.verdicts, &place.key, b, began)?;
-                        }
-                        (true, false) => {
-                            let mut verdicts = place.site.dir.begin(unit)?;
-                            let outcome = stream.judge_apart(unit, &mut verdicts).map_err(at)?;
-                            commit(verdicts, &place.key, outcome, began)?;
-                        }
-                    }
-                }
-                units
-            }
-        };
-        let Some(mut first) = self.finish(fetch, &units, started)? else { return Ok(None) };
-        place.site.inputs = vec![Arc::clone(&first[0])];
-        let Some(second) = self.finish(&place, &units, started)? else { return Ok(None) };
-        first.extend(second);
-        Ok(Some(first))
-    }
-
-    fn kind(&self, node: &Node) -> &Kind {
-        &self.graph.recipe.stages[node.entry].kind
-    }
-
-    fn place(&mut self, node: &Node) -> Result<Place> {
-        self.place_with(node, |_| None)
-    }
-
-    /// The stage's folder with its key checked: another recipe's output is refused or, with
-    /// `--redo`, cleared.
-    fn place_with(
-        &mut self,
-        node: &Node,
-        extra: impl Fn(&str) -> Option<Arc<Done>>,
-    ) -> Result<Place> {
-        let kind = self.kind(node).clone();
-        let find = |id: &String| {
-            extra(id)
-                .or_else(|| self.done.get(id).map(Arc::clone))
-                .ok_or_else(|| Error::internal(format!("stage `{id}` has not run")))
-        };
-        let inputs: Vec<Arc<Done>> = node.inputs.iter().map(find).collect::<Result<_>>()?;
-        let references: BTreeMap<String, Arc<Done>> =
-            node.references.iter().map(|id| Ok((id.clone(), find(id)?))).collect::<Result<_>>()?;
-        let input_keys: Vec<String> = inputs.iter().map(|done| done.key.clone()).collect();
-        let reference_keys =
-            references.iter().map(|(id, done)| (id.clone(), done.key.clone())).collect();
-        let external = match self.external.remove(&node.id) {
-            Some(external) => external,
-            None => {
-                external(&kind, self.context).map_err(|e| e.at(format!("stage `{}`", node.id)))?
-            }
-        };
-        let identities =
-            Identities::of(&kind, self.context, &external, &input_keys, &reference_keys);
-        let inherited =
-            node.inputs.iter().chain(&node.references).any(|id| self.redone.contains(id));
-        let redo = inherited || self.options.redo.contains(&node.id);
-        let dir = self.output.stage(&node.id);
-        let name = stage_file(&node.id);
-        let before = self.output.get(&name)?.map(|bytes| key::parse(&bytes)).transpose()?;
-        let unchanged = before.as_ref() == Some(&identities.stage.0);
-        // What failed before it made anything is corrected without a word.
-        let redo = redo || (before.is_some() && !unchanged && dir.is_unused()?);
-        if let Some(before) = before.as_ref().filter(|_| !unchanged && !redo) {
-            let differences = identities.stage.differences(before);
-            let scores = match &identities.scores {
-                Some(scores) => self.scores_there(node, scores)?,
-                None => false,
-            };
-            return Err(key::changed(&node.id, &differences, scores));
-        }
-        let scores = match &identities.scores {
-            // Asked to make again what is unchanged, or with other inputs: the scores too.
-            Some(scores) => Some(self.scores(node, scores, inherited || (redo && unchanged))?),
-            None => None,
-        };
-        if redo && self.redone.insert(node.id.clone()) {
-            dir.clear()?;
-        }
-        if redo || before.is_none() {
-            self.output.put(&name, identities.stage.0.to_string().into())?;
-        }
-        let context = Context { progress: self.watch.progress(&node.id), ..self.context.clone() };
-        let (id, dial) = (node.id.clone(), self.dial.clone());
-        let site = Site { id, context, dir, scores, inputs, references, dial };
-        Ok(Place { key: identities.stage.key(), site, kind })
-    }
-
-    /// Where a stage's scores lie. Those that were made otherwise are cleared, and with `again`
-    /// all.
-    fn scores(&self, node: &Node, identity: &Identity, again: bool) -> Result<Scores> {
-        let dir = self.output.stage(&scores_id(&node.id));
-        if again || !self.scores_there(node, identity)? {
-            dir.clear()?;
-            let name = stage_file(&scores_id(&node.id));
-            self.output.put(&name, identity.0.to_string().into())?;
-        }
-        Ok(Scores { dir, key: identity.key() })
-    }
-
-    /// Whether the scores that lie there were made as this identity says.
-    fn scores_there(&self, node: &Node, identity: &Identity) -> Result<bool> {
-        let before = self.output.get(&stage_file(&scores_id(&node.id)))?;
-        Ok(before.map(|bytes| key::parse(&bytes)).transpose()?.as_ref() == Some(&identity.0))
-    }
-}
-
-/// The record of what a stage's key is made of.
-pub(crate) fn stage_file(id: &str) -> String {
-    format!("{id}/_stage.json")
-}
-
-/// The folder of a stage's scores: no id has a dot.
-pub(crate) fn scores_id(id: &str) -> String {
-    format!("{id}.scores")
-}
-
-/// A stage in its folder.
-struct Place {
-    kind: Kind,
-    key: String,
-    site: Site,
-}
-
-impl Place {
-    /// The stage's commit records.
-    ///
-    /// # Errors
-    /// A unit that was made under another key: by a process that slept while its stage was cleared.
-    fn commits(&self) -> Result<BTreeMap<String, Commit>> {
-        let commits = self.site.dir.commits()?;
-        match commits.values().find(|commit| commit.key != self.key) {
-            Some(other) => Err(of_another_key(&other.unit)),
-            None => Ok(commits),
-        }
-    }
-
-    fn done(&self, commits: Vec<Commit>) -> Done {
-        let mut counts = Counts::default();
-        for commit in &commits {
-            counts.merge(&commit.counts);
-        }
-        Done {
-            id: self.site.id.clone(),
-            kind: self.kind.name(),
-            noun: self.kind.info().gives,
-            key: self.key.clone(),
-            dir: self.site.dir.clone(),
-            commits,
-            counts,
-            inputs: self.site.inputs.clone(),
-            plan: self.kind.to_json(),
-        }
-    }
-}
-
-/// The marker that all units of a stage are there: it lists them, so that a finished stage is
-/// known without opening its inputs.
-pub(crate) const FINISHED: &str = "_finished";
-
-fn finished_before(place: &Place, commits: &BTreeMap<String, Commit>) -> Option<Done> {
-    let units = commits.get(FINISHED)?.info.get("units")?.as_array()?;
-    let ordered: Vec<Commit> =
-        units.iter().map(|unit| commits.get(unit.as_str()?).cloned()).collect::<Option<_>>()?;
-    Some(place.done(ordered))
-}
-
-impl Site {
-    fn dir_put_finished(&self, done: &Done) -> Result<()> {
-        if self.dir.commit(FINISHED)?.is_some() {
-            return Ok(());
-        }
-        let units: Vec<&str> = done.commits.iter().map(|c| c.unit.as_str()).collect();
-        self.dir.begin(FINISHED)?.commit(&done.key, Counts::default(), json!({"units": units}))?;
-        Ok(())
-    }
 }
 
 fn commit(attempt: Attempt, key: &str, outcome: Outcome, began: Instant) -> Result<Commit> {
@@ -484,16 +227,4 @@ fn commit(attempt: Attempt, key: &str, outcome: Outcome, began: Instant) -> Resu
 fn of_another_key(unit: &str) -> Error {
     Error::conflict(format!("unit {unit} was committed under another key"))
         .hint("another run with another recipe writes to this output; stop one, then use `--redo`")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_share_is_an_index_and_a_count() {
-        assert_eq!("3/16".parse::<Share>().unwrap(), Share { index: 3, of: 16 });
-        assert!("16/16".parse::<Share>().unwrap_err().contains("3/16"));
-        assert!("x".parse::<Share>().is_err());
-    }
 }
