@@ -26,7 +26,8 @@
 //!
 //! Reading order: [`linear()`], [`layer_norm()`], [`gelu()`], [`attention()`], [`batch_norm()`],
 //! [`softmax()`], [`cross_entropy()`], [`embedding()`], [`patches()`], [`l2_normalize()`],
-//! [`adamw_step()`], [`keep_freed_memory()`]; below them `gemm` and `tiles` (matrix products),
+//! [`adamw_step()`], [`keep_freed_memory()`],
+//! [`limit_address_space()`]; below them `gemm` and `tiles` (matrix products),
 //! `simd` (the choice of SIMD level), `elementary` (exponential and normal distribution), `rows`
 //! (sums), `slices` (tensors as slices) and `fused` (operators with any number of inputs).
 #![allow(unsafe_code)] // in `simd`, `tiles`, `gemm` and `memory`, each with its proof
@@ -70,7 +71,7 @@ pub use gelu::{gelu, gelu_first, quick_gelu};
 pub use half::HalfLinear;
 pub use layer_norm::layer_norm;
 pub use linear::{linear, project};
-pub use memory::keep_freed_memory;
+pub use memory::{keep_freed_memory, limit_address_space};
 pub use normalize::l2_normalize;
 pub use patches::{patches, with_class_and_positions};
 pub use pool::avg_pool3x3;

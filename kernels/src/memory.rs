@@ -19,3 +19,30 @@ pub fn keep_freed_memory() {
         }
     }
 }
+
+/// Caps the address space of this process at so many bytes, and lets it leave no core file: an
+/// allocation beyond that fails, and the process ends. For processes that do one dangerous thing.
+///
+/// # Errors
+/// What the system says; on systems without such a cap, that it has none.
+pub fn limit_address_space(bytes: u64) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        let limit = |what, bytes: u64| {
+            let bytes = bytes as libc::rlim_t;
+            let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+            // SAFETY: setrlimit reads the struct during the call and keeps nothing of it.
+            match unsafe { libc::setrlimit(what, &raw const limit) } {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        };
+        limit(libc::RLIMIT_CORE, 0)?;
+        limit(libc::RLIMIT_AS, bytes)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = bytes;
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+}

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::{Error, Result};
+use crate::{Error, Figures, Result};
 
 /// What every stage is given.
 #[derive(Clone)]
@@ -91,6 +91,9 @@ pub trait Progress: Send + Sync {
     /// `done` of `total` (0 when unknown) in the stage's own unit; `note` is one short line such as
     /// `loss 2.31, 412 samples/s`.
     fn update(&self, done: u64, total: u64, note: &str);
+
+    /// Hands over figures that change all the time; called once, by a stage that has them.
+    fn watch(&self, _figures: Arc<dyn Figures>) {}
 }
 
 /// Says nothing.

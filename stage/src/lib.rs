@@ -11,13 +11,14 @@
 //! Invariants: this crate does no IO and knows no tensors; a pair is judged, never edited.
 //!
 //! Reading order: [`Links`], [`Pairs`], [`Counts`], [`Checkpoint`], [`Report`], [`Context`],
-//! [`Error`], and the [`registry!`] macro that gathers the stages of one room.
+//! [`Figures`], [`Error`], and the [`registry!`] macro that gathers the stages of one room.
 
 mod checkpoint;
 mod context;
 mod counts;
 mod dice;
 mod error;
+mod figures;
 mod links;
 mod pairs;
 mod parallel;
@@ -29,6 +30,7 @@ pub use context::{Cancel, Context, NoProgress, Progress};
 pub use counts::Counts;
 pub use dice::Dice;
 pub use error::{Error, Kind, Result, ResultExt};
+pub use figures::{Figure, Figures};
 pub use links::Links;
 pub use pairs::{PairRow, PairSource, Pairs, PairsBuilder, Status};
 pub use parallel::in_parallel;

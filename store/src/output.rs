@@ -212,8 +212,12 @@ impl Output {
     }
 
     /// Fails when a lease that was taken through this output is lost: what comes next would change
-    /// what belongs to another run.
-    pub(crate) fn check_lease(&self) -> Result<()> {
+    /// what belongs to another run. Commits ask for it by themselves.
+    ///
+    /// # Errors
+    /// [`stage::Kind::Conflict`] when it is lost; that of the store when it may be and cannot be
+    /// renewed.
+    pub fn check_lease(&self) -> Result<()> {
         self.fence.check()
     }
 

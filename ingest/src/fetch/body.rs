@@ -19,6 +19,11 @@ pub(super) struct Body {
 }
 
 impl Body {
+    /// Bytes of the body.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The bytes, and their share of the memory budget.
     pub(super) fn into_parts(self) -> (Vec<u8>, Hold) {
         (self.bytes, self.hold)

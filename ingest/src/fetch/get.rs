@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::body::{self, Body};
 use super::budget::Bodies;
 use super::dns::{Addresses, Lookup};
+use super::meter::{Meter, Step};
 use super::opt_out::OptOutList;
 use super::plan::seconds;
 use super::policy::Target;
@@ -52,6 +53,7 @@ pub(super) struct Net {
     dial: DialMap,
     client: Client,
     bodies: Arc<Bodies>,
+    pub(super) meter: Arc<Meter>,
 }
 
 /// A try that gave no body.
@@ -82,6 +84,7 @@ impl Net {
         dial: &DialMap,
         sites: &Arc<Sites>,
         bodies: Arc<Bodies>,
+        meter: Arc<Meter>,
     ) -> stage::Result<Self> {
         // Where one address serves many hosts, their limits add up.
         let dials = !dial.is_empty() || !plan.dial.is_empty();
@@ -92,6 +95,7 @@ impl Net {
             dial: dial.clone(),
             client: client::build(plan, idle, &sites.addresses.resolver())?,
             bodies,
+            meter,
         })
     }
 
@@ -114,6 +118,7 @@ impl Net {
                     }
                     // In the middle of a chain: a short wait, for which nobody is to blame.
                     deadline += turn.saturating_duration_since(Instant::now());
+                    let _resting = self.meter.enter(Step::Politeness);
                     tokio::time::sleep_until(turn).await;
                 }
             }
@@ -138,6 +143,10 @@ impl Net {
             if robots_tag::forbids(response.headers(), &self.plan) {
                 return Err(Reason::Noai.into());
             }
+            if self.plan.tdm_reservation && robots_tag::reserves(response.headers()) {
+                return Err(Reason::TdmReserved.into());
+            }
+            let _reading = self.meter.enter(Step::Network);
             return Ok(body::read(asked, &self.plan, deadline, &self.bodies).await?);
         }
     }
@@ -159,14 +168,19 @@ impl Net {
         keep_alive: bool,
     ) -> Result<Asked, Reason> {
         let dial = self.dial_of(target);
+        let at = self.meter.enter(Step::Dns);
         let resolving = timeout_at(*deadline, self.sites.addresses.admit(target, dial)).await;
         let (url, address) = resolving.map_err(|_| Reason::TimeoutTotal)??;
+        drop(at);
         let waiting = Instant::now();
+        let at = self.meter.enter(Step::Politeness);
         let turn = match address {
             Some(address) => self.sites.at_address.turn(address).await,
             None => None,
         };
+        drop(at);
         *deadline += waiting.elapsed();
+        let _asking = self.meter.enter(Step::Network);
         let first_byte = Instant::now() + seconds(self.plan.first_byte_timeout);
         let until = first_byte.min(*deadline);
         let late =
@@ -182,6 +196,7 @@ impl Net {
             if !keep_alive && dial.is_none() {
                 request = request.header(CONNECTION, HeaderValue::from_static("close"));
             }
+            self.meter.request();
             match timeout_at(until, request.send()).await {
                 Ok(Ok(response)) => return Ok(Asked { response, _turn: turn }),
                 Ok(Err(error)) => match client::reason(&error) {

@@ -24,16 +24,19 @@
 //! (`body`); then the digest (`digest`), the header, the size rules, the user's program (`hook`),
 //! decoding, resizing, blurring (`blur`) and encoding (`picture`).
 //!
-//! `queue` says whose turn it is; `turns` keeps the rhythm that a site asks for and counts requests
+//! `dispatch` decides which request goes next: `queue` says whose turn it is; `turns` keeps the rhythm that a site asks for and counts requests
 //! to one address; `in_flight` lowers the number of requests when the machine runs short; `alarm`
-//! ends a run that only fails. `links_say` reads what links say beside their URL, `unit` runs it
-//! all, `rows` puts it in order, and `again` tells what a later fetch may try again.
+//! ends a run that only fails; `meter` says what holds things up. `links_say` reads what links say beside their URL, `unit` runs it
+//! all, `desk` bounds what is finished and not yet handed on, `rows` puts it in order, and `again` tells what a later fetch may try again.
 //!
-//! Not done here yet: a resolver of our own instead of the operating system's (`dns` says why that
-//! can wait); decoding in a process of its own, so that a decoder that aborts or loops loses one
-//! picture (a panic does); opt-outs in pages (`meta robots`, TDM reservation), which the links do
-//! not carry. Of img2dataset's flags: lossy webp, `disable_all_reencoding`,
-//! `ignore_ssl_certificate`, the choice of interpolation, and output formats other than webdataset.
+//! [`decode`] is where pictures are made in processes of their own.
+//!
+//! Opt-outs that are honoured: lists of one's own, robots.txt, and of the picture's own answer
+//! X-Robots-Tag and tdm-reservation. What the page around a picture says (`meta robots`,
+//! `tdm-reservation` as a meta tag) is not: pages are not fetched, and the links of cc2dataset's
+//! form do not carry it. Of img2dataset's flags there are not: lossy webp,
+//! `disable_all_reencoding`, `ignore_ssl_certificate`, the choice of interpolation, and output
+//! formats other than webdataset.
 //!
 //! # Reasons
 //!
@@ -51,6 +54,7 @@
 //! | `crawl_delay` | failed | download | its turn after robots.txt's crawl-delay would come after `max_host_wait` |
 //! | `robots_unreachable` | failed | download | the site answers, but gives no robots.txt (5xx, 429, too slow) |
 //! | `noai` | dropped | download | X-Robots-Tag forbids it |
+//! | `tdm_reserved` | dropped | download | its owner reserves the right to mine it (tdm-reservation) |
 //! | `opt_out` | dropped | download | on a list of `opt_out`: the URL, a redirect's place, or the bytes |
 //! | `dns` | failed | download | no address, or none in time |
 //! | `connect` | failed | download | connection refused or impossible |
@@ -80,6 +84,8 @@
 //! | `aspect_ratio` | dropped | resize | a shape over `max_aspect_ratio` |
 //! | `not_an_image` | failed | resize | a web page or the like, whatever its name and type say |
 //! | `decoder_panic` | failed | resize | a bug in a decoder, held back |
+//! | `decoder_crashed` | failed | resize | its worker process died (`decode.isolation`) |
+//! | `decoder_timeout` | failed | resize | its worker process took longer than `decode.timeout` |
 //! | `side_too_large`, `too_many_pixels`, `aspect_too_large`, `output_too_large` | dropped | resize | the decoder's caps on size |
 //! | the other words of [`pixels::Refused`] | failed | resize | `truncated`, `broken`, `unsupported_format`, ... |
 
@@ -89,7 +95,10 @@ mod blur;
 mod body;
 mod budget;
 mod client;
+pub mod decode;
+mod desk;
 mod digest;
+mod dispatch;
 mod dns;
 mod exif;
 mod get;
@@ -98,6 +107,7 @@ mod http_date;
 mod in_flight;
 mod key;
 mod links_say;
+mod meter;
 mod opt_out;
 mod picture;
 mod plan;
@@ -111,11 +121,12 @@ mod turns;
 mod unit;
 
 pub use again::{failed_before, of_rows};
+pub use decode::{Decode, Isolation};
 pub use digest::Digest;
-pub use dns::{Answer, Lookup, SystemDns};
+pub use dns::{Answer, Found, Lookup, OwnDns, SystemDns};
 pub use hook::Hooks;
 pub use opt_out::OptOut;
-pub use plan::{EncodeFormat, FetchPlan, ResizeMode};
+pub use plan::{EncodeFormat, FetchPlan, ResizeMode, Resolver};
 pub use policy::check_url;
 pub use reason::{Class, Reason};
 pub use unit::Fetcher;

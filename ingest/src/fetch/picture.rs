@@ -10,6 +10,7 @@ use pixels::{
 
 use super::blur::{Face, blur, upright};
 use super::budget::Decoding;
+use super::decode::Crew;
 use super::exif;
 use super::hook::Hook;
 use super::opt_out::OptOutList;
@@ -62,6 +63,8 @@ pub(super) struct Maker {
     pub(super) opt_out: Arc<OptOutList>,
     pub(super) gate: Decoding,
     pub(super) hook: Option<Arc<Hook>>,
+    /// Where pictures are decoded in processes of their own.
+    pub(super) crew: Option<Arc<Crew>>,
 }
 
 impl Maker {
@@ -107,30 +110,43 @@ impl Maker {
         // Decoded pixels, a resized copy, and about as much again inside the decoder.
         let pixels = u64::from(header.width) * u64::from(header.height);
         let _room = self.gate.enter(pixels.saturating_mul(8));
-        let original_size = header.upright_size();
-        let exif = plan.extract_exif.then(|| exif::read(&bytes));
-        let is_resized = is_resized(original_size, plan);
-        if is_resized && wanted.faces.is_empty() {
-            let means = if plan.scaled_decode { Means::LARGE } else { Means::NEVER };
-            let (side, mode) = (plan.image_size, mode(plan));
-            let (picture, _) = decode_resized(&bytes, &limits, side, mode, false, means)
-                .map_err(|refused| name(&refused, &bytes))?;
-            drop(bytes);
-            let size = (picture.width, picture.height);
-            return Ok(Finished { bytes: encode(&picture, plan)?, size, original_size, exif });
+        match &self.crew {
+            Some(crew) => crew.develop(&bytes, &wanted.faces),
+            None => develop(bytes, &wanted.faces, plan),
         }
-        let picture = decode(&bytes, &limits).map_err(|refused| name(&refused, &bytes))?;
-        let as_it_is = !is_resized && wanted.faces.is_empty();
-        if as_it_is && plan.skip_reencode && is_container(&header, plan.encode_format) {
-            return Ok(Finished { bytes, size: original_size, original_size, exif });
-        }
-        drop(bytes);
-        let faces: Vec<Face> =
-            wanted.faces.iter().map(|face| upright(*face, header.orientation)).collect();
-        let picture = resized(picture, plan, &faces)?;
-        let size = (picture.width, picture.height);
-        Ok(Finished { bytes: encode(&picture, plan)?, size, original_size, exif })
     }
+}
+
+/// Decodes, resizes, blurs and encodes: the part that a worker process can do.
+pub(super) fn develop(
+    bytes: Vec<u8>,
+    faces: &[Face],
+    plan: &FetchPlan,
+) -> Result<Finished, Reason> {
+    let limits = Limits::default();
+    let header = probe(&bytes, &limits).map_err(|refused| name(&refused, &bytes))?;
+    let original_size = header.upright_size();
+    let exif = plan.extract_exif.then(|| exif::read(&bytes));
+    let is_resized = is_resized(original_size, plan);
+    if is_resized && faces.is_empty() {
+        let means = if plan.scaled_decode { Means::LARGE } else { Means::NEVER };
+        let (side, mode) = (plan.image_size, mode(plan));
+        let (picture, _) = decode_resized(&bytes, &limits, side, mode, false, means)
+            .map_err(|refused| name(&refused, &bytes))?;
+        drop(bytes);
+        let size = (picture.width, picture.height);
+        return Ok(Finished { bytes: encode(&picture, plan)?, size, original_size, exif });
+    }
+    let picture = decode(&bytes, &limits).map_err(|refused| name(&refused, &bytes))?;
+    let as_it_is = !is_resized && faces.is_empty();
+    if as_it_is && plan.skip_reencode && is_container(&header, plan.encode_format) {
+        return Ok(Finished { bytes, size: original_size, original_size, exif });
+    }
+    drop(bytes);
+    let faces: Vec<Face> = faces.iter().map(|face| upright(*face, header.orientation)).collect();
+    let picture = resized(picture, plan, &faces)?;
+    let size = (picture.width, picture.height);
+    Ok(Finished { bytes: encode(&picture, plan)?, size, original_size, exif })
 }
 
 /// Resizes, and blurs faces where img2dataset does: after scaling, before cutting or padding.
@@ -252,6 +268,7 @@ mod tests {
             opt_out: Arc::default(),
             gate: Decoding::new(1),
             hook: None,
+            crew: None,
         };
         maker.make("http://a.example/", bytes.to_vec(), wanted)
     }

@@ -110,6 +110,11 @@ impl FairQueue {
         self.enter(line);
     }
 
+    /// Jobs that wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting
+    }
+
     /// Whether no job waits.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting == 0

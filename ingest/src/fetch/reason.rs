@@ -26,6 +26,8 @@ pub enum Reason {
     RobotsUnreachable,
     /// X-Robots-Tag forbids it.
     Noai,
+    /// tdm-reservation says that its owner reserves the right to mine it.
+    TdmReserved,
     /// On a list of `opt_out`: the URL, a place it redirects to, or the downloaded bytes.
     OptOut,
     /// The name has no address, or none within the time for connecting.
@@ -86,6 +88,10 @@ pub enum Reason {
     NotAnImage,
     /// The decoder panicked; a bug, counted instead of stopping the run.
     DecoderPanic,
+    /// The decoder's process died of it.
+    DecoderCrashed,
+    /// The decoder's process took longer than `decode.timeout`.
+    DecoderTimeout,
     /// The decoder's guard refused it; the word is that of [`pixels::Refused`].
     Picture(&'static str),
 }
@@ -113,6 +119,7 @@ impl Reason {
             Self::CrawlDelay => "crawl_delay",
             Self::RobotsUnreachable => "robots_unreachable",
             Self::Noai => "noai",
+            Self::TdmReserved => "tdm_reserved",
             Self::OptOut => "opt_out",
             Self::Dns => "dns",
             Self::Connect => "connect",
@@ -143,6 +150,8 @@ impl Reason {
             Self::AspectRatio => "aspect_ratio",
             Self::NotAnImage => "not_an_image",
             Self::DecoderPanic => "decoder_panic",
+            Self::DecoderCrashed => "decoder_crashed",
+            Self::DecoderTimeout => "decoder_timeout",
             Self::Picture(word) => word,
         })
     }
@@ -157,6 +166,7 @@ impl Reason {
             | Self::PrivateAddress
             | Self::Robots
             | Self::Noai
+            | Self::TdmReserved
             | Self::OptOut
             | Self::HookDrop
             | Self::HookHashOnly
@@ -181,6 +191,8 @@ impl Reason {
             | Self::AspectRatio
             | Self::NotAnImage
             | Self::DecoderPanic
+            | Self::DecoderCrashed
+            | Self::DecoderTimeout
             | Self::Picture(_) => Status::FailedToResize,
             _ => Status::FailedToDownload,
         }

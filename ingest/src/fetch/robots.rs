@@ -18,8 +18,10 @@ use super::{FetchPlan, Reason, body, client};
 const FRESH: Duration = Duration::from_hours(24);
 /// How long the lack of an answer holds.
 const UNREACHABLE: Duration = Duration::from_mins(10);
-/// Bytes of names and robots.txt files behind all rules that are kept.
+/// Bytes of what is kept of all origins: names, robots.txt files, and what each takes besides.
 const CAPACITY: usize = 64 << 20;
+/// What an origin takes beside its name and its rules: two allocations and its place in the map.
+const OVERHEAD: usize = 512;
 /// Redirects that RFC 9309, 2.3.1.2, wants followed.
 const MAX_REDIRECTS: usize = 5;
 
@@ -61,7 +63,7 @@ impl RobotsCache {
         let entry = self.entry(&origin);
         let asked = entry.site.get_or_init(|| async {
             let (site, bytes) = load(net, target).await;
-            self.weigh(bytes + origin.len());
+            self.weigh(bytes + origin.len() + OVERHEAD);
             site
         });
         match timeout_at(deadline, asked).await.map_err(|_| Reason::TimeoutTotal)? {

@@ -1,4 +1,6 @@
-//! X-Robots-Tag, read as img2dataset reads it (`downloader.py`, `is_disallowed`).
+//! What the headers of an answer forbid: X-Robots-Tag, read as img2dataset reads it
+//! (`downloader.py`, `is_disallowed`), and tdm-reservation (W3C Community Group's TDM Reservation
+//! Protocol, "tdm-reservation" in an HTTP response).
 
 use reqwest::header::HeaderMap;
 
@@ -25,6 +27,11 @@ pub(super) fn forbids(headers: &HeaderMap, plan: &FetchPlan) -> bool {
             plan.disallowed_header_directives.iter().any(|d| d.eq_ignore_ascii_case(directive))
         })
     })
+}
+
+/// Whether the owner reserves the right to mine the answer: `tdm-reservation: 1`, in any instance.
+pub(super) fn reserves(headers: &HeaderMap) -> bool {
+    headers.get_all("tdm-reservation").iter().any(|value| value.as_bytes().trim_ascii() == b"1")
 }
 
 #[cfg(test)]
@@ -56,6 +63,19 @@ mod tests {
         assert!(check(&["millbot: noindex"]));
         assert!(check(&["clipmill: noai"]));
         assert!(check(&["googlebot: noai", "MILLBOT : noai"]));
+    }
+
+    #[test]
+    fn a_reservation_is_the_number_one() {
+        let reserved = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("TDM-Reservation", value.parse().unwrap());
+            }
+            reserves(&headers)
+        };
+        assert!(reserved(&["1"]) && reserved(&["0", " 1 "]));
+        assert!(!reserved(&[]) && !reserved(&["0"]) && !reserved(&["10", "yes"]));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod redirects;
 mod replay;
 mod safety;
 mod server;
+mod soak;
 #[path = "../support/mod.rs"]
 mod support;
 

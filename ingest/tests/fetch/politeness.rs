@@ -279,7 +279,7 @@ struct Loopback;
 
 impl Lookup for Loopback {
     fn lookup(&self, _host: &str) -> Answer {
-        Box::pin(std::future::ready(Ok(vec![std::net::Ipv4Addr::LOCALHOST.into()])))
+        Box::pin(std::future::ready(Ok(vec![std::net::Ipv4Addr::LOCALHOST.into()].into())))
     }
 }
 

@@ -18,9 +18,11 @@ impl Lookup for Names {
     fn lookup(&self, host: &str) -> Answer {
         let answer = match host {
             h if h.starts_with("gone") => Err(io::Error::other("no such name")),
-            h if h.starts_with("inside") => Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]),
-            h if h.starts_with("metadata") => Ok(vec!["169.254.169.254".parse().unwrap()]),
-            _ => Ok(vec!["198.51.100.1".parse().unwrap()]),
+            h if h.starts_with("inside") => Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)].into()),
+            h if h.starts_with("metadata") => {
+                Ok(vec!["169.254.169.254".parse::<IpAddr>().unwrap()].into())
+            }
+            _ => Ok(vec!["198.51.100.1".parse::<IpAddr>().unwrap()].into()),
         };
         Box::pin(std::future::ready(answer))
     }

@@ -198,6 +198,19 @@ fn running(command: Command) -> Command {
                 .help("Run neighbouring stages one after the other where they could be one stream"),
         )
         .arg(threads())
+        .arg(
+            Arg::new("metrics")
+                .long("metrics")
+                .value_name("[ADDRESS:]PORT")
+                .help("Serve Prometheus metrics there while it runs; a port alone is on 127.0.0.1"),
+        )
+        .arg(
+            Arg::new("metrics_file")
+                .long("metrics_file")
+                .alias("metrics-file")
+                .value_name("FILE.prom")
+                .help("Write them into a file that is always whole, as node-exporter's textfile collector reads it"),
+        )
 }
 
 fn recipe() -> Arg {
@@ -208,6 +221,7 @@ fn output() -> Arg {
     Arg::new("output")
         .long("output")
         .visible_alias("output_folder")
+        .alias("output-folder")
         .short('o')
         .value_name("DIR|URL")
         .help("Where everything is written; for a recipe, instead of its own `output`")
@@ -235,6 +249,7 @@ fn threads() -> Arg {
     Arg::new("threads")
         .long("threads")
         .visible_alias("processes_count")
+        .alias("processes-count")
         .value_parser(value_parser!(u16).range(1..=1024))
         .help("CPU threads [default: every core]")
 }

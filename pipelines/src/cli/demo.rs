@@ -1,6 +1,7 @@
 //! `clipmill demo`: makes the world, serves it, runs the recipe, joins the truth.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::ArgMatches;
 use serde_json::json;
@@ -10,6 +11,7 @@ use super::progress::Talk;
 use super::{Output, run};
 use crate::recipe::{Graph, Recipe};
 use crate::run::Options;
+use crate::watch::Board;
 use crate::{demo, results};
 
 pub(crate) fn demo(args: &ArgMatches) -> Result<Output> {
@@ -46,7 +48,7 @@ pub(crate) fn demo(args: &ArgMatches) -> Result<Output> {
     output.put(run::RESOLVED, run::resolved(&graph).to_string().into())?;
     output.put("recipe.yaml", text.clone().into())?;
     let server = web.serve()?;
-    let talk = Talk::new();
+    let talk = Talk::new(&Arc::new(Board::default()));
     let started = std::time::Instant::now();
     let finished =
         crate::run::run(&graph, &output, &context, &server.dial(), &Options::default(), &talk)?;

@@ -51,6 +51,11 @@ pub(crate) fn read(
             continue;
         }
         let Ok(Some(values)) = matches.try_get_many::<String>(&name) else { continue };
+        // As Python says "the default".
+        let default = values.clone().all(|text| text == "None");
+        if default && accepts(&field, "array") && !accepts(&field, "null") {
+            continue;
+        }
         let values: Vec<Value> =
             values.map(|text| parse(&name, text, &field)).collect::<Result<_>>()?;
         let list = accepts(&field, "array");
@@ -71,6 +76,12 @@ pub(crate) fn read(
 }
 
 fn parse(name: &str, text: &str, field: &Value) -> Result<Value> {
+    // As Python writes them, whose tools' users come with their commands.
+    match text {
+        "None" | "inf" if accepts(field, "null") => return Ok(Value::Null),
+        "True" | "False" if accepts(field, "boolean") => return Ok(Value::Bool(text == "True")),
+        _ => {}
+    }
     // A word that looks like a number stays a word where the field wants text.
     if accepts(field, "string") && !accepts(field, "number") && !accepts(field, "integer") {
         return Ok(Value::String(text.to_owned()));

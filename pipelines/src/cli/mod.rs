@@ -7,17 +7,22 @@ mod args;
 mod compare;
 mod demo;
 mod flags;
+mod img2dataset;
 mod index;
 mod inspect;
 mod model;
 mod peek;
 mod progress;
-pub(crate) use progress::brief;
 mod run;
+mod share;
 mod single;
 mod stream;
 mod upkeep;
 mod why;
+mod worker;
+
+pub(crate) use progress::brief;
+pub(crate) use worker::decode_worker;
 
 use std::process::ExitCode;
 
@@ -31,6 +36,9 @@ use crate::recipe::clean;
 pub fn main() -> ExitCode {
     // The allocator would give large tensors back to the system between steps, and ask again.
     kernels::keep_freed_memory();
+    if let Some(code) = worker::main() {
+        return code;
+    }
     let command = args::command();
     let matches = command.try_get_matches().unwrap_or_else(|error| refuse(&error));
     init_logging(matches.get_count("verbose"));

@@ -10,11 +10,13 @@ use stage::{Context, Error, Result};
 use train::ranks::environment::Seat;
 
 use super::progress::Talk;
-use super::{Output, inspect};
+use super::{Output, inspect, share};
+use crate::metrics::{self, Metrics};
 use crate::plan::{self, State};
 use crate::recipe::{Graph, Kind, Recipe};
 use crate::results;
 use crate::run::{self, Options, Share};
+use crate::watch::Board;
 
 pub(crate) fn run(args: &ArgMatches) -> Result<Output> {
     let graph = inspect::graph(args)?;
@@ -47,9 +49,11 @@ pub(crate) fn execute(graph: &Graph, args: &ArgMatches, dial: Option<DialMap>) -
     // The mark that this folder is ours comes first.
     output.put(RESOLVED, resolved(graph).to_string().into())?;
     output.put("recipe.yaml", graph.recipe.text().to_owned().into())?;
-    let talk = Talk::new();
+    let board = Arc::new(Board::default());
+    let metrics = metrics_of(&board, args)?;
+    let talk = Talk::new(&board);
     let finished = run::run(graph, &output, &context, &world.dial, &options, &talk)?;
-    drop(talk);
+    drop((talk, metrics));
     if options.share.is_none() {
         // What kills left: the lease says that nobody else is at work here.
         output.gc()?;
@@ -184,7 +188,7 @@ fn options(args: &ArgMatches) -> Result<Options> {
     let text = |name: &str| args.try_get_one::<String>(name).ok().flatten().cloned();
     let share = match text("units") {
         Some(share) => Some(share.parse::<Share>().map_err(Error::recipe)?),
-        None => share_from_engine()?,
+        None => share::of_engine(&|name| std::env::var(name).ok())?,
     };
     let redo = args.try_get_many::<String>("redo").ok().flatten();
     Ok(Options {
@@ -195,31 +199,15 @@ fn options(args: &ArgMatches) -> Result<Options> {
     })
 }
 
-/// The share that a cluster engine assigned: a Slurm job array or a Kubernetes Indexed Job. The
-/// number of shares comes beside it; without one there is no share.
-fn share_from_engine() -> Result<Option<Share>> {
-    let pairs = [
-        ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
-        ("JOB_COMPLETION_INDEX", "CLIPMILL_UNITS_OF"),
-    ];
-    for (index, of) in pairs {
-        let (Ok(i), Ok(n)) = (std::env::var(index), std::env::var(of)) else { continue };
-        // `--array=1-16` counts from 1, `--array=0-30:2` in steps.
-        let number = |name: &str, default: u64| {
-            std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-        };
-        let (first, step) = match index {
-            "SLURM_ARRAY_TASK_ID" => {
-                (number("SLURM_ARRAY_TASK_MIN", 0), number("SLURM_ARRAY_TASK_STEP", 1).max(1))
-            }
-            _ => (0, 1),
-        };
-        let counted = i.parse::<u64>().ok().and_then(|i| i.checked_sub(first)).map(|i| i / step);
-        let i = counted.map_or(i, |i| i.to_string());
-        let share = format!("{i}/{n}").parse::<Share>();
-        return share.map(Some).map_err(|e| Error::recipe(e).at(format!("{index} of {of}")));
+/// What `--metrics` and `--metrics_file` ask for.
+fn metrics_of(board: &Arc<Board>, args: &ArgMatches) -> Result<Metrics> {
+    let text = |name: &str| args.try_get_one::<String>(name).ok().flatten();
+    let address = text("metrics").map(|text| metrics::address(text)).transpose()?;
+    let metrics = Metrics::start(board, address, text("metrics_file").map(Into::into))?;
+    if let Some(address) = metrics.address() {
+        eprintln!("metrics: http://{address}/metrics");
     }
-    Ok(None)
+    Ok(metrics)
 }
 
 pub(crate) fn context(recipe: &Recipe, args: &ArgMatches) -> Context {

@@ -4,7 +4,7 @@ use clap::{Arg, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 use stage::{Error, Result};
 
-use super::{Output, flags, run};
+use super::{Output, flags, img2dataset, run};
 use crate::recipe::{Graph, KindInfo, Noun, Recipe, json_schema};
 
 /// Fields that every command has already.
@@ -26,17 +26,18 @@ pub(crate) fn command(kind: &KindInfo) -> Option<Command> {
             .help("Seed"),
     );
     let example = example(kind.name);
-    let from_peer = if kind.name == "fetch" { FROM_IMG2DATASET } else { "" };
+    let from_peer = if kind.name == "fetch" { img2dataset::help() } else { String::new() };
     command = command.after_help(format!(
         "Each flag is a field of the recipe; a value is read as YAML, so lists are [a, b] and maps {{k: v}}; \
          names of files are taken as they are.\nHyphens and underscores are the same. Without --output \
          everything is written to clipmill-{}.\n{from_peer}\nExample:\n  {example}",
         kind.name
     ));
-    if kind.name == "judge" {
-        command = command.arg(rule_flag());
-    }
-    Some(command)
+    Some(match kind.name {
+        "judge" => command.arg(rule_flag()),
+        "fetch" => img2dataset::add(command),
+        _ => command,
+    })
 }
 
 /// One line that works on files of one's own.
@@ -70,18 +71,6 @@ fn example(kind: &str) -> &'static str {
         _ => "clipmill --help",
     }
 }
-
-const FROM_IMG2DATASET: &str = "
-From img2dataset: the flags have its names and defaults. What is not here, and what does its work:
-  --output_format              always webdataset: tar, parquet and stats, as there
-  --incremental_mode           the same command goes on where it stopped
-  --max_shard_retry            --retries, and afterwards --retry_failed true
-  --distributor, --subjob_size --units I/N, or a Slurm array or Indexed Job that says the share itself
-  --enable_wandb               --json, the report, and a progress line
-  --upscale_interpolation, --downscale_interpolation   Lanczos and area, its defaults
-Other than there: robots.txt is obeyed (--robots false), private addresses are refused, EXIF orientation is
-applied, --extract_exif is off, lossy webp is not written.
-";
 
 /// A judge stage is a list, and a list has no field names to make flags of.
 fn rule_flag() -> Arg {
@@ -125,6 +114,18 @@ fn plan_schema(root: &Value, name: &str) -> Option<Value> {
 }
 
 pub(crate) fn run(name: &str, args: &ArgMatches) -> Result<Output> {
+    let recipe = recipe(name, args)?;
+    let text =
+        serde_json::to_string_pretty(&recipe).map_err(|e| Error::internal("recipe").because(e))?;
+    let graph = Graph::new(Recipe::parse(&format!("clipmill {name}"), &text)?)?;
+    run::execute(&graph, args, None)
+}
+
+/// The recipe that these flags say.
+pub(crate) fn recipe(name: &str, args: &ArgMatches) -> Result<Value> {
+    if name == "fetch" {
+        img2dataset::check(args)?;
+    }
     let kind = crate::recipe::KINDS
         .iter()
         .find(|kind| kind.name == name)
@@ -153,12 +154,7 @@ pub(crate) fn run(name: &str, args: &ArgMatches) -> Result<Output> {
     let output =
         args.get_one::<String>("output").cloned().unwrap_or_else(|| format!("clipmill-{name}"));
     let seed = args.get_one::<u64>("seed").copied().unwrap_or(0);
-    let recipe =
-        json!({"version": 1, "name": name, "seed": seed, "output": output, "stages": stages});
-    let text =
-        serde_json::to_string_pretty(&recipe).map_err(|e| Error::internal("recipe").because(e))?;
-    let graph = Graph::new(Recipe::parse(&format!("clipmill {name}"), &text)?)?;
-    run::execute(&graph, args, None)
+    Ok(json!({"version": 1, "name": name, "seed": seed, "output": output, "stages": stages}))
 }
 
 fn read(root: &Value, name: &str, args: &ArgMatches) -> Result<Map<String, Value>> {

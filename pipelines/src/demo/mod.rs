@@ -73,24 +73,13 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Arc;
 
-    use stage::{Context, Counts, NoProgress};
+    use stage::Context;
 
     use super::*;
     use crate::recipe::{Graph, Recipe};
-    use crate::run::{Options, Watch, run};
-
-    struct Silent;
-
-    impl Watch for Silent {
-        fn begin(&self, _: &str, _: &str, _: usize, _: usize) {}
-        fn reused(&self, _: &str, _: &str, _: &Counts) {}
-        fn end(&self, _: &str, _: &str, _: &Counts, _: f64) {}
-        fn progress(&self, _: &str) -> Arc<dyn stage::Progress> {
-            Arc::new(NoProgress)
-        }
-    }
+    use crate::run::{Options, run};
+    use crate::watch::Board;
 
     /// The demo's stages that need no training, with short deadlines: bytes of what they publish.
     fn published(keep_truth: bool) -> BTreeMap<String, Vec<u8>> {
@@ -106,7 +95,8 @@ mod tests {
         let graph = Graph::new(Recipe::parse("t.yaml", &text).unwrap()).unwrap();
         let output = store::Output::open(&graph.recipe.output).unwrap();
         let context = Context::default();
-        run(&graph, &output, &context, &server.dial(), &Options::default(), &Silent).unwrap();
+        run(&graph, &output, &context, &server.dial(), &Options::default(), &Board::default())
+            .unwrap();
         let mut files = BTreeMap::new();
         for stage in ["links", "dedup", "fetch", "judge", "select", "reshard"] {
             for commit in output.stage(stage).commits().unwrap().into_values() {

@@ -1,6 +1,6 @@
 //! `fetch`: links to img2dataset's shards, some thousand links a unit.
 
-use ingest::fetch::{Digest, FetchPlan, Fetcher};
+use ingest::fetch::{Digest, FetchPlan, Fetcher, Isolation};
 use serde_json::{Value, json};
 use shard::PoolWriter;
 use stage::{Context, Error, Links, Pairs, Result};
@@ -36,9 +36,13 @@ impl Stage for FetchPlan {
         if let Some(plan) = plan.as_object_mut() {
             for field in ["thread_count", "max_per_host", "max_per_ip", "max_crawl_delay", "dial"]
                 .into_iter()
-                .chain(["min_success_rate", "alarm_window"])
+                .chain(["min_success_rate", "alarm_window", "resolver"])
             {
                 plan.remove(field);
+            }
+            // A worker makes the same bytes, but its deadline can fail a picture.
+            if self.decode.isolation == Isolation::None {
+                plan.remove("decode");
             }
             // Not where the lists lie but what they say: see `external`.
             plan.remove("opt_out");
@@ -90,6 +94,7 @@ impl<'a> Fetch<'a> {
             return Err(Error::input("there is no link to fetch").at(from.join(", ")));
         }
         let fetcher = Fetcher::new(plan, &site.dial, &site.context)?;
+        let fetcher = fetcher.with_workers(&crate::cli::decode_worker(plan.decode.memory))?;
         Ok(Self { plan, fetcher, source })
     }
 

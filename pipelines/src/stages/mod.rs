@@ -235,14 +235,6 @@ impl Site {
         }
         Ok(urls)
     }
-
-    /// Leaves when the run is asked to stop.
-    ///
-    /// # Errors
-    /// [`stage::Kind::Interrupted`].
-    pub fn check_cancelled(&self) -> Result<()> {
-        self.context.cancel.check()
-    }
 }
 
 /// [`fingerprint_of`] all files that these patterns name.

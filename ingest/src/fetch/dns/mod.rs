@@ -5,11 +5,14 @@
 //! resolver only repeats what was vetted. Addresses that are written into the URL pass it by
 //! (hyper dials them at once), so [`super::policy`] vets those.
 //!
-//! Who is asked is the operating system, 64 names at a time; answers are kept for five minutes, the
-//! lack of one for a minute, from unit to unit. A resolver of our own (hickory-resolver 0.26 was
-//! weighed: ten crates more, all of Rust) would know how long an answer holds and ask thousands of
-//! names at a time; it is not here yet. A machine that runs a caching resolver loses little by
-//! that. [`Lookup`] lets a program bring any other.
+//! Who is asked is `stub`, a resolver of our own, or the operating system; [`Lookup`] lets a program
+//! bring any other. Answers are kept from unit to unit for as long as they hold, but not for less
+//! than half a minute (a crawl would ask for nothing else) nor for more than an hour, and for five
+//! minutes where nobody says how long; the lack of one for ten seconds to five minutes. A name that
+//! is looked up twice at once is asked for once.
+
+mod message;
+mod stub;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -24,15 +27,52 @@ use tokio::sync::{OnceCell, Semaphore};
 use url::Url;
 
 use super::policy::{Target, may_dial};
-use super::{FetchPlan, Reason, client};
+use super::{FetchPlan, Reason, Resolver, client};
 
-/// Answers of [`Lookup::lookup`].
-pub type Answer = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
+pub use stub::OwnDns;
+
+/// What is known of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// In the order in which to try them; none where the name has none.
+    pub addresses: Vec<IpAddr>,
+    /// How long that holds, where somebody said it.
+    pub holds: Option<Duration>,
+}
+
+impl From<Vec<IpAddr>> for Found {
+    fn from(addresses: Vec<IpAddr>) -> Self {
+        Self { addresses, holds: None }
+    }
+}
+
+/// Answers of [`Lookup::lookup`]: an error says that nobody could tell.
+pub type Answer = Pin<Box<dyn Future<Output = io::Result<Found>> + Send>>;
 
 /// Something that knows the addresses of names.
 pub trait Lookup: Send + Sync {
-    /// All addresses of `host`, in the order in which to try them.
+    /// All addresses of `host`.
     fn lookup(&self, host: &str) -> Answer;
+
+    /// How many lookups it bears at a time. The operating system has a thread for each, and drops
+    /// most of a thousand.
+    fn at_once(&self) -> usize {
+        64
+    }
+}
+
+/// Who a plan wants to be asked. Where this machine names no server, the operating system is.
+pub(super) fn lookup_of(plan: &FetchPlan) -> Arc<dyn Lookup> {
+    match plan.resolver {
+        Resolver::System => Arc::new(SystemDns),
+        Resolver::Own => match OwnDns::of_system() {
+            Some(own) => Arc::new(own),
+            None => {
+                tracing::info!("resolv.conf names no server: the system's resolver is asked");
+                Arc::new(SystemDns)
+            }
+        },
+    }
 }
 
 /// The operating system's resolver.
@@ -44,19 +84,22 @@ impl Lookup for SystemDns {
         let host = host.to_owned();
         Box::pin(async move {
             let addresses = tokio::net::lookup_host((host.as_str(), 0)).await?;
-            Ok(addresses.map(|address| address.ip()).collect())
+            Ok(Found { addresses: addresses.map(|address| address.ip()).collect(), holds: None })
         })
     }
 }
 
-/// The first address of a name that may be dialled; set once.
-type Verdict = Arc<OnceCell<Result<IpAddr, Reason>>>;
+/// The first address of a name that may be dialled, and how long that holds; set once.
+type Verdict = Arc<OnceCell<(Result<IpAddr, Reason>, Duration)>>;
 
-/// How long an answer holds. The operating system does not say how long its answers do; five
-/// minutes are what most names of content networks and pools live at least.
+/// How long an answer holds where nobody says it: five minutes are what most names of content
+/// networks and pools live at least.
 const FRESH: Duration = Duration::from_mins(5);
-/// How long the lack of an answer holds.
+/// How long it holds at least and at most, whatever it says.
+const CLAMP: [Duration; 2] = [Duration::from_secs(30), Duration::from_hours(1)];
+/// The same for a name without addresses, and for one of which nobody could tell.
 const MISSING: Duration = Duration::from_mins(1);
+const MISSING_CLAMP: [Duration; 2] = [Duration::from_secs(10), Duration::from_mins(5)];
 /// Names after which those that are no longer fresh are forgotten.
 const TIDY: usize = 1 << 17;
 
@@ -68,17 +111,10 @@ struct Known {
 
 impl Known {
     fn is_fresh(&self) -> bool {
-        let limit = match self.verdict.get() {
-            Some(Err(reason)) if reason.is_own_shortage() => Duration::ZERO,
-            Some(Err(_)) => MISSING,
-            _ => FRESH,
-        };
-        self.born.elapsed() < limit
+        // While it is being looked up it is as fresh as can be.
+        self.verdict.get().is_none_or(|(_, holds)| self.born.elapsed() < *holds)
     }
 }
-
-/// Lookups at a time: a resolver that is asked thousands of names at once drops most.
-const LOOKUPS: usize = 64;
 
 /// The names that a fetcher has met.
 pub(super) struct Addresses {
@@ -93,10 +129,10 @@ pub(super) struct Addresses {
 impl Addresses {
     pub(super) fn new(lookup: Arc<dyn Lookup>, plan: Arc<FetchPlan>) -> Self {
         Self {
-            lookup,
             patience: super::plan::seconds(plan.connect_timeout),
             plan,
-            turn: Semaphore::new(LOOKUPS),
+            turn: Semaphore::new(lookup.at_once()),
+            lookup,
             known: Mutex::default(),
             vetted: Arc::default(),
         }
@@ -121,7 +157,7 @@ impl Addresses {
             Some(address) => address,
             None => {
                 let verdict = self.verdict(&target.host);
-                (*verdict.get_or_init(|| self.resolve(&target.host)).await)?
+                verdict.get_or_init(|| self.resolve(&target.host)).await.0?
             }
         };
         Ok((target.url.clone(), Some(address)))
@@ -155,19 +191,31 @@ impl Addresses {
         if changed { Ok(url) } else { Err(Reason::BadUrl) }
     }
 
-    async fn resolve(&self, host: &str) -> Result<IpAddr, Reason> {
-        let Ok(_turn) = self.turn.acquire().await else { return Err(Reason::Dns) };
+    async fn resolve(&self, host: &str) -> (Result<IpAddr, Reason>, Duration) {
+        let Ok(_turn) = self.turn.acquire().await else { return (Err(Reason::Dns), MISSING) };
         let answer = tokio::time::timeout(self.patience, self.lookup.lookup(host)).await;
-        let addresses = match answer {
-            Ok(Ok(addresses)) => addresses,
-            Ok(Err(error)) => return Err(client::shortage(&error).unwrap_or(Reason::Dns)),
-            Err(_) => return Err(Reason::Dns),
+        let found = match answer {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                let shortage = client::shortage(&error).map(|reason| (Err(reason), Duration::ZERO));
+                return shortage.unwrap_or((Err(Reason::Dns), MISSING));
+            }
+            Err(_) => return (Err(Reason::Dns), MISSING),
         };
-        if addresses.is_empty() {
-            return Err(Reason::Dns);
+        if found.addresses.is_empty() {
+            let [least, most] = MISSING_CLAMP;
+            return (Err(Reason::Dns), found.holds.unwrap_or(MISSING).clamp(least, most));
         }
+        let [least, most] = CLAMP;
+        let holds = found.holds.unwrap_or(FRESH).clamp(least, most);
+        (self.vet(host, &found.addresses), holds)
+    }
+
+    /// Lets the client dial those addresses of a name that may be dialled, and gives the first.
+    fn vet(&self, host: &str, addresses: &[IpAddr]) -> Result<IpAddr, Reason> {
         let good: Vec<SocketAddr> = addresses
-            .into_iter()
+            .iter()
+            .copied()
             .filter(|address| may_dial(host, *address, &self.plan))
             // Port 0: the client puts the URL's.
             .map(|address| SocketAddr::new(address, 0))
@@ -220,7 +268,7 @@ mod tests {
             let mut answers = self.0.lock().unwrap();
             let answer = if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() };
             let addresses = answer.iter().map(|a| a.parse().unwrap()).collect();
-            Box::pin(std::future::ready(Ok(addresses)))
+            Box::pin(std::future::ready(Ok(Found { addresses, holds: None })))
         }
     }
 
@@ -280,16 +328,49 @@ mod tests {
 
     #[test]
     fn an_answer_is_asked_for_again_when_it_is_no_longer_fresh() {
-        let known = |result: Result<IpAddr, Reason>, age: Duration| {
+        let known = |holds: Duration, age: Duration| {
             let verdict = Verdict::default();
-            verdict.set(result).unwrap();
+            verdict.set((Err(Reason::Dns), holds)).unwrap();
             Known { born: Clock::now().checked_sub(age).unwrap(), verdict }.is_fresh()
         };
         let minutes = Duration::from_mins;
-        let good = Ok("8.8.8.8".parse().unwrap());
-        assert!(known(good, minutes(4)) && !known(good, minutes(6)));
-        assert!(known(Err(Reason::Dns), Duration::ZERO) && !known(Err(Reason::Dns), minutes(2)));
-        assert!(!known(Err(Reason::OpenFiles), Duration::ZERO));
+        assert!(known(minutes(5), minutes(4)) && !known(minutes(5), minutes(6)));
+        assert!(!known(Duration::ZERO, Duration::ZERO));
+    }
+
+    /// Says so many seconds, or fails.
+    struct Holding(io::Result<(bool, Option<u64>)>);
+
+    impl Lookup for Holding {
+        fn lookup(&self, _host: &str) -> Answer {
+            let found = self.0.as_ref().map(|(there, holds)| Found {
+                addresses: there.then(|| "8.8.8.8".parse().unwrap()).into_iter().collect(),
+                holds: holds.map(Duration::from_secs),
+            });
+            let error = |error: &io::Error| match error.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::from(error.kind()),
+            };
+            Box::pin(std::future::ready(found.map_err(error)))
+        }
+    }
+
+    #[test]
+    fn how_long_an_answer_holds_is_its_own_word_within_bounds() {
+        let holds = |answer: io::Result<(bool, Option<u64>)>| {
+            let addresses =
+                Addresses::new(Arc::new(Holding(answer)), Arc::new(FetchPlan::default()));
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            let runtime = builder.enable_all().build().unwrap();
+            runtime.block_on(addresses.resolve("a.example")).1.as_secs()
+        };
+        let of = |there, said| holds(Ok((there, said)));
+        assert_eq!([of(true, Some(0)), of(true, Some(90)), of(true, Some(86_400))], [30, 90, 3600]);
+        assert_eq!(of(true, None), 300);
+        assert_eq!([of(false, Some(1)), of(false, Some(90)), of(false, Some(900))], [10, 90, 300]);
+        assert_eq!([of(false, None), holds(Err(io::ErrorKind::Other.into()))], [60, 60]);
+        let emfile = io::Error::from_raw_os_error(24);
+        assert_eq!(holds(Err(emfile)), 0);
     }
 
     #[test]
