@@ -283,7 +283,7 @@ fn open_clips_command_line_is_understood_and_what_is_not_there_is_answered() {
     for (flag, words) in [
         ("--dataset-type", "data are always WebDataset shards"),
         ("--report_to", "TensorBoard events"),
-        ("--grad-checkpointing", "activations are kept"),
+        ("--fsdp", "every rank holds the whole model"),
         ("--siglip", "the loss is CLIP's"),
     ] {
         let told = bench.train("none", &[flag, "x"]).output().unwrap();

@@ -220,7 +220,15 @@ fn model_config(settings: &Settings) -> Result<ClipConfig> {
         };
         vit.patch_dropout = share;
     }
-    config.check_tokenizer(CLIP_TOKENS).map_err(|e| e.at(&settings.model))?;
+    config.check_tokenizer(0).map_err(|e| e.at(&settings.model))?;
+    let vocabulary = config.text.vocab_size;
+    if vocabulary < CLIP_TOKENS {
+        return Err(Error::recipe(format!(
+            "model {} has {vocabulary} token embeddings, the clip tokenizer {CLIP_TOKENS} tokens",
+            settings.model
+        ))
+        .hint("set text_cfg.vocab_size to 49408"));
+    }
     Ok(config)
 }
 
