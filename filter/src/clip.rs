@@ -17,7 +17,7 @@ pub enum Precision {
     /// As they are.
     #[default]
     F32,
-    /// Rounded to bf16 in the linear layers, with sums in f32: about twice as fast where the
+    /// Rounded to bf16 in the linear layers, with sums in f32: up to twice as fast where the
     /// machine has AVX512-BF16, slower where not; the same bits on all. A cosine moves by a few
     /// thousandths.
     Bf16,

@@ -18,7 +18,7 @@ pub struct Step {
     /// Seed of what is left out at random (patch dropout, drop path); None leaves nothing out.
     pub noise: Option<u64>,
     /// Whether the blocks keep only their inputs and are computed again in the backward pass:
-    /// gradient checkpointing, for memory of a third to a tenth and four thirds of the time.
+    /// gradient checkpointing, less memory for a second forward pass of the blocks.
     pub recompute: bool,
 }
 

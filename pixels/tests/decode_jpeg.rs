@@ -1,7 +1,7 @@
 //! JPEG files of every kind that is decoded by our own decoder: the pixels are libjpeg-turbo's.
 //!
-//! The files are left in `target/tmp/jpegs`; `bench/interop/opencv_jpeg_pixels.py` decodes them with
-//! OpenCV and Pillow and says that every digest below is theirs.
+//! The files are left in `jpegs` of cargo's folder for tests; `bench/interop/opencv_jpeg_pixels.py`
+//! decodes them with OpenCV and Pillow and says that every digest below is theirs.
 
 use std::collections::HashMap;
 use std::fs;

@@ -87,8 +87,8 @@ pub struct TrainPlan {
     /// Largest norm of all gradients together, above 0. Default none.
     pub grad_clip_norm: Option<f64>,
     /// Keeps only the inputs of the towers' blocks and computes the rest again in the backward pass
-    /// (gradient checkpointing): a third to a tenth of the memory for about a third more time.
-    /// Default false.
+    /// (gradient checkpointing): less memory for a second forward pass of the blocks. `clipmill
+    /// model` estimates both. Default false.
     pub grad_checkpointing: bool,
     /// Share of the patch tokens of a plain ViT that a step leaves out, 0 or more and below 1
     /// (FLIP, arXiv 2212.00794). Default the model's own.
