@@ -162,6 +162,32 @@ fn a_module_inside_itself_is_refused() {
 }
 
 #[test]
+fn modules_that_stand_in_many_places_stop_at_a_limit() {
+    // 24 modules, each twice in the next: the innermost stands in 2²³ places.
+    let mut p = Pickle::new().raw(b"c__torch__.A\nModule\n)\x81}bq\x000");
+    for above in 1..24_u8 {
+        let p2 = p.raw(b"c__torch__.A\nModule\n)\x81}(").text("a").raw(&[b'h', above - 1]);
+        p = p2.text("b").raw(&[b'h', above - 1]).raw(b"ub").raw(&[b'q', above, b'0']);
+    }
+    let bytes = p.raw(&[b'h', 23]).end();
+    let bytes = zip(&[member("x/data.pkl", &bytes), member("x/code/a.py", b"")]);
+    refused(&bytes, "more than 1048576 attributes");
+}
+
+#[test]
+fn a_name_that_every_tensor_would_repeat_is_refused() {
+    let p = Pickle::new().raw(b"c__torch__.A\nModule\n)\x81}(").text(&"x".repeat(5000));
+    let p = p.raw(b"c__torch__.A\nModule\n)\x81}(").text("w");
+    let p = p.tensor(("FloatStorage", "0", 1), 0, &[1], &[1]).raw(b"ubub");
+    let bytes = zip(&[
+        member("x/data.pkl", &p.end()),
+        member("x/code/a.py", b""),
+        member("x/data/0", &[0; 4]),
+    ]);
+    refused(&bytes, "a name of more than 4096 bytes");
+}
+
+#[test]
 fn names_that_would_run_code_are_refused_with_the_way_to_convert() {
     for (module, name) in [
         ("os", "system"),

@@ -17,6 +17,11 @@ use super::{Entry, MOST_TENSORS, Read};
 const MOST_PICKLE: u64 = 32 << 20;
 /// Deepest module of TorchScript.
 const DEEPEST: usize = 32;
+/// Most attributes of modules that are visited; those of a module that stands in several places
+/// count each time. With 32 modules of two references each, the last would be visited 2³¹ times.
+const MOST_ATTRIBUTES: usize = 1 << 20;
+/// Longest name of a tensor, bytes: a name holds those of all modules above it.
+const LONGEST_NAME: usize = 4096;
 /// Where trainers keep the model beside its optimiser: open_clip; timm and its heirs.
 const STATE: &[&str] = &["state_dict", "model", "model_state_dict"];
 
@@ -46,13 +51,13 @@ pub(super) fn read(file: &File, length: u64) -> Result<Read> {
     archive.little_endian()?;
     let text = read_at(file, start, bytes)?;
     let pickle = Pickle::read(&text, archive.script).map_err(|e| e.at("data.pkl"))?;
-    let mut found = Found { views: BTreeMap::new(), left_out: BTreeSet::new() };
+    let mut found = Found { views: BTreeMap::new(), left_out: BTreeSet::new(), attributes: 0 };
     if matches!(pickle.object(pickle.root), Some(Object::Module(_))) {
         found.module(&pickle, pickle.root, "", &mut Vec::new())?;
     } else {
         found.state(&pickle, state_of(&pickle)?)?;
     }
-    let Found { views, left_out } = found;
+    let Found { views, left_out, .. } = found;
     let entries = archive.entries(&pickle, views)?;
     let format = if archive.script { "TorchScript archive" } else { "PyTorch archive" };
     Ok(Read { format, entries, left_out })
@@ -170,6 +175,8 @@ fn apart(mut places: Vec<(String, (u64, u64))>) -> Result<()> {
 struct Found {
     views: BTreeMap<String, View>,
     left_out: BTreeSet<String>,
+    /// Attributes of modules that were visited.
+    attributes: usize,
 }
 
 impl Found {
@@ -208,7 +215,20 @@ impl Found {
             _ => Value::Skipped,
         };
         for (key, value) in pickle.dict(state).unwrap_or_default() {
-            let name = format!("{prefix}{}", pickle.text(*key).unwrap_or("?"));
+            self.attributes += 1;
+            if self.attributes > MOST_ATTRIBUTES {
+                return Err(Error::model(format!(
+                    "more than {MOST_ATTRIBUTES} attributes of modules, each counted where it stands"
+                ))
+                .hint(CONVERT));
+            }
+            let own = pickle.text(*key).unwrap_or("?");
+            if prefix.len() + own.len() > LONGEST_NAME {
+                return Err(
+                    Error::model(format!("a name of more than {LONGEST_NAME} bytes")).hint(CONVERT)
+                );
+            }
+            let name = format!("{prefix}{own}");
             match pickle.object(*value) {
                 Some(Object::Tensor(view)) => self.add(name, view)?,
                 Some(Object::Module(_)) => {
