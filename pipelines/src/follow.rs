@@ -1,7 +1,7 @@
 //! A run as a rank other than the first: it takes part in the trainings of a recipe, and writes
 //! nothing. Rank 0 does all other stages; what they give is waited for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,20 +30,24 @@ pub(crate) fn follow(
     options: &Options,
     seat: &Seat,
 ) -> Result<usize> {
-    let mut trained = 0;
+    let (mut trained, mut redone) = (0, BTreeSet::new());
     for node in &graph.nodes {
-        let Kind::Train(plan) = &graph.recipe.stages[node.entry].kind else { continue };
-        let (output, found) = inputs(graph, node, url, context)?;
-        let site = site(&output, node, &found, context);
-        let done = found.get(&node.id);
-        let again = !options.redo.is_empty();
-        if !again
-            && done.is_some_and(|done| Some(&done.key) == key(graph, node, &site).ok().as_ref())
-        {
-            continue;
+        // As for rank 0: with a stage, all that take from it are made again.
+        let mut taken = node.inputs.iter().chain(&node.references);
+        let again = options.redo.contains(&node.id) || taken.any(|id| redone.contains(id));
+        if again {
+            redone.insert(&node.id);
         }
-        train::follow(plan, &site, seat).map_err(|e| e.at(format!("stage `{}`", node.id)))?;
-        trained += 1;
+        if let Kind::Train(plan) = &graph.recipe.stages[node.entry].kind {
+            let (output, found) = inputs(graph, node, url, context)?;
+            let site = site(&output, node, &found, context);
+            let same = |done: &Arc<Done>| key(graph, node, &site).is_ok_and(|key| key == done.key);
+            if again || !found.get(&node.id).is_some_and(same) {
+                train::follow(plan, &site, seat)
+                    .map_err(|e| e.at(format!("stage `{}`", node.id)))?;
+                trained += 1;
+            }
+        }
         if options.until.as_ref() == Some(&node.id) {
             break;
         }

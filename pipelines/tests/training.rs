@@ -196,10 +196,14 @@ fn draws_with_replacement_outlive_kills_and_other_thread_counts() {
 
 /// Two ranks of one training, by torchrun's variables.
 fn pair(bench: &Bench, output: &str, flags: &[&str]) -> [Child; 2] {
+    ranks(|| bench.train(output, flags))
+}
+
+/// Two ranks of one command.
+fn ranks(command: impl Fn() -> Command) -> [Child; 2] {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     [0, 1].map(|rank: u32| {
-        bench
-            .train(output, flags)
+        command()
             .env("RANK", rank.to_string())
             .env("LOCAL_RANK", rank.to_string())
             .env("WORLD_SIZE", "2")
@@ -245,6 +249,39 @@ fn a_killed_rank_stops_the_other_with_its_name_and_both_go_on_to_the_same_bytes(
         }
         same(&bench.files(&output), &whole);
     }
+}
+
+#[test]
+fn of_two_trainings_on_two_ranks_one_is_made_again_alone() {
+    let bench = Bench::new();
+    let recipe = bench.path("two.yaml");
+    let (model, out) = (bench.path("model.json"), bench.path("out"));
+    let train = |id: &str, shard: u32| {
+        let tar = bench.path(&format!("{shard:05}.tar"));
+        let (model, tar) = (model.display(), tar.display());
+        format!(
+            "  - train: {{model: {model}, data: [{tar}], batch_size: 4, steps: 2}}\n    \
+             id: {id}\n    from: []\n"
+        )
+    };
+    let text = format!("version: 1\nname: two\noutput: {}\nstages:\n", out.display());
+    std::fs::write(&recipe, text + &train("one", 0) + &train("other", 1)).unwrap();
+    let run = |flags: &[&str]| {
+        let command = || {
+            let mut command = clipmill();
+            command.arg("run").arg(&recipe).args(flags).stdout(Stdio::null());
+            command.stderr(Stdio::piped());
+            command
+        };
+        for child in ranks(command) {
+            let done = end(child);
+            assert!(done.status.success(), "{flags:?}: {}", stderr(&done));
+        }
+    };
+    run(&["--until", "one"]);
+    run(&[]);
+    run(&["--redo", "other"]);
+    run(&["--until", "one"]);
 }
 
 #[test]
