@@ -62,8 +62,11 @@ impl Tar {
         indexes: &Indexes,
     ) -> Result<Self> {
         let mut tar = Self::of_blob(Blob::open(url)?, truncated, indexes)?;
-        // A command would have to be run again.
-        if !tar.is_remote() && !url.starts_with("pipe:") && number >= STAY_OPEN {
+        // A command would have to be run again, and what a server without ranges gave whole would
+        // have to come once more.
+        let local =
+            !url.starts_with("pipe:") && (!url.contains("://") || url.starts_with("file://"));
+        if local && number >= STAY_OPEN {
             tar.open = None;
         }
         Ok(tar)

@@ -2,6 +2,10 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use common::{PNG, shared, tar};
 use shard::{Shards, Truncated};
 use stage::{PairSource, Pairs};
@@ -187,6 +191,34 @@ fn a_folder_gives_its_tars_and_nothing_else() {
     let empty = tempfile::tempdir().unwrap();
     let url = empty.path().to_str().unwrap().to_owned();
     assert_eq!(Shards::open(&[url]).unwrap_err().kind(), stage::Kind::Input);
+}
+
+#[test]
+fn of_many_tars_on_a_server_without_ranges_each_comes_once() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = listener.local_addr().unwrap();
+    store::allow_private_host("127.0.0.1");
+    let body = tar("x.tar", &[("0.png", PNG)]).read_all().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            if lines.map_while(Result::ok).take_while(|line| !line.is_empty()).count() > 0 {
+                counter.fetch_add(1, Ordering::SeqCst);
+                let length = body.len();
+                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n").unwrap();
+                stream.write_all(b"Connection: close\r\n\r\n").unwrap();
+                stream.write_all(&body).unwrap();
+            }
+        }
+    });
+    // More than there are tars that stay open where they are files.
+    let shards = Shards::open(&[format!("http://{server}/{{000..299}}.tar")]).unwrap();
+    assert_eq!((shards.len(), asked.load(Ordering::SeqCst)), (300, 300));
+    assert_eq!(shards.read(&[0, 299]).unwrap().image(1), Some(PNG));
+    assert_eq!(asked.load(Ordering::SeqCst), 300);
 }
 
 #[test]
