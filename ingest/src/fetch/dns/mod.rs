@@ -19,6 +19,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant as Clock};
 
@@ -100,7 +101,7 @@ const CLAMP: [Duration; 2] = [Duration::from_secs(30), Duration::from_hours(1)];
 /// The same for a name without addresses, and for one of which nobody could tell.
 const MISSING: Duration = Duration::from_mins(1);
 const MISSING_CLAMP: [Duration; 2] = [Duration::from_secs(10), Duration::from_mins(5)];
-/// Names after which those that are no longer fresh are forgotten.
+/// Names after which some are forgotten.
 const TIDY: usize = 1 << 17;
 
 /// A name that was looked up.
@@ -116,6 +117,17 @@ impl Known {
     }
 }
 
+/// Forgets the names that are no longer fresh, and where most are, all but those of the last
+/// moments; says how many names there may be before the next time, so that a crawl of many sites
+/// does not look through all of them for each.
+fn forget(known: &mut HashMap<String, Known>) -> usize {
+    known.retain(|_, known| known.is_fresh());
+    if known.len() > TIDY / 2 {
+        known.retain(|_, known| known.born.elapsed() < CLAMP[0]);
+    }
+    TIDY.max(2 * known.len())
+}
+
 /// The names that a fetcher has met.
 pub(super) struct Addresses {
     lookup: Arc<dyn Lookup>,
@@ -123,6 +135,8 @@ pub(super) struct Addresses {
     patience: Duration,
     turn: Semaphore,
     known: Mutex<HashMap<String, Known>>,
+    /// How many names there may be before some are forgotten.
+    most: AtomicUsize,
     vetted: Arc<Vetted>,
 }
 
@@ -134,6 +148,7 @@ impl Addresses {
             turn: Semaphore::new(lookup.at_once()),
             lookup,
             known: Mutex::default(),
+            most: AtomicUsize::new(TIDY),
             vetted: Arc::default(),
         }
     }
@@ -168,8 +183,8 @@ impl Addresses {
         if let Some(known) = known.get(host).filter(|known| known.is_fresh()) {
             return Arc::clone(&known.verdict);
         }
-        if known.len() >= TIDY {
-            known.retain(|_, known| known.is_fresh());
+        if known.len() >= self.most.load(Ordering::Relaxed) {
+            self.most.store(forget(&mut known), Ordering::Relaxed);
             self.vetted.retain(|host| known.contains_key(host));
         }
         let verdict = Verdict::default();
@@ -336,6 +351,24 @@ mod tests {
         let minutes = Duration::from_mins;
         assert!(known(minutes(5), minutes(4)) && !known(minutes(5), minutes(6)));
         assert!(!known(Duration::ZERO, Duration::ZERO));
+    }
+
+    #[test]
+    fn of_too_many_fresh_names_those_of_the_last_moments_are_kept() {
+        let known = |count: usize, age: u64| -> HashMap<String, Known> {
+            let born = Clock::now().checked_sub(Duration::from_secs(age)).unwrap();
+            let one = |i: usize| {
+                let verdict = Verdict::default();
+                verdict.set((Err(Reason::Dns), Duration::from_mins(5))).unwrap();
+                (format!("{i}.example"), Known { born, verdict })
+            };
+            (0..count).map(one).collect()
+        };
+        let after = |mut known: HashMap<String, Known>| (forget(&mut known), known.len());
+        assert_eq!(after(known(10, 60)), (TIDY, 10));
+        assert_eq!(after(known(10, 301)), (TIDY, 0));
+        assert_eq!(after(known(TIDY, 60)), (TIDY, 0));
+        assert_eq!(after(known(TIDY, 1)), (2 * TIDY, TIDY));
     }
 
     /// Says so many seconds, or fails.
