@@ -59,6 +59,20 @@ fn gc_removes_what_a_killed_attempt_left_and_nothing_else() {
 }
 
 #[test]
+fn a_stream_is_a_tar_and_nothing_behind_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = shard(folder.path());
+    let bytes = |flags: &[&str]| {
+        let output = clipmill().args(["stream", &shard]).args(flags).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        output.stdout
+    };
+    let tar = bytes(&[]);
+    assert!(tar.starts_with(b"0001.jpg") && tar.len().is_multiple_of(512));
+    assert_eq!(bytes(&["--json"]), tar);
+}
+
+#[test]
 fn ls_stat_and_cat_look_into_a_shard_by_sample() {
     let folder = tempfile::tempdir().unwrap();
     let tar = shard(folder.path());

@@ -118,9 +118,10 @@ impl Output {
         Self { text: text.into(), json }
     }
 
+    /// Nothing where there is nothing to say: a command may have written its own data.
     fn print(&self, json: bool) -> Result<()> {
         let text = if json { self.json.to_string() } else { self.text.trim_end().to_owned() };
-        if text.is_empty() {
+        if text.is_empty() || json && self.json.is_null() {
             return Ok(());
         }
         to_stdout(format!("{text}\n").as_bytes())
