@@ -315,6 +315,27 @@ fn why_tells_what_became_of_a_pair() {
 }
 
 #[test]
+fn a_retry_beside_what_it_retried_is_refused_because_links_would_come_twice() {
+    let world = World::new(Duration::ZERO);
+    let fetch = "image_size: 16, robots: false, min_success_rate: 0";
+    let recipe = world.recipe(
+        "thrice",
+        &format!(
+            "  - links: {{wat: [\"{}\"]}}\n\
+             \x20 - fetch: {{{fetch}}}\n    id: pool\n\
+             \x20 - fetch: {{{fetch}, retry_failed: true}}\n    id: again\n    from: pool\n\
+             \x20 - fetch: {{{fetch}, retry_failed: true}}\n    id: third\n    from: [pool, again]\n",
+            world.path("crawl.warc.wat").display()
+        ),
+    );
+    let output = clipmill().arg("run").arg(&recipe).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    let text = stderr(&output);
+    assert!(text.contains("`again` fetched again what failed in `pool`"), "{text}");
+    assert!(text.contains("take `again` alone"), "{text}");
+}
+
+#[test]
 fn retry_failed_fetches_only_what_failed_for_a_passing_reason_into_patch_shards() {
     let asked: Arc<Mutex<BTreeMap<String, usize>>> = Arc::default();
     let server = {

@@ -20,8 +20,8 @@ pub(crate) enum Source {
 
 impl Source {
     /// # Errors
-    /// Shards without `retry_failed`, links with it, shards that no fetch made; a file that cannot
-    /// be read.
+    /// Shards without `retry_failed`, links with it, shards that no fetch made, a retry beside what
+    /// it retried; a file that cannot be read.
     pub(crate) fn open(plan: &FetchPlan, inputs: &[Arc<Done>]) -> Result<Self> {
         if plan.retry_failed {
             return Failed::open(inputs).map(Self::Failed);
@@ -94,6 +94,13 @@ impl Failed {
     fn open(inputs: &[Arc<Done>]) -> Result<Self> {
         let (mut parts, mut first_shard) = (Vec::new(), 0);
         for input in inputs {
+            if let Some(before) = inputs.iter().find(|other| is_behind(input, &other.id)) {
+                return Err(Error::recipe(format!(
+                    "`{}` fetched again what failed in `{}`: from both, links would come twice",
+                    input.id, before.id
+                ))
+                .hint(format!("take `{}` alone: what still fails is there", input.id)));
+            }
             let fetched: FetchPlan = (input.kind == "fetch")
                 .then(|| serde_json::from_value(input.plan.clone()).ok())
                 .flatten()
@@ -146,6 +153,11 @@ impl Failed {
         }
         Ok(links)
     }
+}
+
+/// Whether a stage took, at first or at second hand, what this one gave.
+fn is_behind(done: &Done, id: &str) -> bool {
+    done.inputs.iter().any(|input| input.id == id || is_behind(input, id))
 }
 
 /// Link parquets as one long list, read by row number.
