@@ -65,7 +65,7 @@ pub use sample::{Grouper, Sample, Samples};
 pub use shard_index::Truncated;
 pub use shards::Shards;
 pub use tar_header::MAX_MEMBER;
-pub use tar_name::{check_written, is_tar, split_name};
+pub use tar_name::{check_written, is_tar, parquet_beside, split_name};
 pub use tar_read::{TarReader, index, index_whole};
 pub use tar_walk::Member;
 pub use tar_write::TarWriter;

@@ -90,6 +90,14 @@ pub fn is_tar(url: &str) -> bool {
     url.starts_with("pipe:") || without_query(url).strip_suffix(".tar").is_some()
 }
 
+/// Where the parquet of a tar's rows lies, as img2dataset writes it: beside it, under its name. What
+/// a command writes has none, for with another ending it would be another command.
+#[must_use]
+pub fn parquet_beside(tar: &str) -> Option<String> {
+    let stem = tar.strip_suffix(".tar").filter(|stem| !stem.starts_with("pipe:"))?;
+    Some(format!("{stem}.parquet"))
+}
+
 /// The last part of a path or URL, without a URL's query.
 pub(crate) fn base_name(url: &str) -> &str {
     let url = without_query(url);
@@ -148,6 +156,15 @@ mod tests {
             assert!(!is_tar(other), "{other}");
         }
         assert_eq!(base_name("https://a.example/b/0.tar?x=/y"), "0.tar");
+    }
+
+    #[test]
+    fn a_command_is_never_run_with_another_ending() {
+        assert_eq!(parquet_beside("a/0.tar").unwrap(), "a/0.parquet");
+        assert_eq!(parquet_beside("s3://b/0.tar").unwrap(), "s3://b/0.parquet");
+        for none in ["pipe:rm x; cat 0.tar", "https://a.example/0.tar?x=1", "0.tar.gz"] {
+            assert_eq!(parquet_beside(none), None, "{none}");
+        }
     }
 
     proptest! {

@@ -15,6 +15,7 @@ use crate::sample_json::{SampleJson, text_field};
 use crate::sample_pairs::caption_of;
 use crate::shard_index::{Row, Tar};
 use crate::spans::{Span, gather};
+use crate::tar_name::parquet_beside;
 
 /// Largest parquet beside a tar that is read for its uids, bytes; 10,000 rows take about 3 MB.
 const MAX_PARQUET: u64 = 256 << 20;
@@ -81,8 +82,8 @@ fn fill(
 
 /// Key and uid of the successes in `<shard>.parquet`.
 fn beside(tar: &Tar) -> Option<HashMap<String, Uid>> {
-    let url = format!("{}.parquet", tar.url.strip_suffix(".tar")?);
-    let blob = Blob::open(&url).ok().filter(|blob| blob.len() <= MAX_PARQUET)?;
+    let blob =
+        Blob::open(&parquet_beside(&tar.url)?).ok().filter(|blob| blob.len() <= MAX_PARQUET)?;
     read_parquet(&blob).ok()
 }
 

@@ -99,5 +99,5 @@ pub fn tar_urls(done: &Arc<Done>) -> Result<Vec<String>> {
 /// # Errors
 /// When a tar's neighbour cannot be looked for.
 pub(crate) fn parquet_beside(tar: &str) -> Option<Blob> {
-    Blob::open(&format!("{}.parquet", tar.strip_suffix(".tar")?)).ok()
+    Blob::open(&shard::parquet_beside(tar)?).ok()
 }
