@@ -30,9 +30,10 @@ const STREAM: &str = "\
 Write shards as one tar to stdout, shuffled so that it can be repeated and gone on with.
 
 The order is a function of shards, seed, window and pass. Every sample has a further member
-`cursor`: given back with `--cursor`, the rest of the pass follows. In Python:
+`cursor`: given back with `--cursor`, the rest of the pass follows. In Python (which would expand
+a brace range itself, into a pass over each tar):
 
-  webdataset.WebDataset(\"pipe:clipmill stream 'pool/{00000..00012}.tar' --seed 1 --share 0/4\")";
+  webdataset.WebDataset(\"pipe:clipmill stream pool/ --seed 1 --share 0/4\")";
 
 /// Builds the grammar; stages' flags come from the recipe's schema.
 pub(crate) fn command() -> Command {
