@@ -188,7 +188,14 @@ fn options(args: &ArgMatches) -> Result<Options> {
     let text = |name: &str| args.try_get_one::<String>(name).ok().flatten().cloned();
     let share = match text("units") {
         Some(share) => Some(share.parse::<Share>().map_err(Error::recipe)?),
-        None => share::of_engine(&|name| std::env::var(name).ok())?,
+        None => share::of_engine(&|name| std::env::var(name).ok())?.inspect(|share| {
+            // An array may also give each task a run of its own, and then this is not what it wants.
+            let Share { index, of } = share;
+            eprintln!(
+                "units {index}/{of} of every stage, as the variables of the cluster say; \
+                 `--units 0/1` is the whole run"
+            );
+        }),
     };
     let redo = args.try_get_many::<String>("redo").ok().flatten();
     Ok(Options {

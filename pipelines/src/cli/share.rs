@@ -59,7 +59,12 @@ pub(crate) fn of_engine(variable: &dyn Fn(&str) -> Option<String>) -> Result<Opt
         let index = counted.map_or(index, |i| (i / step).to_string());
         let share = format!("{index}/{count}").parse::<Share>();
         let place = format!("{} of {}", engine.index, engine.count);
-        return share.map(Some).map_err(|error| Error::recipe(error).at(place));
+        return share.map(Some).map_err(|error| {
+            Error::recipe(error).at(place).hint(
+                "an array with gaps is no share of anything: give `--units I/N`; \
+                 `--units 0/1` is the whole run",
+            )
+        });
     }
     Ok(None)
 }
@@ -90,6 +95,8 @@ mod tests {
         let steps = [(id, "30"), count, ("SLURM_ARRAY_TASK_STEP", "2")];
         assert_eq!(of(&steps).unwrap(), Some(share(15, 16)));
         assert_eq!(of(&[]).unwrap(), None);
+        let gaps = [(id, "7"), ("SLURM_ARRAY_TASK_COUNT", "3"), ("SLURM_ARRAY_TASK_MIN", "1")];
+        assert!(of(&gaps).unwrap_err().hint_text().unwrap().contains("`--units I/N`"));
     }
 
     #[test]
