@@ -46,7 +46,7 @@ impl Macs {
     /// of a matrix product.
     #[must_use]
     pub fn flops(&self) -> u64 {
-        2 * self.products()
+        self.products().saturating_mul(2)
     }
 }
 
@@ -164,7 +164,7 @@ pub fn memory(config: &ClipConfig, batch: u64, width: u64, purpose: Purpose) -> 
             inputs + towers.iter().map(|tower| tower.block).max().unwrap_or(0)
         }
     };
-    state + batch * numbers * width
+    state.saturating_add(batch.saturating_mul(numbers).saturating_mul(width))
 }
 
 /// Numbers that a forward pass of one sample keeps for the backward pass.

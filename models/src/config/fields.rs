@@ -5,6 +5,8 @@ use stage::{Error, Result};
 
 /// Largest value of any size in a configuration; keeps a hostile file from asking for all memory.
 const LARGEST: usize = 1 << 20;
+/// Most layers of a tower, each of which has a dozen tensors; open_clip's deepest has 48.
+pub(super) const MOST_LAYERS: usize = 256;
 
 /// A JSON object that is read field by field.
 pub(super) struct Fields {
@@ -39,14 +41,23 @@ impl Fields {
     }
 
     pub(super) fn size(&mut self, field: &str, default: Option<usize>) -> Result<usize> {
+        self.size_to(field, default, LARGEST)
+    }
+
+    /// Layers of a tower, 12 where nothing is said.
+    pub(super) fn layers(&mut self) -> Result<usize> {
+        self.size_to("layers", Some(12), MOST_LAYERS)
+    }
+
+    fn size_to(&mut self, field: &str, default: Option<usize>, most: usize) -> Result<usize> {
         let value = match (self.map.remove(field), default) {
             (Some(value), _) => value,
             (None, Some(default)) => return Ok(default),
             (None, None) => return self.required(field).map(|_| 0),
         };
         match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
-            Some(n) if (1..=LARGEST).contains(&n) => Ok(n),
-            _ => Err(self.wrong(field, &value, &format!("a whole number in 1..={LARGEST}"))),
+            Some(n) if (1..=most).contains(&n) => Ok(n),
+            _ => Err(self.wrong(field, &value, &format!("a whole number in 1..={most}"))),
         }
     }
 

@@ -21,6 +21,11 @@ pub use text::{TextConfig, TextPool};
 pub use vit::{Pool, VitConfig};
 pub use vitamin::VitaminConfig;
 
+/// Most tokens of a picture or a caption: a side of 16,384 pixels has a million at patch 16.
+const MOST_TOKENS: usize = 1 << 21;
+/// Most parameters, ten times those of the largest CLIP; so no count of a model overflows.
+const MOST_PARAMETERS: u64 = 1 << 35;
+
 /// A CLIP of two towers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClipConfig {
@@ -245,6 +250,20 @@ impl ClipConfig {
             return Err(Error::model(format!(
                 "text_cfg.width {} is not a multiple of heads {}",
                 t.width, t.heads
+            )));
+        }
+        let patches = match &self.vision {
+            VisionConfig::Vit(vit) => vit.patches(),
+            VisionConfig::Vitamin(vitamin) => vitamin.tokens(),
+        };
+        let tokens = patches.max(t.context_length);
+        if tokens > MOST_TOKENS {
+            return Err(Error::model(format!("{tokens} tokens, at most {MOST_TOKENS}")));
+        }
+        let parameters = self.parameters();
+        if parameters > MOST_PARAMETERS {
+            return Err(Error::model(format!(
+                "the model has {parameters} parameters, at most {MOST_PARAMETERS}"
             )));
         }
         Ok(())

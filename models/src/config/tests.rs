@@ -125,7 +125,13 @@ fn what_would_change_the_architecture_is_refused_by_name() {
 #[test]
 fn sizes_out_of_range_are_refused_with_field_and_value() {
     let message = refused(|v| v["vision_cfg"]["layers"] = json!(0));
-    assert_eq!(message, "`vision_cfg.layers` must be a whole number in 1..=1048576, got 0");
+    assert_eq!(message, "`vision_cfg.layers` must be a whole number in 1..=256, got 0");
+    let message = refused(|v| v["text_cfg"]["layers"] = json!(1 << 20));
+    assert_eq!(message, "`text_cfg.layers` must be a whole number in 1..=256, got 1048576");
+    let message = refused(|v| v["vision_cfg"]["image_size"] = json!(1 << 15));
+    assert_eq!(message, "16777216 tokens, at most 2097152");
+    let message = refused(|v| v["vision_cfg"]["width"] = json!(1 << 18));
+    assert!(message.contains("parameters, at most 34359738368"), "{message}");
     let message = refused(|v| v["text_cfg"]["vocab_size"] = json!(1e30));
     assert!(message.contains("text_cfg.vocab_size"), "{message}");
     let message = refused(|v| v["vision_cfg"]["head_width"] = json!(48));

@@ -81,7 +81,7 @@ impl TextConfig {
             vocab_size: f.size("vocab_size", Some(49408))?,
             width: f.size("width", Some(512))?,
             heads: f.size("heads", Some(8))?,
-            layers: f.size("layers", Some(12))?,
+            layers: f.layers()?,
             mlp_ratio: f.ratio()?,
             no_causal_mask: f.switch("no_causal_mask")?,
             pool,

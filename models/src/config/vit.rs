@@ -98,7 +98,7 @@ impl VitConfig {
         let ls_init_value = f.number("ls_init_value", 0.0)?;
         let config = Self {
             image_size: f.side("image_size", 224)?,
-            layers: f.size("layers", Some(12))?,
+            layers: f.layers()?,
             width: f.size("width", Some(768))?,
             patch_size: f.side("patch_size", 16)?,
             head_width: f.size("head_width", Some(64))?,

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 use stage::{Error, Result};
 
-use super::fields::Fields;
+use super::fields::{Fields, MOST_LAYERS};
 
 /// A ViTamin: a convolutional stem, two stages of MBConv blocks, a stage of transformer blocks.
 #[derive(Debug, Clone, PartialEq)]
@@ -222,6 +222,9 @@ impl VitaminConfig {
                 self.width(),
                 self.heads
             ));
+        }
+        if let Some(depth) = self.depths.iter().find(|depth| **depth > MOST_LAYERS) {
+            return refuse(format!("a stage of ViTamin has {depth} blocks, at most {MOST_LAYERS}"));
         }
         if !self.image_size.is_multiple_of(STRIDE) {
             return refuse(format!(
