@@ -34,6 +34,44 @@ fn pictures_made_in_processes_are_the_same_bytes() {
     assert_eq!(inside, run("outside", ", decode: {isolation: process, timeout: 60}"));
 }
 
+/// One frame of what a run and its decoding processes say to each other.
+fn put(to: &mut impl Write, bytes: &[u8]) {
+    to.write_all(&(bytes.len() as u64).to_le_bytes()).unwrap();
+    to.write_all(bytes).unwrap();
+    to.flush().unwrap();
+}
+
+fn take(from: &mut impl Read) -> Vec<u8> {
+    let mut length = [0; 8];
+    from.read_exact(&mut length).unwrap();
+    let mut bytes = vec![0; usize::try_from(u64::from_le_bytes(length)).unwrap()];
+    from.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn a_signal_to_the_group_does_not_end_a_decoding_process_before_its_run() {
+    let mut worker = clipmill()
+        .args(["__decode-worker", "1073741824"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut to, mut from) = (worker.stdin.take().unwrap(), worker.stdout.take().unwrap());
+    put(&mut to, b"{}");
+    assert_eq!(take(&mut from), b"ready");
+    for signal in ["-INT", "-TERM"] {
+        let pid = worker.id().to_string();
+        let sent = std::process::Command::new("kill").args([signal, &pid]).status().unwrap();
+        assert!(sent.success());
+        put(&mut to, b"");
+        put(&mut to, b"no picture");
+        assert_eq!(take(&mut from), b"not_an_image", "{signal}");
+    }
+    drop(to);
+    assert!(worker.wait().unwrap().success());
+}
+
 #[test]
 fn metrics_are_there_while_it_runs_and_change_nothing() {
     let world = World::new(Duration::from_millis(150));

@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use ingest::fetch::decode;
 
@@ -25,6 +27,14 @@ pub(crate) fn main() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next()? != WORD {
         return None;
+    }
+    // Ctrl-C and a scheduler's stop reach the whole group. The run ends in order: a picture that is
+    // being made for it must not look as if it had killed its decoder. The end of the input ends
+    // this process.
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        if signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false))).is_err() {
+            return Some(ExitCode::from(2));
+        }
     }
     let memory = arguments.next().and_then(|text| text.to_str()?.parse().ok());
     let capped = memory.is_some_and(|bytes| kernels::limit_address_space(bytes).is_ok());
