@@ -168,6 +168,11 @@ impl Fetcher {
         }
         handed_on?;
         desk.check()?;
+        if self.hook.is_some() || self.crew.is_some() {
+            // What stopped this run may have stopped their processes first: a picture that they did
+            // not answer for is not theirs to fail.
+            self.cx.cancel.check()?;
+        }
         let counts = writer.counts().clone();
         counts.check()?;
         Ok(counts)

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
 use ingest::DialMap;
-use ingest::fetch::{FetchPlan, Fetcher};
+use ingest::fetch::{FetchPlan, Fetcher, Hooks};
 use md5::Digest as _;
 use pixels::{Picture, encode_png};
 use stage::{Context, Error, Kind, Pairs};
@@ -110,6 +110,21 @@ fn a_cancelled_unit_ends_within_a_second() {
     assert_eq!(error.kind(), Kind::Interrupted);
     assert!(ended - stopper.join().unwrap() < Duration::from_millis(1500));
     assert!(server.all_closed(), "a connection outlived the unit");
+}
+
+#[test]
+fn what_a_hook_left_unanswered_while_the_run_was_stopped_is_no_row() {
+    let server = Server::start(|_, stream| ok(stream, &jpeg(1)));
+    let hooks = Hooks { before_store: vec!["false".to_owned()], ..Hooks::default() };
+    let plan = FetchPlan { hooks, ..impatient() };
+    let cx = Context::default();
+    let fetcher = Fetcher::new(&plan, &DialMap::everything_at(server.addr), &cx).unwrap();
+    // The stop comes with the last row: nothing is waited for any more.
+    let stopped = fetcher.run_unit(&[links(&["http://a.example/1.jpg"])], 0, &mut |_| {
+        cx.cancel.cancel();
+        Ok(())
+    });
+    assert_eq!(stopped.unwrap_err().kind(), Kind::Interrupted);
 }
 
 #[test]
