@@ -20,7 +20,7 @@ use stage::{Context, Error, Result, ResultExt, in_parallel};
 use store::parquet::{Compression, File, Layout, Pick, RowGroups, Writer};
 use store::{Attempt, Blob};
 
-use crate::tar_header::MAX_MEMBER;
+use crate::tar_header::{BLOCK, Kind, MAX_MEMBER, decode};
 use crate::tar_name::{base_name, check_read, split_name};
 use crate::tar_read::{TarReader, index_whole};
 use crate::tar_walk::Member;
@@ -117,13 +117,13 @@ pub fn write_index(
 }
 
 /// The indexes beside tars that are read over a network, each opened once: the headers of such a tar
-/// cost a pass over all of it, its rows of an index two small requests.
+/// cost a pass over all of it, its rows of an index three small requests.
 #[derive(Debug, Default)]
 pub struct Indexes(Mutex<HashMap<String, Option<Arc<FolderIndex>>>>);
 
 impl Indexes {
     /// All regular files of a tar, in order: from `index/` in its folder where that lists a tar of
-    /// this name and length, else from its headers. The second value says where a truncated archive
+    /// this name and length whose last header says the same, else from its headers. The second value says where a truncated archive
     /// was cut.
     ///
     /// # Errors
@@ -196,8 +196,20 @@ impl FolderIndex {
                 members.push(Member { name, offset, len });
             }
         }
-        Ok(Some(members))
+        Ok(is_there(tar, members.last())?.then_some(members))
     }
+}
+
+/// Whether the last member's header is where the index has it. A tar that was written anew may have
+/// its old length, but hardly its old layout.
+fn is_there(tar: &Blob, last: Option<&Member>) -> Result<bool> {
+    let Some(last) = last else { return Ok(true) };
+    let Some(at) = last.offset.checked_sub(BLOCK as u64) else { return Ok(false) };
+    let bytes = tar.read_at(at, BLOCK)?;
+    let Some(Ok(Some(header))) = bytes.first_chunk().map(decode) else { return Ok(false) };
+    // A long name stands in front of the header, which has only its beginning.
+    let named = last.name.len() > 100 || check_read(&header.name).as_ref() == Ok(&last.name);
+    Ok(named && header.kind == Kind::File && header.size == last.len)
 }
 
 /// The shards that an index lists.
