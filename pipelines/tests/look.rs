@@ -73,6 +73,23 @@ fn a_stream_is_a_tar_and_nothing_behind_it() {
 }
 
 #[test]
+fn what_a_file_calls_its_tasks_does_not_command_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = r#"{"key": "a", "dataset": "\u001b[31mred\u0007", "metrics": {"main_metric": 0.5}}"#;
+    std::fs::write(folder.path().join("eval_results.jsonl"), line).unwrap();
+    let page = folder.path().join("page.html");
+    let output = clipmill()
+        .arg("compare")
+        .arg(folder.path())
+        .args(["--page", page.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
+    assert!(text.contains("\u{fffd}[31mred\u{fffd}") && !text.contains('\u{1b}'), "{text}");
+}
+
+#[test]
 fn ls_stat_and_cat_look_into_a_shard_by_sample() {
     let folder = tempfile::tempdir().unwrap();
     let tar = shard(folder.path());

@@ -120,12 +120,18 @@ impl Output {
 
     /// Nothing where there is nothing to say: a command may have written its own data.
     fn print(&self, json: bool) -> Result<()> {
-        let text = if json { self.json.to_string() } else { self.text.trim_end().to_owned() };
+        let text = if json { self.json.to_string() } else { tame(self.text.trim_end()) };
         if text.is_empty() || json && self.json.is_null() {
             return Ok(());
         }
         to_stdout(format!("{text}\n").as_bytes())
     }
+}
+
+/// Without what a terminal would obey: names in shards and results are of somebody's making.
+fn tame(text: &str) -> String {
+    let safe = |c: char| if c.is_control() && !"\n\t".contains(c) { '\u{fffd}' } else { c };
+    text.chars().map(safe).collect()
 }
 
 /// Writes a result. A closed pipe (`| head`) is the reader's choice, not a failure of ours; a full
