@@ -30,7 +30,7 @@ pub(crate) fn follow(
     options: &Options,
     seat: &Seat,
 ) -> Result<usize> {
-    let (mut trained, mut redone) = (0, BTreeSet::new());
+    let (mut trained, mut redone) = (0, BTreeSet::<&String>::new());
     for node in &graph.nodes {
         // As for rank 0: with a stage, all that take from it are made again.
         let mut taken = node.inputs.iter().chain(&node.references);

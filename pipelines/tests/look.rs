@@ -63,7 +63,7 @@ fn a_stream_is_a_tar_and_nothing_behind_it() {
     let folder = tempfile::tempdir().unwrap();
     let shard = shard(folder.path());
     let bytes = |flags: &[&str]| {
-        let output = clipmill().args(["stream", &shard]).args(flags).output().unwrap();
+        let output = clipmill().args(["stream", shard.as_str()]).args(flags).output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
         output.stdout
     };

@@ -123,8 +123,8 @@ pub struct Indexes(Mutex<HashMap<String, Option<Arc<FolderIndex>>>>);
 
 impl Indexes {
     /// All regular files of a tar, in order: from `index/` in its folder where that lists a tar of
-    /// this name and length whose last header says the same, else from its headers. The second value says where a truncated archive
-    /// was cut.
+    /// this name and length whose last header says the same, else from its headers. The second
+    /// value says where a truncated archive was cut.
     ///
     /// # Errors
     /// As [`crate::index_whole`], and for an index that contradicts itself.
