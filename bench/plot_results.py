@@ -172,7 +172,7 @@ def tables(runs, found):
         if not keys:
             continue
         print(f"\n{title}, {len(runs)} seeds\n\n| measured |", end="")
-        print(" | ".join(f" {MODELS[m]}, {POOLS[p][0]}" for _, m, p in keys), "|")
+        print("", " | ".join(f"{MODELS[m]}, {POOLS[p][0]}" for _, m, p in keys), "|")
         print("| --- " * (len(keys) + 1) + "|")
         for stage, task, measure, name in MEASURES:
             cells = []
