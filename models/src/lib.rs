@@ -33,6 +33,7 @@ mod init;
 mod layers;
 mod linear;
 mod names;
+pub mod onnx;
 mod params;
 mod positions;
 pub mod repavit;
