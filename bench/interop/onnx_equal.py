@@ -22,7 +22,10 @@ from PIL import Image
 
 
 def inputs_of(model, files):
-    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     shape = session.get_inputs()[0].shape
     shape = [side if isinstance(side, int) else default for side, default in zip(shape, [1, 3, 320, 416])]
     nhwc = shape[-1] == 3
@@ -44,8 +47,6 @@ def inputs_of(model, files):
 def compare(example, weights, pictures):
     files = sorted(p for p in pathlib.Path(pictures).rglob("*") if p.suffix in (".jpg", ".png"))[:100]
     for model in sorted(pathlib.Path(weights).rglob("*.onnx")):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 2
         session, shape, values = inputs_of(model, files)
         name = session.get_inputs()[0].name
         began = time.time()

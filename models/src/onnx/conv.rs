@@ -1,5 +1,7 @@
 //! Convolution and pooling over `[N, C, H, W]`.
 
+use std::ops::Range;
+
 use candle_core::{Device, Tensor};
 use rayon::prelude::{IndexedParallelIterator, ParallelIterator, ParallelSliceMut};
 use stage::{Error, Result, ResultExt};
@@ -59,11 +61,78 @@ impl Window {
         Ok(Self { kernel, stride, dilation, pads, size: out })
     }
 
-    /// The place in the picture that the window at `out` has under `k`, if it is inside.
-    fn place(&self, i: usize, out: usize, k: usize, size: usize) -> Option<usize> {
-        (out * self.stride[i] + k * self.dilation[i])
-            .checked_sub(self.pads[i][0])
-            .filter(|p| *p < size)
+    /// The line or column of the picture that the window at `out` has under `k`, if inside.
+    fn place(&self, i: usize, out: usize, k: usize, side: usize) -> Option<usize> {
+        let place = out * self.stride[i] + k * self.dilation[i];
+        place.checked_sub(self.pads[i][0]).filter(|place| *place < side)
+    }
+
+    /// The outputs of a line whose window has column `k` inside the picture, and the column that
+    /// the first of them has there; those after it follow at the stride.
+    fn columns(&self, k: usize, side: usize) -> (Range<usize>, usize) {
+        let (shift, pad, stride) = (k * self.dilation[1], self.pads[1][0], self.stride[1]);
+        let first = pad.saturating_sub(shift).div_ceil(stride);
+        let last = (side + pad).saturating_sub(shift).div_ceil(stride).min(self.size[1]);
+        let first = first.min(last);
+        (first..last, (first * stride + shift).saturating_sub(pad))
+    }
+
+    /// Calls `each` for every line of the output: the outputs that have this cell of the window
+    /// inside the picture, and the numbers that lie there.
+    fn cell(
+        &self,
+        cell: usize,
+        plane: &[f32],
+        [h, w]: [usize; 2],
+        out: &mut [f32],
+        mut each: impl FnMut(&mut [f32], Cells<'_>),
+    ) {
+        let (ky, kx) = (cell / self.kernel[1], cell % self.kernel[1]);
+        let (columns, from) = self.columns(kx, w);
+        if columns.is_empty() {
+            return;
+        }
+        for (oy, line) in out.chunks_exact_mut(self.size[1]).enumerate() {
+            if let Some(y) = self.place(0, oy, ky, h) {
+                let line_of_picture = &plane[y * w + from..(y + 1) * w];
+                each(
+                    &mut line[columns.clone()],
+                    Cells { line: line_of_picture, stride: self.stride[1] },
+                );
+            }
+        }
+    }
+
+    /// The same for every cell of the window, one after another, so that sums have the order of
+    /// the window whatever lies beside them.
+    fn over(
+        &self,
+        plane: &[f32],
+        size: [usize; 2],
+        out: &mut [f32],
+        mut each: impl FnMut(usize, &mut [f32], Cells<'_>),
+    ) {
+        for cell in 0..self.kernel[0] * self.kernel[1] {
+            self.cell(cell, plane, size, out, |out, cells| each(cell, out, cells));
+        }
+    }
+}
+
+/// Numbers of one line at a stride.
+struct Cells<'a> {
+    line: &'a [f32],
+    stride: usize,
+}
+
+impl Cells<'_> {
+    /// Joins each number with its output. Stride 1 is a loop of its own, for the compiler's sake.
+    fn join(&self, out: &mut [f32], join: impl Fn(f32, f32) -> f32) {
+        if self.stride == 1 {
+            out.iter_mut().zip(self.line).for_each(|(out, x)| *out = join(*out, *x));
+        } else {
+            let cells = self.line.iter().step_by(self.stride);
+            out.iter_mut().zip(cells).for_each(|(out, x)| *out = join(*out, *x));
+        }
     }
 }
 
@@ -94,7 +163,10 @@ pub(super) fn conv(node: &Node, x: &Array, weight: &Array, bias: Option<&Array>)
             out.par_chunks_exact_mut(rows).enumerate().for_each(|(channel, out)| {
                 let x = &x[channel / many * h * w..][..h * w];
                 let weight = &weight[channel * kh * kw..][..kh * kw];
-                depthwise(&window, x, [h, w], weight, bias.map_or(0.0, |b| b[channel]), out);
+                out.fill(bias.map_or(0.0, |b| b[channel]));
+                window.over(x, [h, w], out, |cell, out, cells| {
+                    cells.join(out, |sum, x| sum + x * weight[cell]);
+                });
             });
             continue;
         }
@@ -109,7 +181,7 @@ pub(super) fn conv(node: &Node, x: &Array, weight: &Array, bias: Option<&Array>)
     Array::new(&shape, out)
 }
 
-/// A convolution as the product of the weight with a matrix of windows, one a row.
+/// A convolution as the product of the weight [M, K] with the matrix of windows [K, places].
 fn as_product(
     window: &Window,
     x: &[f32],
@@ -122,93 +194,61 @@ fn as_product(
     let [oh, ow] = window.size;
     let rows = oh * ow;
     count(&[rows, width])?;
-    let mut windows = vec![0f32; rows * width];
-    let [kh, kw] = window.kernel;
-    windows.par_chunks_exact_mut(ow * width).enumerate().for_each(|(oy, line)| {
-        for (ox, row) in line.chunks_exact_mut(width).enumerate() {
-            for (plane, cells) in x.chunks_exact(h * w).zip(row.chunks_exact_mut(kh * kw)) {
-                for (ky, cells) in cells.chunks_exact_mut(kw).enumerate() {
-                    let Some(y) = window.place(0, oy, ky, h) else { continue };
-                    for (kx, cell) in cells.iter_mut().enumerate() {
-                        if let Some(x) = window.place(1, ox, kx, w) {
-                            *cell = plane[y * w + x];
-                        }
-                    }
-                }
+    let cells = window.kernel[0] * window.kernel[1];
+    let plain = cells == 1 && window.stride == [1, 1] && window.pads == [[0; 2]; 2];
+    let windows = if plain {
+        x.to_vec()
+    } else {
+        let mut windows = vec![0f32; rows * width];
+        windows.par_chunks_exact_mut(rows * cells).enumerate().for_each(|(channel, windows)| {
+            let plane = &x[channel * h * w..][..h * w];
+            for (cell, row) in windows.chunks_exact_mut(rows).enumerate() {
+                window.cell(cell, plane, [h, w], row, |out, cells| cells.join(out, |_, x| x));
             }
-        }
-    });
+        });
+        windows
+    };
     let many = out.len() / rows;
     let product = || -> candle_core::Result<Vec<f32>> {
-        let windows = Tensor::from_vec(windows, (rows, width), &Device::Cpu)?;
+        let windows = Tensor::from_vec(windows, (width, rows), &Device::Cpu)?;
         let weight = Tensor::from_slice(weight, (many, width), &Device::Cpu)?;
-        let bias = bias.map(|bias| Tensor::from_slice(bias, many, &Device::Cpu)).transpose()?;
-        kernels::linear(&windows, &weight, bias.as_ref())?.flatten_all()?.to_vec1()
+        kernels::project(&weight, &windows)?.flatten_all()?.to_vec1()
     };
-    let product = product().internal("a convolution failed")?;
-    out.par_chunks_exact_mut(rows).enumerate().for_each(|(channel, out)| {
-        for (row, out) in out.iter_mut().enumerate() {
-            *out = product[row * many + channel];
-        }
-    });
-    Ok(())
-}
-
-/// One channel with a filter of its own.
-fn depthwise(
-    window: &Window,
-    x: &[f32],
-    [h, w]: [usize; 2],
-    weight: &[f32],
-    bias: f32,
-    out: &mut [f32],
-) {
-    let [kh, kw] = window.kernel;
-    let ow = window.size[1];
-    for (oy, line) in out.chunks_exact_mut(ow).enumerate() {
-        for (ox, out) in line.iter_mut().enumerate() {
-            let mut sum = bias;
-            for ky in 0..kh {
-                let Some(y) = window.place(0, oy, ky, h) else { continue };
-                for kx in 0..kw {
-                    if let Some(place) = window.place(1, ox, kx, w) {
-                        sum += x[y * w + place] * weight[ky * kw + kx];
-                    }
-                }
-            }
-            *out = sum;
+    out.copy_from_slice(&product().internal("a convolution failed")?);
+    if let Some(bias) = bias {
+        for (plane, bias) in out.chunks_exact_mut(rows).zip(bias) {
+            plane.iter_mut().for_each(|out| *out += bias);
         }
     }
+    Ok(())
 }
 
 /// `MaxPool` and `AveragePool`.
 pub(super) fn pool(node: &Node, x: &Array) -> Result<Array> {
     let [n, c, h, w] = x.picture_shape()?;
     let window = Window::of(node, node.pair("kernel_shape", 0)?, [h, w])?;
-    let (max, include) = (node.op == "MaxPool", node.int("count_include_pad", 0) != 0);
     let [oh, ow] = window.size;
-    let [kh, kw] = window.kernel;
     let shape = [n, c, oh, ow];
-    let mut out = vec![0f32; count(&shape)?];
-    if out.is_empty() {
+    let max = node.op == "MaxPool";
+    let mut out = vec![if max { f32::NEG_INFINITY } else { 0.0 }; count(&shape)?];
+    if out.is_empty() || h * w == 0 {
         return Array::new(&shape, out);
+    }
+    let all = (window.kernel[0] * window.kernel[1]) as f32;
+    let mut seen = vec![all; oh * ow];
+    if !max && node.int("count_include_pad", 0) == 0 {
+        seen.fill(0.0);
+        let ones = vec![1f32; h * w];
+        window.over(&ones, [h, w], &mut seen, |_, seen, ones| ones.join(seen, |a, b| a + b));
     }
     let x = x.floats()?;
     out.par_chunks_exact_mut(oh * ow).enumerate().for_each(|(plane, out)| {
-        let x = &x[plane * h * w..][..h * w];
-        for (i, out) in out.iter_mut().enumerate() {
-            let (mut best, mut sum, mut seen) = (f32::NEG_INFINITY, 0f32, 0usize);
-            for ky in 0..kh {
-                let Some(y) = window.place(0, i / ow, ky, h) else { continue };
-                for kx in 0..kw {
-                    if let Some(place) = window.place(1, i % ow, kx, w) {
-                        let value = x[y * w + place];
-                        (best, sum, seen) = (best.max(value), sum + value, seen + 1);
-                    }
-                }
-            }
-            let cells = if include { kh * kw } else { seen.max(1) };
-            *out = if max { best } else { sum / cells as f32 };
+        let plane = &x[plane * h * w..][..h * w];
+        if max {
+            window.over(plane, [h, w], out, |_, out, cells| cells.join(out, f32::max));
+        } else {
+            window.over(plane, [h, w], out, |_, out, cells| cells.join(out, |a, b| a + b));
+            out.iter_mut().zip(&seen).for_each(|(sum, seen)| *sum /= seen.max(1.0));
         }
     });
     Array::new(&shape, out)
