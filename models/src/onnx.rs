@@ -26,6 +26,7 @@ use stage::{Error, Result, ResultExt};
 
 pub use array::Array;
 use graph::Graph;
+pub use ops::exp;
 
 /// Largest file that is read.
 const MOST_BYTES: u64 = 1 << 30;

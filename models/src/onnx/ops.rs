@@ -141,7 +141,8 @@ fn map(x: &Array, f: impl Fn(f32) -> f32) -> Result<Array> {
 
 /// e^x by arithmetic that every machine does alike: powers of two, and Taylor's series on ±ln(2)/2
 /// to the 13th term, which f64 cannot tell from the limit.
-fn exp(x: f64) -> f64 {
+#[must_use]
+pub fn exp(x: f64) -> f64 {
     if x.is_nan() {
         return x;
     }
