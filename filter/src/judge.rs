@@ -51,7 +51,7 @@ pub trait JudgePlan {
     fn reasons(&self, scores: &[ArrayRef]) -> Vec<Option<&'static str>>;
 
     /// Files that scoring reads besides checkpoints: what they hold is part of the stage's key.
-    fn files(&self) -> Vec<String> {
+    fn files(&self) -> Vec<&str> {
         Vec::new()
     }
 

@@ -80,8 +80,8 @@ impl JudgePlan for Faces {
         json!({"model": self.model, "min_score": self.min_score})
     }
 
-    fn files(&self) -> Vec<String> {
-        vec![self.model.clone()]
+    fn files(&self) -> Vec<&str> {
+        vec![&self.model]
     }
 
     fn reasons(&self, scores: &[ArrayRef]) -> Vec<Option<&'static str>> {

@@ -65,8 +65,8 @@ impl JudgePlan for Nsfw {
         json!({"model": self.model})
     }
 
-    fn files(&self) -> Vec<String> {
-        vec![self.model.clone()]
+    fn files(&self) -> Vec<&str> {
+        vec![&self.model]
     }
 
     fn reasons(&self, scores: &[ArrayRef]) -> Vec<Option<&'static str>> {
