@@ -10,10 +10,14 @@
 //! Reading order: the traits here, [`JudgeContext`], the judges, [`run_unit`], [`rejudge_unit`].
 
 mod context;
+mod pictures;
 
 pub mod caption_length;
 pub mod clip_score;
+pub mod faces;
 pub mod image_size;
+pub mod nsfw;
+pub mod phash;
 
 mod score;
 mod unit;
@@ -45,6 +49,11 @@ pub trait JudgePlan {
     /// Why a row is turned away, in one `snake_case` word, for each row of these score columns;
     /// `None` lets it pass. What it says of a row without a picture is not looked at.
     fn reasons(&self, scores: &[ArrayRef]) -> Vec<Option<&'static str>>;
+
+    /// Files that scoring reads besides checkpoints: what they hold is part of the stage's key.
+    fn files(&self) -> Vec<&str> {
+        Vec::new()
+    }
 
     /// Opens what scoring needs.
     fn build(&self, cx: &JudgeContext<'_>) -> Result<Box<dyn Judge>>;
@@ -87,6 +96,12 @@ stage::registry! {
         ImageSize(image_size::ImageSize),
         /// Cosine between the picture's and the caption's CLIP features.
         ClipScore(clip_score::ClipScore),
+        /// How likely the picture is not safe for work (open_nsfw).
+        Nsfw(nsfw::Nsfw),
+        /// Faces in the picture, their number and their boxes.
+        Faces(faces::Faces),
+        /// A perceptual hash, by which `near_duplicates` finds copies.
+        Phash(phash::Phash),
     }
 }
 

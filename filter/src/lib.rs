@@ -35,7 +35,7 @@
 //! ```
 //!
 //! Reading order: [`judge`] (the judges and how a unit is judged), [`words`], [`clip`] (pictures
-//! and captions to features), [`embed`], [`dedup`], [`select`]. `engine` (DataFusion) serves the
+//! and captions to features), [`embed`], [`dedup`], [`near`], [`select`]. `engine` (DataFusion) serves the
 //! last two.
 
 pub mod judge;
@@ -46,6 +46,7 @@ pub mod clip;
 pub mod embed;
 
 pub mod dedup;
+pub mod near;
 pub mod select;
 
 mod engine;

@@ -22,6 +22,7 @@ mod limits;
 mod picture;
 mod pil;
 mod probe;
+mod squash;
 
 pub use clip::{ResizeMode, clip_pixels, normalize, random_resized_crop};
 pub(crate) use decode::decode_means;
@@ -30,3 +31,4 @@ pub use encode::{encode_jpeg, encode_png, encode_webp};
 pub use limits::{Limits, Refused};
 pub use picture::Picture;
 pub use probe::{Format, Header, probe};
+pub use squash::{cut_centre, squash};

@@ -1,14 +1,38 @@
-//! Pillow's bicubic resampling, byte for byte.
+//! Pillow's bicubic and bilinear resampling, byte for byte.
 //!
-//! Source: Pillow's `Resample.c` as described in figures: bicubic with a = -0.5, stretched when
+//! Source: Pillow's `Resample.c` as described in figures: bicubic with a = -0.5 or a triangle, stretched when
 //! shrinking; weights rounded to 22 fractional bits; horizontal pass first, 8 bits in between.
 
 use crate::Picture;
 
 /// Fractional bits of a weight: 32 less 8 for the pixel less 2 for overshoot.
 const PRECISION: u32 = 22;
-/// Half of the kernel's width before stretching.
-const SUPPORT: f64 = 2.0;
+
+/// How neighbours are weighed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// Keys' cubic.
+    Bicubic,
+    /// A triangle.
+    Bilinear,
+}
+
+impl Kernel {
+    /// Half of its width before stretching.
+    fn support(self) -> f64 {
+        match self {
+            Self::Bicubic => 2.0,
+            Self::Bilinear => 1.0,
+        }
+    }
+
+    fn at(self, x: f64) -> f64 {
+        match self {
+            Self::Bicubic => bicubic(x),
+            Self::Bilinear => (1.0 - x.abs()).max(0.0),
+        }
+    }
+}
 
 /// A rectangle of pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +55,19 @@ impl Rect {
 ///
 /// Both rectangles must lie inside what they cut.
 pub(crate) fn resize(picture: &Picture, source: Rect, size: (u32, u32), window: Rect) -> Picture {
-    let columns = Taps::new(source.width, size.0, window.x, window.width);
-    let rows = Taps::new(source.height, size.1, window.y, window.height);
+    resize_by(Kernel::Bicubic, picture, source, size, window)
+}
+
+/// The same with any kernel.
+pub(crate) fn resize_by(
+    kernel: Kernel,
+    picture: &Picture,
+    source: Rect,
+    size: (u32, u32),
+    window: Rect,
+) -> Picture {
+    let columns = Taps::new(kernel, source.width, size.0, window.x, window.width);
+    let rows = Taps::new(kernel, source.height, size.1, window.y, window.height);
     // Rows of the source that the window's rows look at.
     let first = rows.starts.iter().copied().min().unwrap_or(0);
     let last = rows.starts.iter().zip(&rows.lengths).map(|(s, l)| s + l).max().unwrap_or(0);
@@ -63,10 +98,10 @@ struct Taps {
 
 impl Taps {
     /// Weights for output positions `from..from + count` of `to` out of `input` pixels.
-    fn new(input: u32, to: u32, from: u32, count: u32) -> Self {
+    fn new(kernel: Kernel, input: u32, to: u32, from: u32, count: u32) -> Self {
         let scale = f64::from(input) / f64::from(to);
         let stretch = scale.max(1.0);
-        let support = SUPPORT * stretch;
+        let support = kernel.support() * stretch;
         let most = support.ceil() as usize * 2 + 1;
         let mut taps = Self {
             starts: Vec::with_capacity(count as usize),
@@ -81,7 +116,7 @@ impl Taps {
             let start = (centre - support + 0.5) as usize;
             let end = ((centre + support + 0.5) as usize).min(input as usize);
             exact.clear();
-            exact.extend((start..end).map(|at| bicubic((at as f64 - centre + 0.5) / stretch)));
+            exact.extend((start..end).map(|at| kernel.at((at as f64 - centre + 0.5) / stretch)));
             let sum: f64 = exact.iter().sum();
             for (weight, &value) in row.iter_mut().zip(&exact) {
                 let share = if sum == 0.0 { value } else { value / sum };

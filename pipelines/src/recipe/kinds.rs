@@ -183,6 +183,15 @@ kinds! {
     /// Writes image and text embeddings.
     "embed" => Embed(filter::embed::EmbedPlan),
         takes [Noun::Shards], optional false, many false, gives Embeddings;
+    /// Clusters pairs by their picture's embedding.
+    "clusters" => Clusters(filter::near::ClustersPlan),
+        takes [Noun::Embeddings], optional false, many true, gives Scores;
+    /// Keeps one of each group of pictures that look alike.
+    "near_duplicates" => NearDuplicates(filter::near::NearDuplicatesPlan),
+        takes [Noun::Scores], optional false, many true, gives Subset;
+    /// Removes pictures that stand in evaluation sets.
+    "decontaminate" => Decontaminate(filter::near::DecontaminatePlan),
+        takes [Noun::Embeddings, Noun::Scores], optional false, many true, gives Subset;
     /// Chooses pairs by an SQL expression or a DataComp baseline.
     "select" => Select(filter::select::SelectPlan),
         takes [Noun::Scores], optional false, many true, gives Subset;

@@ -47,7 +47,13 @@ impl Stage for JudgesPlan {
     }
 
     fn external(&self, _context: &Context) -> Result<Value> {
-        checkpoint::fingerprints(self.checkpoints())
+        let checkpoints = checkpoint::fingerprints(self.checkpoints())?;
+        let files: Vec<String> = self.0.iter().flat_map(|judge| judge.plan().files()).collect();
+        if files.is_empty() {
+            return Ok(checkpoints);
+        }
+        let files = files.iter().map(|file| super::fingerprint_of(file));
+        Ok(json!({"checkpoints": checkpoints, "files": files.collect::<Result<Vec<_>>>()?}))
     }
 
     fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {

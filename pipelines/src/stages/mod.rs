@@ -15,6 +15,7 @@ pub(crate) mod fused;
 pub mod judge;
 mod link_list;
 mod links;
+mod near;
 pub mod pool;
 mod reshard;
 mod select;

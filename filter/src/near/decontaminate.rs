@@ -1,0 +1,276 @@
+//! Removes pictures that stand in evaluation sets.
+//!
+//! DataComp removes training pictures near those of its evaluation sets by the cosine of copy
+//! detection features; which cosine separates copies depends on the model, so `min_cosine` is a
+//! field and every hit is written down with its cosine.
+
+use std::sync::Arc;
+
+use arrow_array::{Float32Array, RecordBatch, StringArray, UInt32Array};
+use arrow_schema::{DataType, Field, Schema};
+use models::inner_products;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use stage::{Context, Counts, Error, Result, ResultExt};
+use store::Attempt;
+use store::parquet::{Layout, Writer};
+use store::subset::{self, Uid};
+
+use super::SUBSET;
+use super::features::Features;
+use super::hashes::{Index, MOST_DISTANCE, says_something};
+use super::table::{Hashed, hashes_of};
+
+/// Removes pairs whose picture is near one of an evaluation set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DecontaminatePlan {
+    /// Evaluation sets by their embeddings: ids of `embed` stages or folders in clip-retrieval's
+    /// layout. This stage then takes embeddings, of the same model.
+    #[serde(default)]
+    pub against: Vec<String>,
+    /// Evaluation sets by their hashes: ids of `judge` stages, or score parquets, with `phash`.
+    /// This stage then takes scores. Either this or `against`.
+    #[serde(default)]
+    pub against_hashes: Vec<String>,
+    /// Least cosine of a hit, above -1 and at most 1; default 0.95. For embeddings.
+    #[serde(default = "default_min_cosine")]
+    pub min_cosine: f32,
+    /// Most bits of a hit, 0..=12; default 4. For hashes.
+    #[serde(default = "default_max_distance")]
+    pub max_distance: u32,
+}
+
+fn default_min_cosine() -> f32 {
+    0.95
+}
+
+fn default_max_distance() -> u32 {
+    4
+}
+
+/// What was dropped, and for which picture of which set.
+const HITS: &str = "contaminated.parquet";
+/// Rows of the pool and of an evaluation set that meet at once: 4 MB of products.
+const BLOCK: usize = 1024;
+
+impl DecontaminatePlan {
+    /// Checks the ranges of the fields.
+    pub fn validate(&self) -> Result<()> {
+        if self.against.is_empty() == self.against_hashes.is_empty() {
+            return Err(Error::recipe("either against or against_hashes names evaluation sets"));
+        }
+        if !(self.min_cosine > -1.0 && self.min_cosine <= 1.0) {
+            let message =
+                format!("min_cosine must lie above -1 and at most at 1, got {}", self.min_cosine);
+            return Err(Error::recipe(message));
+        }
+        if self.max_distance > MOST_DISTANCE {
+            let message =
+                format!("max_distance must lie in 0..={MOST_DISTANCE}, got {}", self.max_distance);
+            return Err(Error::recipe(message));
+        }
+        Ok(())
+    }
+
+    /// By embeddings: writes `subset.npy` and `contaminated.parquet` (`uid`, `set`, `match`: the
+    /// uid or path there, `cosine`, `distance`).
+    ///
+    /// Dropped: `contaminated`, `nonfinite` for a feature without direction.
+    ///
+    /// # Errors
+    /// Features of different lengths, a row whose name is no uid, or nothing left.
+    pub fn by_features(
+        &self,
+        cx: &Context,
+        pool: &Features,
+        sets: &[(String, Features)],
+        out: &mut Attempt,
+    ) -> Result<Counts> {
+        self.validate()?;
+        for (name, set) in sets {
+            if set.is_empty() {
+                return Err(Error::input("no feature in it").at(name.clone()));
+            }
+            if set.dim != pool.dim {
+                let message = format!("features of {}, the pool's have {}", set.dim, pool.dim);
+                return Err(Error::input(message)
+                    .at(name.clone())
+                    .hint("embed both with one model"));
+            }
+        }
+        let (mut counts, mut kept, mut hits) = (Counts::default(), Vec::new(), Hits::default());
+        (0..pool.nonfinite).for_each(|_| counts.drop("nonfinite"));
+        for start in (0..pool.len()).step_by(BLOCK) {
+            cx.cancel.check()?;
+            cx.progress.update(start as u64, pool.len() as u64, "pairs");
+            let rows = start..pool.len().min(start + BLOCK);
+            let best = self.best(pool, rows.clone(), sets)?;
+            for (i, best) in rows.zip(best) {
+                let uid = &pool.names[i];
+                match best.filter(|best| best.cosine >= self.min_cosine) {
+                    Some(best) => {
+                        counts.drop("contaminated");
+                        hits.add(uid, &best.set, &best.name, Some(best.cosine), None);
+                    }
+                    None => {
+                        counts.keep();
+                        let uid = Uid::parse(uid);
+                        kept.push(uid.ok_or_else(|| {
+                            Error::input(format!("`{}` is no uid", pool.names[i]))
+                        })?);
+                    }
+                }
+            }
+        }
+        write(kept, hits, &counts, out)?;
+        Ok(counts)
+    }
+
+    /// The nearest picture of all sets for each of these rows.
+    fn best(
+        &self,
+        pool: &Features,
+        rows: std::ops::Range<usize>,
+        sets: &[(String, Features)],
+    ) -> Result<Vec<Option<Best>>> {
+        let mut best: Vec<Option<Best>> = (0..rows.len()).map(|_| None).collect();
+        let numbers = &pool.numbers[rows.start * pool.dim..rows.end * pool.dim];
+        for (set, features) in sets {
+            for start in (0..features.len()).step_by(BLOCK) {
+                let end = features.len().min(start + BLOCK);
+                let other = &features.numbers[start * pool.dim..end * pool.dim];
+                let products = inner_products(numbers, other, pool.dim)?;
+                for (best, products) in best.iter_mut().zip(products.chunks_exact(end - start)) {
+                    for (number, cosine) in products.iter().enumerate() {
+                        if best.as_ref().is_none_or(|best| *cosine > best.cosine)
+                            && *cosine >= self.min_cosine
+                        {
+                            let name = features.names[start + number].clone();
+                            *best = Some(Best { cosine: *cosine, set: set.clone(), name });
+                        }
+                    }
+                }
+            }
+        }
+        Ok(best)
+    }
+
+    /// By hashes: the same files; `match` is the uid there.
+    ///
+    /// Dropped: `contaminated`, and what judges dropped.
+    ///
+    /// # Errors
+    /// A table without `phash`, or nothing left.
+    pub fn by_hashes(
+        &self,
+        cx: &Context,
+        pool: &[String],
+        sets: &[(String, Vec<String>)],
+        out: &mut Attempt,
+    ) -> Result<Counts> {
+        self.validate()?;
+        let (mut index, mut names) = (Index::new(self.max_distance), Vec::new());
+        for (set, tables) in sets {
+            for row in hashes_of(tables, None, &mut Counts::default())? {
+                if let Some(hash) = row.hash.filter(|hash| says_something(*hash)) {
+                    index.add(hash);
+                    names.push((set.as_str(), row.uid));
+                }
+            }
+        }
+        if names.is_empty() {
+            return Err(Error::input("no hash in the evaluation sets"));
+        }
+        let (mut counts, mut kept, mut hits) = (Counts::default(), Vec::new(), Hits::default());
+        let rows = hashes_of(pool, None, &mut counts)?;
+        for (i, Hashed { uid, hash, .. }) in rows.iter().enumerate() {
+            if i % 65_536 == 0 {
+                cx.cancel.check()?;
+                cx.progress.update(i as u64, rows.len() as u64, "pairs");
+            }
+            let near = hash.filter(|h| says_something(*h)).and_then(|h| index.nearest(h, |_| true));
+            match near.and_then(|(distance, number)| Some((distance, names.get(number as usize)?)))
+            {
+                Some((distance, (set, other))) => {
+                    counts.drop("contaminated");
+                    hits.add(&uid.to_string(), set, &other.to_string(), None, Some(distance));
+                }
+                None => {
+                    counts.keep();
+                    kept.push(*uid);
+                }
+            }
+        }
+        write(kept, hits, &counts, out)?;
+        Ok(counts)
+    }
+}
+
+struct Best {
+    cosine: f32,
+    set: String,
+    name: String,
+}
+
+fn write(mut kept: Vec<Uid>, hits: Hits, counts: &Counts, out: &mut Attempt) -> Result<()> {
+    if kept.is_empty() {
+        return Err(Error::input(format!("no pair is left of {}", counts.entered)));
+    }
+    kept.sort_unstable();
+    let mut file = out.file(SUBSET)?;
+    subset::write(&mut file, &kept)?;
+    file.finish()?;
+    hits.write(out)?;
+    counts.check()
+}
+
+/// Rows of `contaminated.parquet`.
+#[derive(Default)]
+struct Hits {
+    uids: Vec<String>,
+    sets: Vec<String>,
+    matches: Vec<String>,
+    cosines: Vec<Option<f32>>,
+    distances: Vec<Option<u32>>,
+}
+
+impl Hits {
+    fn add(
+        &mut self,
+        uid: &str,
+        set: &str,
+        name: &str,
+        cosine: Option<f32>,
+        distance: Option<u32>,
+    ) {
+        self.uids.push(uid.to_owned());
+        self.sets.push(set.to_owned());
+        self.matches.push(name.to_owned());
+        self.cosines.push(cosine);
+        self.distances.push(distance);
+    }
+
+    fn write(self, out: &mut Attempt) -> Result<()> {
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("uid", DataType::Utf8, false),
+            Field::new("set", DataType::Utf8, false),
+            Field::new("match", DataType::Utf8, false),
+            Field::new("cosine", DataType::Float32, true),
+            Field::new("distance", DataType::UInt32, true),
+        ]));
+        let batch = RecordBatch::try_new(
+            Arc::clone(&schema),
+            vec![
+                Arc::new(StringArray::from(self.uids)),
+                Arc::new(StringArray::from(self.sets)),
+                Arc::new(StringArray::from(self.matches)),
+                Arc::new(Float32Array::from(self.cosines)),
+                Arc::new(UInt32Array::from(self.distances)),
+            ],
+        );
+        let mut writer = Writer::new(out.file(HITS)?, &schema, &Layout::default())?;
+        writer.write(&batch.internal("hits")?)?;
+        writer.finish()?.finish()
+    }
+}

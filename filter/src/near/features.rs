@@ -1,0 +1,183 @@
+//! Embeddings out of files in clip-retrieval's layout, row by row beside their metadata.
+
+use std::collections::BTreeMap;
+
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use arrow_cast::cast;
+use arrow_schema::DataType;
+use stage::{Error, Result, ResultExt};
+use store::Blob;
+use store::npy;
+use store::parquet::{File, Pick};
+
+/// One partition: `img_emb_<p>.npy` or `text_emb_<p>.npy`, and its `metadata_<p>.parquet`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// The npy file of features.
+    pub features: String,
+    /// The parquet file of what the rows are.
+    pub metadata: String,
+}
+
+/// Matches the files of a folder in clip-retrieval's layout by their partition's name.
+///
+/// # Errors
+/// When there is no `img_emb_*.npy`, or one has no metadata.
+pub fn partitions(files: &[String]) -> Result<Vec<Partition>> {
+    let part = |file: &String, start: &str, end: &str| {
+        let name = file.rsplit('/').next().unwrap_or(file);
+        Some(name.strip_prefix(start)?.strip_suffix(end)?.to_owned())
+    };
+    let of = |start: &str, end: &str| -> BTreeMap<String, String> {
+        files.iter().filter_map(|file| Some((part(file, start, end)?, file.clone()))).collect()
+    };
+    let (features, mut metadata) = (of("img_emb_", ".npy"), of("metadata_", ".parquet"));
+    if features.is_empty() {
+        return Err(Error::input("no img_emb_*.npy among these files")
+            .hint("embeddings are made by `embed`, or by clip-retrieval's inference"));
+    }
+    let pair = |(name, features): (String, String)| match metadata.remove(&name) {
+        Some(metadata) => Ok(Partition { features, metadata }),
+        None => Err(Error::input(format!("no metadata_{name}.parquet")).at(features)),
+    };
+    features.into_iter().map(pair).collect()
+}
+
+/// Features of length 1 with the names of their rows.
+#[derive(Debug, Clone, Default)]
+pub struct Features {
+    /// What a row is: its uid, or `image_path` where there is none.
+    pub names: Vec<String>,
+    /// Numbers in a row.
+    pub dim: usize,
+    /// The rows, one after another.
+    pub numbers: Vec<f32>,
+    /// Rows without direction (zero or not finite), left out.
+    pub nonfinite: u64,
+}
+
+impl Features {
+    /// Reads partitions into memory: `4 * dim` bytes a row.
+    ///
+    /// # Errors
+    /// A file that is broken, rows of another length than in the file before, or another number of
+    /// rows than the metadata has (both files and both counts are named).
+    pub fn read(partitions: &[Partition]) -> Result<Self> {
+        let mut all = Self::default();
+        for partition in partitions {
+            all.add(partition)?;
+        }
+        Ok(all)
+    }
+
+    /// How many rows there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// One row.
+    #[must_use]
+    pub fn row(&self, i: usize) -> &[f32] {
+        self.numbers.get(i * self.dim..(i + 1) * self.dim).unwrap_or(&[])
+    }
+
+    fn add(&mut self, partition: &Partition) -> Result<()> {
+        let names = names(&partition.metadata)?;
+        let file = npy::File::open(&Blob::open(&partition.features)?)?;
+        let at = |e: Error| e.at(partition.features.clone());
+        if file.header().shape().len() != 2 || file.row_len() == 0 {
+            let message = format!("shape {:?} where [rows, dim] belongs", file.header().shape());
+            return Err(at(Error::input(message)));
+        }
+        if file.len() != names.len() {
+            let message =
+                format!("{} rows, but {} in {}", file.len(), names.len(), partition.metadata);
+            return Err(at(Error::input(message).hint("the two are not of one run: embed again")));
+        }
+        if self.dim != 0 && self.dim != file.row_len() {
+            let message = format!("rows of {}, but of {} before", file.row_len(), self.dim);
+            return Err(at(Error::input(message).hint("embeddings of one model only")));
+        }
+        self.dim = file.row_len();
+        let total = names.len().saturating_mul(self.dim);
+        self.numbers.try_reserve(total).map_err(|_| {
+            at(Error::new(
+                stage::Kind::Memory,
+                format!("no memory for {total} numbers of features"),
+            ))
+        })?;
+        let mut names = names.into_iter();
+        for start in (0..file.len()).step_by(8192) {
+            let end = file.len().min(start + 8192);
+            for row in file.rows_as_f32(start..end)?.chunks_exact(self.dim) {
+                let Some(name) = names.next() else { break };
+                match unit(row) {
+                    Some(row) => {
+                        self.numbers.extend(row);
+                        self.names.push(name);
+                    }
+                    None => self.nonfinite += 1,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The row at length 1; `None` where it has no direction.
+fn unit(row: &[f32]) -> Option<impl Iterator<Item = f32>> {
+    let norm = row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
+    (norm.is_finite() && norm > 0.0).then(|| row.iter().map(move |x| (f64::from(*x) / norm) as f32))
+}
+
+fn names(metadata: &str) -> Result<Vec<String>> {
+    let file = File::open(&Blob::open(metadata)?)?;
+    let has = |name: &str| file.schema().field_with_name(name).is_ok();
+    let column = ["uid", "image_path"]
+        .into_iter()
+        .find(|name| has(name))
+        .ok_or_else(|| Error::input("no column `uid` or `image_path`").at(metadata.to_owned()))?;
+    let pick = Pick { columns: Some(&[column]), ..Pick::default() };
+    let mut names = Vec::new();
+    for batch in file.batches(&pick)? {
+        let values = cast(batch?.column(0), &DataType::Utf8).input("names that are no text")?;
+        let values = values.as_string::<i32>();
+        names.extend((0..values.len()).map(|i| values.value(i).to_owned()));
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_a_partition_belong_together_by_name() {
+        let files = [
+            "a/img_emb/img_emb_1.npy",
+            "a/text_emb/text_emb_1.npy",
+            "a/metadata/metadata_1.parquet",
+        ];
+        let files: Vec<String> = files.map(str::to_owned).to_vec();
+        let found = partitions(&files).unwrap();
+        assert_eq!(found, [Partition { features: files[0].clone(), metadata: files[2].clone() }]);
+        let error = partitions(&files[..2]).unwrap_err();
+        assert_eq!(error.to_string(), "a/img_emb/img_emb_1.npy: no metadata_1.parquet");
+        assert!(partitions(&files[1..]).is_err());
+    }
+
+    #[test]
+    fn a_row_without_direction_is_none() {
+        assert_eq!(unit(&[3.0, -4.0]).unwrap().collect::<Vec<_>>(), [0.6, -0.8]);
+        assert!(unit(&[0.0, 0.0]).is_none() && unit(&[f32::NAN, 1.0]).is_none());
+        assert!(unit(&[f32::INFINITY, 1.0]).is_none());
+    }
+}

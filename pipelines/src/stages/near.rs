@@ -1,0 +1,163 @@
+//! `near_duplicates`, `decontaminate`, `clusters`: stages over the whole pool at once, one unit.
+
+use filter::near::features::{Features, partitions};
+use filter::near::{ClustersPlan, DecontaminatePlan, NearDuplicatesPlan};
+use serde_json::{Value, json};
+use stage::{Context, Counts, Error, Result};
+use store::Attempt;
+
+use super::{Outcome, Site, Stage, Worker, fingerprint, pool};
+use crate::recipe::{Kind, Noun};
+
+impl Stage for NearDuplicatesPlan {
+    fn validate(&self) -> Result<()> {
+        Self::validate(self)
+    }
+
+    fn references(&self) -> Vec<(String, Noun)> {
+        self.embeddings.iter().map(|name| (name.clone(), Noun::Embeddings)).collect()
+    }
+
+    fn identity(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    fn external(&self, _context: &Context) -> Result<Value> {
+        self.embeddings.iter().map(|name| fingerprint_if_there(name)).collect()
+    }
+
+    fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {
+        Ok(Box::new(Whole(move |out: &mut Attempt| {
+            let features = self.embeddings.as_ref().map(|name| features_named(site, name));
+            self.run(&site.context, &tables(site)?, features.transpose()?.as_ref(), out)
+        })))
+    }
+}
+
+impl Stage for DecontaminatePlan {
+    fn validate(&self) -> Result<()> {
+        Self::validate(self)
+    }
+
+    fn references(&self) -> Vec<(String, Noun)> {
+        let of = |names: &[String], noun: Noun| -> Vec<(String, Noun)> {
+            names.iter().map(|name| (name.clone(), noun)).collect()
+        };
+        [of(&self.against, Noun::Embeddings), of(&self.against_hashes, Noun::Scores)].concat()
+    }
+
+    fn check_inputs(&self, inputs: &[&Kind]) -> Result<()> {
+        let wanted = if self.against.is_empty() { Noun::Scores } else { Noun::Embeddings };
+        match inputs.iter().map(|kind| kind.info().gives).find(|noun| *noun != wanted) {
+            None => Ok(()),
+            Some(noun) => Err(Error::recipe(format!(
+                "it takes {}, but what it compares with are {}",
+                noun.word(),
+                wanted.word()
+            ))
+            .hint("`against` goes with an embed stage, `against_hashes` with a judge stage")),
+        }
+    }
+
+    fn identity(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    fn external(&self, _context: &Context) -> Result<Value> {
+        let sets = self.against.iter().chain(&self.against_hashes);
+        sets.map(|name| fingerprint_if_there(name)).collect()
+    }
+
+    fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {
+        Ok(Box::new(Whole(move |out: &mut Attempt| {
+            if self.against.is_empty() {
+                let sets = self.against_hashes.iter();
+                let sets = sets.map(|name| Ok((name.clone(), tables_named(site, name)?)));
+                let sets = sets.collect::<Result<Vec<_>>>()?;
+                return self.by_hashes(&site.context, &tables(site)?, &sets, out);
+            }
+            let sets = self.against.iter();
+            let sets = sets.map(|name| Ok((name.clone(), features_named(site, name)?)));
+            let sets = sets.collect::<Result<Vec<_>>>()?;
+            self.by_features(&site.context, &features_of(site)?, &sets, out)
+        })))
+    }
+}
+
+impl Stage for ClustersPlan {
+    fn validate(&self) -> Result<()> {
+        Self::validate(self)
+    }
+
+    fn identity(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {
+        Ok(Box::new(Whole(move |out: &mut Attempt| {
+            self.run(&site.context, &features_of(site)?, out)
+        })))
+    }
+}
+
+/// The one unit of a stage that sees the whole pool.
+struct Whole<F>(F);
+
+impl<F: FnMut(&mut Attempt) -> Result<Counts>> Worker for Whole<F> {
+    fn units(&self) -> Vec<String> {
+        vec!["all".to_owned()]
+    }
+
+    fn run(&mut self, _unit: &str, out: &mut Attempt) -> Result<Outcome> {
+        Ok(Outcome { counts: (self.0)(out)?, info: Value::Null })
+    }
+}
+
+/// The score tables that a stage takes.
+fn tables(site: &Site) -> Result<Vec<String>> {
+    let mut tables = Vec::new();
+    for input in &site.inputs {
+        tables.extend(pool::parquets(input)?);
+    }
+    Ok(tables)
+}
+
+fn tables_named(site: &Site, name: &str) -> Result<Vec<String>> {
+    match site.references.get(name) {
+        Some(done) => pool::parquets(done),
+        None => Ok(store::expand(name)?.into_iter().filter(|f| f.ends_with(".parquet")).collect()),
+    }
+}
+
+/// The embeddings that a stage takes.
+fn features_of(site: &Site) -> Result<Features> {
+    let files: Vec<String> = site.inputs.iter().flat_map(|input| input.locations("")).collect();
+    Features::read(&partitions(&files)?)
+}
+
+fn features_named(site: &Site, name: &str) -> Result<Features> {
+    let files = match site.references.get(name) {
+        Some(done) => done.locations(""),
+        None => folder(name)?,
+    };
+    Features::read(&partitions(&files).map_err(|e| e.at(name.to_owned()))?)
+}
+
+/// The files of a folder in clip-retrieval's layout.
+fn folder(name: &str) -> Result<Vec<String>> {
+    let name = name.trim_end_matches('/');
+    let mut files = store::expand(&format!("{name}/img_emb/*.npy"))?;
+    files.extend(store::expand(&format!("{name}/metadata/*.parquet"))?);
+    Ok(files)
+}
+
+/// Fingerprints of a folder or of parquets that no stage made; a stage's id has that stage's key.
+fn fingerprint_if_there(name: &str) -> Result<Value> {
+    if std::path::Path::new(name).is_dir() {
+        return fingerprint(&folder(name).or_else(|_| store::expand(name))?);
+    }
+    if name.contains('/') || name.ends_with(".parquet") {
+        return fingerprint(&[name.to_owned()]);
+    }
+    Ok(json!(null))
+}
