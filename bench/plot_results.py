@@ -26,6 +26,7 @@ POOLS = {
 SMOOTH = 10
 WIDTH, HEIGHT, LEFT, TOP, GAP = 290, 200, 56, 66, 62
 
+STAGES = ("in-style", "cross-style")
 MEASURES = [
     ("in-style", "held-out", "image_retrieval_recall@10", "held-out, caption to picture R@10"),
     ("in-style", "held-out", "text_retrieval_recall@10", "held-out, picture to caption R@10"),
@@ -168,8 +169,8 @@ def figure(found):
 def tables(runs, found):
     for world, title in WORLDS.items():
         keys = [key for key in found if key[0] == world]
-        keys = [k for k in keys if all((r / f"{world}-in-style").exists() for r in runs)]
-        if not keys:
+        ends = [r / f"{world}-{stage}/_commits/_finished.json" for r in runs for stage in STAGES]
+        if not keys or not all(end.exists() for end in ends):
             continue
         print(f"\n{title}, {len(runs)} seeds\n\n| measured |", end="")
         print("", " | ".join(f"{MODELS[m]}, {POOLS[p][0]}" for _, m, p in keys), "|")
