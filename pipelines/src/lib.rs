@@ -14,4 +14,5 @@ pub mod recipe;
 mod results;
 pub mod run;
 pub mod stages;
+mod view;
 pub mod watch;

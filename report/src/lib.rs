@@ -20,6 +20,8 @@ mod dots;
 mod page;
 mod scale;
 
+pub mod viewer;
+
 pub use bar::CountsBar;
 pub use chart::{Histogram, Series, histogram, lines};
 pub use dots::{Dot, DotRow, dots};

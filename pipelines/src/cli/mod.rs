@@ -6,6 +6,7 @@
 mod args;
 mod compare;
 mod demo;
+mod diff;
 mod flags;
 mod img2dataset;
 mod index;
@@ -13,11 +14,13 @@ mod inspect;
 mod model;
 mod peek;
 mod progress;
+mod purge;
 mod run;
 mod share;
 mod single;
 mod stream;
 mod upkeep;
+mod view;
 mod why;
 mod worker;
 
@@ -88,6 +91,10 @@ fn dispatch(matches: &clap::ArgMatches) -> Result<Output> {
         "compare" => compare::run(args),
         "verify" => upkeep::verify(args),
         "gc" => upkeep::gc(args),
+        "purge" => purge::purge(args),
+        "verify-purge" => purge::verify(args),
+        "diff" => diff::diff(args),
+        "view" => view::run(args),
         "ls" => peek::ls(args),
         "cat" => peek::cat(args),
         "stat" => peek::stat(args),

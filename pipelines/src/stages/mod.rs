@@ -16,6 +16,7 @@ pub mod judge;
 mod link_list;
 mod links;
 pub mod pool;
+mod release;
 mod reshard;
 mod select;
 pub mod shards;
@@ -187,6 +188,10 @@ pub struct Done {
     pub counts: Counts,
     /// The stages that it took.
     pub inputs: Vec<Arc<Done>>,
+    /// The stages that its plan names, such as a scorer.
+    pub references: Vec<Arc<Done>>,
+    /// What its key is the hash of.
+    pub identity: Value,
     /// The plan as JSON, defaults included.
     pub plan: Value,
 }
