@@ -130,29 +130,26 @@ fn front_matter(manifest: &Manifest) -> String {
     list("task_categories", &plan.tasks);
     list("size_categories", &[size_category(manifest.samples).to_owned()]);
     text.push_str("tags:\n- clip\n- image-text\n- webdataset\n- croissant\nconfigs:\n");
-    let mut config = |name: &str, path: &str, default: bool| {
-        let _ = write!(text, "- config_name: {name}\n");
-        if default {
-            text.push_str("  default: true\n");
-        }
-        let _ = write!(text, "  data_files:\n  - split: train\n    path: {path}\n");
-    };
-    config("metadata", "metadata/*.parquet", plan.metadata_only);
-    if !plan.metadata_only {
-        config("pairs", "shards/*.tar", true);
-    }
+    // One configuration: `datasets` reads all of a folder's with the reader of the first.
+    let path = if plan.metadata_only { "metadata/*.parquet" } else { "shards/*.tar" };
+    let _ =
+        write!(text, "- config_name: default\n  data_files:\n  - split: train\n    path: {path}\n");
     text.push_str("---\n\n");
     text
 }
 
 fn reading(text: &mut String, manifest: &Manifest) {
-    text.push_str("## Reading it\n\n```python\n");
+    text.push_str("## Reading it\n\n```python\nimport datasets\n");
+    text.push_str("pairs = datasets.load_dataset(\"DIR\", split=\"train\")\n");
     if !manifest.plan.metadata_only {
         text.push_str(
-            "import webdataset, glob\npairs = webdataset.WebDataset(sorted(glob.glob(\"shards/*.tar\")), shardshuffle=False).decode(\"pil\")\nfor pair in pairs: print(pair[\"__key__\"], pair[\"txt\"])\n\n",
+            "rows = datasets.load_dataset(\"parquet\", data_files=\"DIR/metadata/*.parquet\")\n\n",
         );
+        text.push_str("import webdataset, glob\npairs = webdataset.WebDataset(sorted(glob.glob(\"DIR/shards/*.tar\")), shardshuffle=False).decode(\"pil\")\nfor pair in pairs: print(pair[\"__key__\"], pair[\"txt\"])\n");
     }
-    text.push_str("import polars\nprint(polars.read_parquet(\"metadata/*.parquet\"))\n```\n\n");
+    text.push_str(
+        "\nimport polars\nrows = polars.read_parquet(\"DIR/metadata/*.parquet\")\n```\n\n",
+    );
     text.push_str("`sha256sum -c SHA256SUMS` checks every file. `subset.npy` has the uids as DataComp's subset files do.\n\n");
     text.push_str("| column of the metadata | type |\n| --- | --- |\n");
     for (name, kind) in &manifest.columns {
