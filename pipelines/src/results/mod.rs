@@ -1,7 +1,9 @@
 //! What a finished run has to say: the table at its end, the HTML report.
 
+mod about;
 mod collect;
 mod compare;
+mod map;
 mod page;
 
 use std::sync::Arc;

@@ -13,6 +13,7 @@ use stage::{Report, Result};
 use store::Output;
 
 use super::collect::{self, Scores};
+use super::{about, map};
 use crate::recipe::{Noun, Recipe};
 use crate::stages::{Done, shards};
 
@@ -64,6 +65,11 @@ pub(crate) fn write_report(
     page.sections.push(counts(stages));
     for done in stages.iter().filter(|d| d.kind == "judge") {
         page.sections.extend(judged(done, stages)?);
+    }
+    for done in stages.iter().filter(|d| d.kind == "embed") {
+        let judge = stages.iter().find(|d| d.kind == "judge");
+        let scores = judge.map(|judge| collect::scores(judge)).transpose()?;
+        page.sections.extend(map::map(done, scores.as_ref())?);
     }
     page.sections.extend(training(stages)?);
     page.sections.extend(compression(stages));
@@ -128,8 +134,10 @@ fn judged(done: &Arc<Done>, stages: &[Arc<Done>]) -> Result<Vec<Section>> {
         figures.push(Figure { title: name.clone(), svg });
     }
     section.push(Block::Figures(figures));
-    let pictures = pictures(done, &scores)?;
-    Ok([Some(section), pictures].into_iter().flatten().collect())
+    let album = done.upstream(Noun::Shards).map(|source| Album::open(&source)).transpose()?;
+    let about = about::about(&done.id, &scores, album.as_ref())?;
+    let pictures = album.map(|album| pictures(done, &scores, &album)).transpose()?;
+    Ok([Some(section), pictures, about].into_iter().flatten().collect())
 }
 
 /// The value at which a selection behind this judge cuts this score.
@@ -146,9 +154,7 @@ fn threshold(score: &str, judge: &Arc<Done>, stages: &[Arc<Done>]) -> Option<f64
 }
 
 /// Kept pictures by score, and dropped ones by reason.
-fn pictures(done: &Arc<Done>, scores: &Scores) -> Result<Option<Section>> {
-    let Some(source) = done.upstream(Noun::Shards) else { return Ok(None) };
-    let album = Album::open(&source)?;
+fn pictures(done: &Arc<Done>, scores: &Scores, album: &Album) -> Result<Section> {
     let mut section = Section::new(&format!("pictures-{}", done.id), "Pictures");
     let last = scores.names.len().checked_sub(1);
     let score = |row: &collect::Judged| last.and_then(|c| row.scores[c]);
@@ -193,11 +199,11 @@ fn pictures(done: &Arc<Done>, scores: &Scores) -> Result<Option<Section>> {
         }
         section.push(Block::Pictures { title, items });
     }
-    Ok(Some(section))
+    Ok(section)
 }
 
 /// Pictures of some shards by key.
-struct Album {
+pub(super) struct Album {
     places: BTreeMap<String, (usize, u64, u64)>,
     tars: Vec<store::Blob>,
 }
@@ -222,7 +228,7 @@ impl Album {
         Ok(album)
     }
 
-    fn picture(&self, key: &str) -> Result<Option<bytes::Bytes>> {
+    pub(super) fn picture(&self, key: &str) -> Result<Option<bytes::Bytes>> {
         /// A thumbnail larger than this would make the page heavy.
         const LARGEST: u64 = 256 << 10;
         let Some(&(tar, offset, len)) = self.places.get(key).filter(|p| p.2 <= LARGEST) else {
