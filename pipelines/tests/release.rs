@@ -205,7 +205,7 @@ fn a_release_without_a_licence_or_without_a_pair_is_refused() {
     let (head, _) = stages.split_once("  - select").unwrap();
     let of = |more: &str| {
         format!(
-            "{head}  - select: {{where: \"uid = 'none'\"}}\n  - release: {{license: mit, metadata_only: true{more}}}\n"
+            "{head}  - select: {{where: \"uid = 'none'\", allow_empty: true}}\n  - release: {{license: mit, metadata_only: true{more}}}\n"
         )
     };
     std::fs::write(&path, of("")).unwrap();

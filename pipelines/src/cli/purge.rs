@@ -120,6 +120,8 @@ pub(crate) fn purge(args: &ArgMatches) -> Result<Output> {
     let context = context(args);
     super::run::stop_on_signals(&context)?;
     let done = Purge::run(&context, &output, &id, &selectors)?;
+    // Copies that a killed purge left hold what was to go.
+    output.gc()?;
     let Some(folder) = &done.folder else {
         let text = format!("no pair of {} units fits; nothing was written", done.units);
         return Ok(Output::new(text, json!({"removed": 0, "folder": null})));

@@ -43,7 +43,8 @@ impl Survey {
     /// Reads all rows twice: once for counts and ranges, once for the bars between them.
     pub(super) fn of(tables: &[Table]) -> Result<Self> {
         let mut survey = Self::default();
-        let mut ranges: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+        // In the order of the columns, which is that of the judges.
+        let mut ranges: Vec<(String, (f64, f64))> = Vec::new();
         each(tables, |rows| {
             survey.rows += rows.len as u64;
             for row in 0..rows.len {
@@ -58,8 +59,11 @@ impl Survey {
                 }
             }
             for (name, column) in &rows.scores {
-                let range =
-                    ranges.entry(name.clone()).or_insert((f64::INFINITY, f64::NEG_INFINITY));
+                let at = ranges.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+                    ranges.push((name.clone(), (f64::INFINITY, f64::NEG_INFINITY)));
+                    ranges.len() - 1
+                });
+                let Some((_, range)) = ranges.get_mut(at) else { continue };
                 for value in column.iter().flatten().filter(|value| value.is_finite()) {
                     *range = (range.0.min(value), range.1.max(value));
                 }
