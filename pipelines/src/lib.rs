@@ -6,6 +6,7 @@
 
 pub mod cli;
 mod demo;
+mod estimate;
 mod follow;
 mod key;
 mod metrics;

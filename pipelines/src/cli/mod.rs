@@ -25,6 +25,7 @@ mod why;
 mod worker;
 
 pub(crate) use progress::brief;
+pub(crate) use run::ESTIMATE;
 pub(crate) use worker::decode_worker;
 
 use std::process::ExitCode;

@@ -14,7 +14,7 @@ use store::Output;
 
 pub(crate) use collect::{Judged, reports, scores};
 pub(crate) use compare::compare_page;
-pub(crate) use page::{Extra, write_report};
+pub(crate) use page::{Extra, thousands, write_report};
 
 use crate::cli::brief;
 use crate::recipe::Graph;
