@@ -22,7 +22,7 @@ flags=(--headless --no-sandbox --disable-gpu --disable-quic --no-first-run
 [ -n "$dark" ] && flags+=(--blink-settings=preferredColorScheme=0)
 chromium "${flags[@]}" --user-data-dir="$work/one" --screenshot="$picture" "$url?$query" 2> /dev/null
 chromium "${flags[@]}" --user-data-dir="$work/two" --dump-dom "$url?$query" 2> /dev/null > "$work/dom"
-cards=$(grep -o '<article' "$work/dom" | wc -l)
-count=$(grep -o '<p id="count"[^>]*>.*</p>' "$work/dom" | sed 's/<[^>]*>//g' | head -1)
+cards=$(grep -o '<article' "$work/dom" | wc -l || true)
+count=$(grep -o '<p id="count"[^>]*>.*</p>' "$work/dom" | sed 's/<[^>]*>//g' | head -1 || true)
 echo "$count; $cards cards; screenshot: $picture"
 [ "$cards" -gt 0 ]

@@ -224,6 +224,56 @@ fn a_release_without_a_licence_or_without_a_pair_is_refused() {
 }
 
 #[test]
+fn shards_that_hold_more_than_pairs_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let tar = folder.path().join("00000.tar");
+    for (members, told) in [
+        (vec!["0.png", "0.txt", "1.txt"], "1 members belong to no picture"),
+        (vec!["0.png", "1.png", "0.png"], "two pairs are called 0"),
+        (vec!["0.png", "0.pkl"], "`.pkl` may be run by whoever reads it"),
+    ] {
+        let mut writer = shard::TarWriter::new(Vec::new());
+        for (number, name) in members.iter().enumerate() {
+            writer.append(name, &common::picture(number)).unwrap();
+        }
+        std::fs::write(&tar, writer.finish().unwrap()).unwrap();
+        let out = folder.path().join(told.replace([' ', '`'], "-"));
+        let args = ["release", "--license", "mit", "--urls", text(&tar), "--output", text(&out)];
+        let text = refused(&args, 3);
+        assert!(text.contains(told), "{text}");
+        assert!(text.contains("00000.tar"), "{text}");
+    }
+}
+
+#[test]
+fn a_plan_expects_ranges_and_the_report_holds_them_against_what_came() {
+    let world = World::new(Duration::ZERO);
+    let recipe = recipe(&world, "expected", "{license: mit}");
+    let plan = || say(&["plan", text(&recipe)])["stages"].as_array().unwrap().clone();
+    for stage in plan() {
+        let expected = &stage["estimate"];
+        assert_eq!(expected["basis"], "assumed", "{stage}");
+        for field in ["samples", "bytes", "seconds", "memory"] {
+            let end = |i: usize| expected[field][i].as_f64().unwrap();
+            assert!(end(0) <= end(1), "{field}: {stage}");
+        }
+    }
+    let words = stdout(&clipmill().args(["plan", text(&recipe)]).output().unwrap());
+    assert!(words.contains(" to write, ") && words.contains("of memory"), "{words}");
+    run_well(&recipe, &[]);
+    let after = plan();
+    let release = after.iter().find(|stage| stage["id"] == "release").unwrap();
+    assert_eq!(release["estimate"]["basis"], "done");
+    assert_eq!(release["estimate"]["samples"], serde_json::json!([31, 31]));
+    let page = std::fs::read_to_string(world.path("out/report.html")).unwrap();
+    for heading in ["Words of the captions", "Hosts of the pictures (4)", "expected written"] {
+        assert!(page.contains(heading), "{heading}");
+    }
+    let expected = json(&world.path("out/estimate.json"));
+    assert_eq!(expected["fetch"]["basis"], "assumed");
+}
+
+#[test]
 fn a_purge_rewrites_the_shards_of_what_it_takes_out_and_no_other() {
     let world = released("{license: mit}");
     let release = world.path("out/release");

@@ -11,11 +11,11 @@ use super::collect::{Judged, Scores};
 use super::page::{Album, thousands};
 
 /// Rows of a table.
-const ROWS: usize = 20;
+const ROWS: usize = 15;
 /// Different words and hosts that are counted; what comes first after that is not.
 const DIFFERENT: usize = 1 << 20;
 /// Pictures that occur several times: groups shown, and pictures of each.
-const GROUPS: usize = 6;
+const GROUPS: usize = 4;
 const OF_GROUP: usize = 4;
 
 /// Of how many pairs, and of how many kept ones.

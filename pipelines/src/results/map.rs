@@ -67,7 +67,7 @@ pub(super) fn map(done: &Arc<Done>, judged: Option<&Scores>) -> Result<Option<Se
         rows.div_ceil(every)
     ));
     let svg = scatter("principal components of the image embeddings", &groups);
-    section.push(Block::Wide(Figure { title: String::new(), svg }));
+    section.push(Block::Figures(vec![Figure { title: String::new(), svg }]));
     Ok(Some(section))
 }
 

@@ -143,17 +143,34 @@ fn judged(done: &Arc<Done>, stages: &[Arc<Done>]) -> Result<Vec<Section>> {
     Ok([Some(section), pictures, about].into_iter().flatten().collect())
 }
 
-/// The value at which a selection behind this judge cuts this score.
+/// The value at which a selection behind this judge cuts this score, else the judge's own.
 fn threshold(score: &str, judge: &Arc<Done>, stages: &[Arc<Done>]) -> Option<f64> {
     let behind =
         stages.iter().filter(|d| d.kind == "select" && d.inputs.iter().any(|i| i.id == judge.id));
-    behind.flat_map(|d| &d.commits).find_map(|commit| {
+    let selected = behind.flat_map(|d| &d.commits).find_map(|commit| {
         let thresholds = commit.info.get("thresholds")?.as_object()?;
         thresholds
             .iter()
             .find(|(what, _)| what.contains(score))
             .and_then(|(_, value)| value.as_f64())
-    })
+    });
+    selected.or_else(|| own_threshold(score, &judge.plan))
+}
+
+/// The bound that a judge's plan puts on a score: `min_words` on `caption_words`.
+fn own_threshold(score: &str, judges: &Value) -> Option<f64> {
+    let fields = judges
+        .as_array()?
+        .iter()
+        .filter_map(Value::as_object)
+        .flat_map(serde_json::Map::values)
+        .filter_map(Value::as_object)
+        .flatten();
+    let mut bounds = fields.filter_map(|(name, value)| {
+        let of = name.strip_prefix("min_").or_else(|| name.strip_prefix("max_"))?;
+        score.ends_with(&format!("_{of}")).then(|| value.as_f64()).flatten()
+    });
+    bounds.find(|value| *value > 0.0)
 }
 
 /// Kept pictures by score, and dropped ones by reason.
@@ -463,6 +480,18 @@ pub(crate) fn thousands(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_judges_bound_belongs_to_the_score_of_its_name() {
+        let plan = serde_json::json!([
+            {"caption_length": {"min_words": 2, "max_words": null, "min_chars": 0}},
+            {"image_size": {"min_side": 32, "max_aspect": 3.0}},
+        ]);
+        let bounds =
+            ["caption_words", "caption_chars", "image_min_side", "image_aspect", "clip_score"]
+                .map(|score| own_threshold(score, &plan));
+        assert_eq!(bounds, [Some(2.0), None, Some(32.0), Some(3.0), None]);
+    }
 
     #[test]
     fn thousands_are_set_apart() {

@@ -11,7 +11,7 @@ use super::card::{description, title};
 use super::{Manifest, SUBSET};
 
 /// Reasons and columns that tell of persons: parts of their names.
-const PERSONAL: [&str; 6] = ["pii", "face", "nsfw", "opt_out", "optout", "robots"];
+const PERSONAL: [&str; 4] = ["pii", "face", "nsfw", "unsafe"];
 
 /// The description; `gone` pairs were purged so far.
 pub(crate) fn croissant(manifest: &Manifest, gone: u64) -> Value {
@@ -300,7 +300,9 @@ fn personal(manifest: &Manifest) -> String {
     for stage in &manifest.lineage {
         let reasons = stage.counts.dropped.iter().chain(&stage.counts.failed);
         for (reason, count) in reasons.filter(|(reason, _)| tells(reason)) {
-            *found.entry(reason.clone()).or_default() += count;
+            // A reason is counted again by every stage behind the one that gave it.
+            let most = found.entry(reason.clone()).or_default();
+            *most = (*most).max(*count);
         }
     }
     let columns: Vec<&str> =

@@ -80,8 +80,11 @@ pub fn rows_of_shard(
     with_shard: bool,
     out: &mut Attempt,
 ) -> Result<Counts> {
-    check_members(tar)?;
+    let members = check_members(tar)?;
     let shards = Shards::from_blobs(std::slice::from_ref(tar), crate::Truncated::Refuse)?;
+    if with_shard {
+        check_samples(&shards, members).map_err(|e| e.at(format!("shard {}", tar.name())))?;
+    }
     let mut fields = own_fields(with_shard, true);
     fields.extend(scores.fields().iter().cloned());
     let schema = Arc::new(Schema::new(fields));
@@ -119,8 +122,28 @@ pub fn rows_of_shard(
     Ok(counts)
 }
 
-fn check_members(tar: &Blob) -> Result<()> {
-    for member in crate::index(tar)? {
+/// What is released is what the metadata says: a member that belongs to no pair, or a name that two
+/// pairs have, could not be taken out again.
+fn check_samples(shards: &Shards, members: usize) -> Result<()> {
+    let rows = || (0..shards.tar_count()).flat_map(|tar| shards.tar_range(tar));
+    let of_pairs: usize = rows().map(|row| shards.row(row).parts.len()).sum();
+    let mut keys = HashSet::new();
+    let twice = rows().map(|row| &shards.row(row).key).find(|key| !keys.insert(key.as_ref()));
+    let message = match twice {
+        Some(key) => format!("two pairs are called {key}"),
+        None if of_pairs < members => {
+            format!("{} members belong to no picture", members - of_pairs)
+        }
+        None => return Ok(()),
+    };
+    Err(Error::input(message)
+        .hint("put a `reshard` stage before the release: it writes whole pairs alone"))
+}
+
+/// The number of members.
+fn check_members(tar: &Blob) -> Result<usize> {
+    let members = crate::index(tar)?;
+    for member in &members {
         let ending = member.name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
         if RUNS.contains(&ending.as_str()) {
             return Err(Error::input(format!("`.{ending}` may be run by whoever reads it"))
@@ -129,7 +152,7 @@ fn check_members(tar: &Blob) -> Result<()> {
                 .hint("release shards of pictures, txt and json"));
         }
     }
-    Ok(())
+    Ok(members.len())
 }
 
 /// Writes `metadata/<unit>.parquet` from judged pairs: those of the subset (sorted), or, without
