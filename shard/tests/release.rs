@@ -140,3 +140,38 @@ fn a_key_that_two_pairs_have_would_take_both_out_and_is_refused() {
         release::rows_of_shard(&Context::default(), "0", &blob, &none, true, &mut out).unwrap_err();
     assert_eq!(error.to_string(), "shard x.tar: two pairs are called 0");
 }
+
+/// The manifest of a small release.
+fn manifest() -> Vec<u8> {
+    let output = released(&[&[1, 2]]);
+    output.stage("release").blob("manifest.json").unwrap().read_all().unwrap().to_vec()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(300))]
+
+    #[test]
+    fn a_manifest_with_other_bytes_in_it_is_read_or_refused(
+        at: proptest::sample::Index,
+        bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..6),
+    ) {
+        static WHOLE: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(manifest);
+        let at = at.index(WHOLE.len());
+        let end = (at + bytes.len()).min(WHOLE.len());
+        let changed = [&WHOLE[..at], &bytes[..], &WHOLE[end..]].concat();
+        // What it says of files holds, or it is refused: the root is over them.
+        if let Ok(read) = Manifest::parse(&Blob::from_bytes("m", changed.into())) {
+            let whole = Manifest::parse(&Blob::from_bytes("m", WHOLE.clone().into())).unwrap();
+            let facts = |m: &Manifest| {
+                m.files.iter().map(|f| (f.path.clone(), f.bytes, f.sha256.clone())).collect::<Vec<_>>()
+            };
+            proptest::prop_assert_eq!(facts(&read), facts(&whole));
+        }
+    }
+
+    #[test]
+    fn a_list_of_any_text_names_things_or_is_refused(text in "(uid:|url:|#|\\{|[a-z.:/0-9é\"]|\n){0,60}") {
+        let mut selectors = Selectors::default();
+        let _ = selectors.list(&Blob::from_bytes("list", text.into()));
+    }
+}

@@ -27,7 +27,7 @@ pub(crate) fn tokens(bytes: &[u8], mut show: impl FnMut(Token<'_>)) {
         let end = end.map_or(bytes.len().min(at + LONGEST), |len| at + len);
         from = at + 3;
         let Some(slice) = bytes.get(at - scheme..end) else { continue };
-        let text = std::str::from_utf8(slice).unwrap_or_default();
+        let text = valid(slice);
         // What precedes may belong to a word before: `srchttp://` in compressed bytes.
         for word in ["http", "https", "ftp"] {
             let Some(start) = scheme.checked_sub(word.len()) else { continue };
@@ -39,6 +39,17 @@ pub(crate) fn tokens(bytes: &[u8], mut show: impl FnMut(Token<'_>)) {
                 url = shorter;
             }
         }
+    }
+}
+
+/// What of the bytes is UTF-8, from their beginning.
+fn valid(bytes: &[u8]) -> &str {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => bytes
+            .get(..error.valid_up_to())
+            .and_then(|b| str::from_utf8(b).ok())
+            .unwrap_or_default(),
     }
 }
 
@@ -111,6 +122,29 @@ mod tests {
         let found = of("(see https://a.example/x).");
         let expected = ["https://a.example/x).", "https://a.example/x)", "https://a.example/x"];
         assert_eq!(found, expected.map(|url| format!("url {url}")));
+    }
+
+    #[test]
+    fn a_url_before_broken_text_is_found() {
+        let mut found = Vec::new();
+        tokens(b"http://a.example/x\xff\xfe", |token| found.push(format!("{token:?}")));
+        assert_eq!(found, [r#"Url("http://a.example/x")"#]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_named_url_and_uid_are_found_in_any_bytes(
+            before: Vec<u8>,
+            after: Vec<u8>,
+            number: u128,
+        ) {
+            let (url, uid) = (format!("http://h.example/{number}"), format!("{number:032x}"));
+            let around = |what: &str| [&before[..], b" ", what.as_bytes(), b"\n", &after].concat();
+            let (mut urls, mut uids) = (0, 0);
+            tokens(&around(&url), |token| urls += u32::from(token == Token::Url(&url)));
+            tokens(&around(&uid), |token| uids += u32::from(token == Token::Uid(&uid)));
+            proptest::prop_assert!(urls > 0 && uids > 0);
+        }
     }
 
     #[test]
