@@ -138,6 +138,15 @@ fn the_page_loads_nothing_from_elsewhere_and_answers_no_other_name() {
 }
 
 #[test]
+fn a_runs_whole_output_is_answered_with_the_folders_that_can_be_looked_at() {
+    let world = world();
+    let output = clipmill().arg("view").arg(world.path("out")).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let told = common::stderr(&output);
+    assert!(told.contains("dedup, fetch, judge, links, release"), "{told}");
+}
+
+#[test]
 fn similar_pictures_come_by_embedding_the_asked_one_first() {
     let folder = tempfile::tempdir().unwrap();
     let uid = |i: usize| format!("{i:032x}");

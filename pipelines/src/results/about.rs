@@ -8,7 +8,8 @@ use shard::release::host_of;
 use stage::Result;
 
 use super::collect::{Judged, Scores};
-use super::page::{Album, thousands};
+use super::page::thousands;
+use super::pictures::Album;
 
 /// Rows of a table.
 const ROWS: usize = 15;

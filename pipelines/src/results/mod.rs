@@ -5,6 +5,8 @@ mod collect;
 mod compare;
 mod map;
 mod page;
+mod pictures;
+mod time;
 
 use std::sync::Arc;
 

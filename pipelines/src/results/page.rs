@@ -6,24 +6,17 @@ use std::sync::Arc;
 use eval::results::TaskResult;
 use eval::suite::{Aggregate, Suite};
 use report::{
-    Block, CountsBar, Figure, Histogram, Number, Page, Section, Series, Table, Thumbnail,
-    histogram, lines,
+    Block, CountsBar, Figure, Histogram, Number, Page, Section, Series, Table, histogram, lines,
 };
 use serde_json::Value;
 use stage::{Report, Result};
 use store::Output;
 
-use super::collect::{self, Scores};
+use super::collect;
+use super::pictures::{Album, pictures};
 use super::{about, map};
-use crate::cli::ESTIMATE;
-use crate::estimate;
 use crate::recipe::{Noun, Recipe};
-use crate::stages::{Done, shards};
-
-/// Pictures shown of each reason.
-const SHOWN: usize = 12;
-/// Reasons of which pictures are shown.
-const REASONS: usize = 8;
+use crate::stages::Done;
 
 /// What only the caller knows: the demo's truth.
 pub(crate) struct Extra {
@@ -77,7 +70,7 @@ pub(crate) fn write_report(
     page.sections.extend(training(stages)?);
     page.sections.extend(compression(stages));
     page.sections.extend(tasks(stages));
-    page.sections.push(time(stages, output)?);
+    page.sections.push(super::time::time(stages, output)?);
     page.credits.push(
         "Made by clipmill. This file loads nothing from elsewhere and runs no script.".to_owned(),
     );
@@ -171,91 +164,6 @@ fn own_threshold(score: &str, judges: &Value) -> Option<f64> {
         score.ends_with(&format!("_{of}")).then(|| value.as_f64()).flatten()
     });
     bounds.find(|value| *value > 0.0)
-}
-
-/// Kept pictures by score, and dropped ones by reason.
-fn pictures(done: &Arc<Done>, scores: &Scores, album: &Album) -> Result<Section> {
-    let mut section = Section::new(&format!("pictures-{}", done.id), "Pictures");
-    let last = scores.names.len().checked_sub(1);
-    let score = |row: &collect::Judged| last.and_then(|c| row.scores[c]);
-    let name = last.map_or("", |c| scores.names[c].as_str());
-    let mut kept: Vec<&collect::Judged> =
-        scores.rows.iter().filter(|r| r.success && r.reason.is_none()).collect();
-    kept.sort_by(|a, b| {
-        score(b)
-            .unwrap_or(f32::MIN)
-            .total_cmp(&score(a).unwrap_or(f32::MIN))
-            .then(a.uid.cmp(&b.uid))
-    });
-    let note = |row: &collect::Judged| match score(row) {
-        Some(value) => format!("{name} {value:.3}"),
-        None => String::new(),
-    };
-    let mut groups: Vec<(String, Vec<&collect::Judged>)> = vec![
-        (format!("Passed all judges, best by {name}"), kept.iter().take(SHOWN).copied().collect()),
-        (
-            format!("Passed all judges, worst by {name}"),
-            kept.iter().rev().take(SHOWN).copied().collect(),
-        ),
-    ];
-    let mut by_reason: BTreeMap<&str, Vec<&collect::Judged>> = BTreeMap::new();
-    for row in scores.rows.iter().filter(|r| r.success) {
-        if let Some(reason) = &row.reason {
-            by_reason.entry(reason).or_default().push(row);
-        }
-    }
-    for (reason, rows) in by_reason.into_iter().take(REASONS) {
-        groups.push((
-            format!("Dropped: {reason} ({})", rows.len()),
-            rows.into_iter().take(SHOWN).collect(),
-        ));
-    }
-    for (title, rows) in groups.into_iter().filter(|(_, rows)| !rows.is_empty()) {
-        let mut items = Vec::new();
-        for row in rows {
-            if let Some(picture) = album.picture(&row.key)? {
-                items.push(Thumbnail::new(&picture, &row.caption, &note(row)));
-            }
-        }
-        section.push(Block::Pictures { title, items });
-    }
-    Ok(section)
-}
-
-/// Pictures of some shards by key.
-pub(super) struct Album {
-    places: BTreeMap<String, (usize, u64, u64)>,
-    tars: Vec<store::Blob>,
-}
-
-impl Album {
-    fn open(source: &Arc<Done>) -> Result<Self> {
-        /// Pictures of the first shards are enough to look at.
-        const SHARDS: usize = 20;
-        let mut album = Self { places: BTreeMap::new(), tars: Vec::new() };
-        for url in shards::tar_urls(source)?.iter().take(SHARDS) {
-            let blob = store::Blob::open(url)?;
-            for member in shard::index(&blob)? {
-                let Some((key, suffix)) = shard::split_name(&member.name) else { continue };
-                if matches!(suffix.as_str(), "jpg" | "jpeg" | "png" | "webp") {
-                    album
-                        .places
-                        .insert(key.to_owned(), (album.tars.len(), member.offset, member.len));
-                }
-            }
-            album.tars.push(blob);
-        }
-        Ok(album)
-    }
-
-    pub(super) fn picture(&self, key: &str) -> Result<Option<bytes::Bytes>> {
-        /// A thumbnail larger than this would make the page heavy.
-        const LARGEST: u64 = 256 << 10;
-        let Some(&(tar, offset, len)) = self.places.get(key).filter(|p| p.2 <= LARGEST) else {
-            return Ok(None);
-        };
-        self.tars[tar].read_at(offset, len as usize).map(Some)
-    }
 }
 
 fn training(stages: &[Arc<Done>]) -> Result<Option<Section>> {
@@ -409,49 +317,6 @@ fn one_report(title: &str, report: &Report) -> Table {
             table.row(&[&metric.name, &shown(metric.value, &metric.unit), &metric.unit, &chance]);
     }
     table
-}
-
-/// Seconds and bytes of each stage, beside what `plan` expected before the run.
-fn time(stages: &[Arc<Done>], output: &Output) -> Result<Section> {
-    let mut section = Section::new("time", "Time");
-    let expected = output.get(ESTIMATE)?;
-    let expected: Value =
-        expected.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-    let range = |id: &str, field: &str, word: &dyn Fn(f64) -> String| {
-        let basis = expected.get(id)?.get("basis")?.as_str()?;
-        let range = expected.get(id)?.get(field)?.as_array()?;
-        let (low, high) = (range.first()?.as_f64()?, range.get(1)?.as_f64()?);
-        (basis != "unknown" && high > 0.0).then(|| estimate::span((low, high), word))
-    };
-    let mut table = Table::new(&[
-        "stage",
-        "kind",
-        "units",
-        "seconds",
-        "expected",
-        "kept",
-        "expected kept",
-        "written",
-        "expected written",
-    ]);
-    for done in stages {
-        let none = || "–".to_owned();
-        let written: u64 = done.commits.iter().flat_map(|c| &c.files).map(|f| f.bytes).sum();
-        table = table.row(&[
-            &done.id,
-            done.kind,
-            &done.commits.len().to_string(),
-            &format!("{:.1}", collect::seconds(done)),
-            &range(&done.id, "seconds", &|n| estimate::time(n)).unwrap_or_else(none),
-            &thousands(done.counts.kept),
-            &range(&done.id, "samples", &|n| thousands(n as u64)).unwrap_or_else(none),
-            &estimate::bytes(written as f64),
-            &range(&done.id, "bytes", &|n| estimate::bytes(n)).unwrap_or_else(none),
-        ]);
-    }
-    section.say("Expected: what `clipmill plan` said before the first unit was made. Ranges are wide where nothing had been measured yet, and a training is not estimated.");
-    section.push(Block::Table(table));
-    Ok(section)
 }
 
 /// Shares with three digits, counts whole, the rest with one digit after the point.

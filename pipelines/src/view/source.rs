@@ -49,9 +49,13 @@ impl Source {
             }
         }
         if tables.is_empty() {
-            return Err(Error::input("no parquet file here")
-                .at(folder.display())
-                .hint("name a release, or the folder of a `fetch` or `judge` stage; shards of `reshard` are looked at through a release of them"));
+            let inside = inside(&folder);
+            let error = Error::input("no parquet file here").at(folder.display());
+            return Err(if inside.is_empty() {
+                error.hint("name a release, or the folder of a `fetch` or `judge` stage; shards of `reshard` are looked at through a release of them")
+            } else {
+                error.hint(format!("name one of the folders in it: {}", inside.join(", ")))
+            });
         }
         Ok(Self { folder, kind, about: String::new(), tables, tars })
     }
@@ -101,6 +105,22 @@ impl Source {
         beside.sort();
         beside.into_iter().next()
     }
+}
+
+/// Folders in this one that can be looked at.
+fn inside(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let rows = files(&path, ".parquet").is_ok_and(|files| !files.is_empty());
+            let looked_at = rows || path.join("manifest.json").is_file();
+            let name = path.file_name()?.to_str()?.to_owned();
+            (looked_at && !name.ends_with(".scores")).then_some(name)
+        })
+        .collect();
+    names.sort();
+    names
 }
 
 /// Files of a folder with this ending, sorted; none where there is no folder.

@@ -128,7 +128,7 @@ fn check_samples(shards: &Shards, members: usize) -> Result<()> {
     let rows = || (0..shards.tar_count()).flat_map(|tar| shards.tar_range(tar));
     let of_pairs: usize = rows().map(|row| shards.row(row).parts.len()).sum();
     let mut keys = HashSet::new();
-    let twice = rows().map(|row| &shards.row(row).key).find(|key| !keys.insert(key.as_ref()));
+    let twice = rows().map(|row| &*shards.row(row).key).find(|key| !keys.insert(*key));
     let message = match twice {
         Some(key) => format!("two pairs are called {key}"),
         None if of_pairs < members => {

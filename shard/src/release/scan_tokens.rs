@@ -68,7 +68,9 @@ fn hex_runs(bytes: &[u8], show: &mut impl FnMut(Token<'_>)) {
         let run = bytes[start..].iter().take_while(|b| b.is_ascii_hexdigit()).count();
         let text = std::str::from_utf8(&bytes[start..start + run]).unwrap_or_default();
         if (32..=HEX_RUN).contains(&run) {
-            for at in 0..=run - 32 {
+            // A run of 64 is a hash, or two uids: what lies across its middle is neither.
+            let step = if run == 64 { 32 } else { 1 };
+            for at in (0..=run - 32).step_by(step) {
                 show(Token::Uid(&text[at..at + 32]));
                 if let Some(hash) = text.get(at..at + 64) {
                     show(Token::Hash(hash));
@@ -114,6 +116,8 @@ mod tests {
         assert_eq!(of(&format!("x {uid}-0.jpg")), [format!("uid {uid}")]);
         assert!(of(&format!("0{uid}")).contains(&format!("uid {uid}")));
         assert_eq!(of(&uid[1..]), [""; 0]);
+        let two = uid.repeat(2);
+        assert_eq!(of(&two), [format!("uid {uid}"), format!("hash {two}"), format!("uid {uid}")]);
     }
 
     #[test]
