@@ -173,7 +173,15 @@ fn similar_pictures_come_by_embedding_the_asked_one_first() {
     let uids = || strings((0..4).map(uid).collect());
     let keys = strings((0..4).map(|i| format!("{i:09}")).collect());
     let captions = strings((0..4).map(|i| format!("picture {i}")).collect());
-    table(&pool.join("00000.parquet"), vec![("uid", uids()), ("key", keys), ("caption", captions)]);
+    table(
+        &pool.join("00000.parquet"),
+        vec![
+            ("uid", uids()),
+            ("key", keys),
+            ("caption", captions),
+            ("language", strings(["en", "de", "en", "fr"].map(str::to_owned).to_vec())),
+        ],
+    );
     table(&embed.join("metadata/metadata_0.parquet"), vec![("uid", uids())]);
     let vectors: [f32; 8] = [1.0, 0.0, 0.0, 1.0, 0.8, 0.6, -1.0, 0.0];
     let mut file = Vec::new();
@@ -186,4 +194,5 @@ fn similar_pictures_come_by_embedding_the_asked_one_first() {
         near["rows"].as_array().unwrap().iter().map(|r| r["caption"].as_str().unwrap()).collect();
     assert_eq!(captions, ["picture 0", "picture 2", "picture 1", "picture 3"]);
     assert_eq!(near["rows"][3]["similarity"], -1.0);
+    assert_eq!(near["rows"][2]["labels"]["language"], "de");
 }

@@ -106,6 +106,7 @@ function more(row) {
   if (row.width) line("size", row.width + " × " + row.height);
   if (row.original_width) line("original", row.original_width + " × " + row.original_height);
   for (const [name, value] of Object.entries(row.scores)) line(name, short(value));
+  for (const [name, value] of Object.entries(row.labels)) line(name, value);
   line("shard", row.shard);
   line("key", row.key);
   details.append(list);

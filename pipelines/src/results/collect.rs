@@ -83,8 +83,9 @@ fn judged(batch: &RecordBatch, row: usize, names: &[String]) -> Judged {
         column.filter(|c| c.is_valid(row)).map(|c| c.value(row).to_owned())
     };
     let schema = batch.schema();
-    let language = schema.fields().iter().map(|field| field.name().as_str());
-    let language = { language }.find(|name| name.contains("language"));
+    let mut texts = schema.fields().iter().filter(|field| *field.data_type() == DataType::Utf8);
+    let language = texts.find(|field| field.name().contains("language"));
+    let language = language.map(|field| field.name().as_str());
     Judged {
         uid: text("uid").unwrap_or_default(),
         key: text("key").unwrap_or_default(),

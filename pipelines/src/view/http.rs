@@ -114,13 +114,14 @@ impl Server {
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 open.fetch_add(1, Ordering::SeqCst);
-                let (answer, open) = (Arc::clone(&answer), Arc::clone(&open));
-                std::thread::spawn(move || {
-                    let own = Open(open);
+                let (answer, own) = (Arc::clone(&answer), Open(Arc::clone(&open)));
+                let converse = move || {
                     // A browser that went away is no trouble of ours.
                     let _ = converse(stream, address.port(), &*answer);
                     drop(own);
-                });
+                };
+                // Without a thread to be had the connection is closed, and the browser asks again.
+                drop(std::thread::Builder::new().name("view".to_owned()).spawn(converse));
             }
         });
         Ok(Self { address, stop, accepting: Some(accepting) })

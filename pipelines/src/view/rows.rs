@@ -31,6 +31,8 @@ pub(super) struct Rows<'a> {
     key: Option<StringArray>,
     shard: Option<StringArray>,
     pub(super) scores: Vec<(String, Float64Array)>,
+    /// Texts that judges wrote, such as a language.
+    labels: Vec<(String, StringArray)>,
     sizes: Vec<(&'static str, ArrayRef)>,
     own_shard: &'a str,
     pub(super) len: usize,
@@ -51,6 +53,15 @@ impl<'a> Rows<'a> {
                 scores.push((name, column.as_primitive::<Float64Type>().clone()));
             }
         }
+        let mut labels = Vec::new();
+        let (pairs, schema) = (Pairs::schema(), batch.schema());
+        for field in schema.fields() {
+            let name = field.name().as_str();
+            let known = pairs.column_with_name(name).is_some() || OTHERS.contains(&name);
+            if !known && let Some(column) = text(name)? {
+                labels.push((name.to_owned(), column));
+            }
+        }
         let sizes = ["width", "height", "original_width", "original_height"];
         let sizes = sizes.into_iter().filter_map(|name| {
             Some((name, batch.column_by_name(name).filter(|c| c.data_type().is_integer())?.clone()))
@@ -65,6 +76,7 @@ impl<'a> Rows<'a> {
             key: text("key")?,
             shard: text("shard")?,
             scores,
+            labels,
             sizes: sizes.collect(),
             own_shard: shard,
             len: batch.num_rows(),
@@ -103,6 +115,9 @@ impl<'a> Rows<'a> {
             "caption": text(&self.caption),
             "reason": self.why(row),
             "scores": scores,
+            "labels": self.labels.iter().filter_map(|(name, column)| {
+                Some((name.clone(), Value::from(value(Some(column), row)?)))
+            }).collect::<Map<String, Value>>(),
             "width": size("width"),
             "height": size("height"),
             "original_width": size("original_width"),

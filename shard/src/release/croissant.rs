@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::card::{description, title};
-use super::{Manifest, SUBSET};
+use super::{Manifest, SUBSET, StageRecord};
 
 /// Reasons and columns that tell of persons: parts of their names.
 const PERSONAL: [&str; 4] = ["pii", "face", "nsfw", "unsafe"];
@@ -195,7 +195,7 @@ fn data_type(kind: &str) -> &'static str {
 fn responsible(manifest: &Manifest, gone: u64) -> Vec<(&'static str, String)> {
     let from_web = manifest.stage("links").is_some();
     let mut fields = Vec::new();
-    let stages: Vec<String> = manifest.lineage.iter().map(|stage| stage.sentence()).collect();
+    let stages: Vec<String> = manifest.lineage.iter().map(StageRecord::sentence).collect();
     let collection = if stages.is_empty() {
         "The shards were given; how they were collected is not known to this release.".to_owned()
     } else {
@@ -233,7 +233,6 @@ fn responsible(manifest: &Manifest, gone: u64) -> Vec<(&'static str, String)> {
     let rules: Vec<String> = manifest
         .lineage
         .iter()
-        .chain([])
         .filter(|stage| !stage.counts.dropped.is_empty() && stage.kind != "fetch")
         .map(|stage| {
             format!(

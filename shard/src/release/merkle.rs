@@ -19,7 +19,7 @@ pub fn merkle_root(files: &[ReleaseFile]) -> String {
             Sha256::new().chain_update([0]).chain_update(line).finalize().into()
         })
         .collect();
-    tree(&leaves).iter().map(|byte| format!("{byte:02x}")).collect()
+    tree(&leaves).map(|byte| format!("{byte:02x}")).concat()
 }
 
 fn tree(leaves: &[[u8; 32]]) -> [u8; 32] {
