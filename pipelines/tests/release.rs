@@ -266,7 +266,12 @@ fn a_plan_expects_ranges_and_the_report_holds_them_against_what_came() {
     assert_eq!(release["estimate"]["basis"], "done");
     assert_eq!(release["estimate"]["samples"], serde_json::json!([31, 31]));
     let page = std::fs::read_to_string(world.path("out/report.html")).unwrap();
-    for heading in ["Words of the captions", "Hosts of the pictures (4)", "expected written"] {
+    for heading in [
+        "Words of the captions",
+        "Hosts of the pictures (4)",
+        "expected written",
+        "Release: release",
+    ] {
         assert!(page.contains(heading), "{heading}");
     }
     let expected = json(&world.path("out/estimate.json"));

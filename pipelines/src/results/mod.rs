@@ -6,6 +6,7 @@ mod compare;
 mod map;
 mod page;
 mod pictures;
+mod release;
 mod time;
 
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use store::Output;
 
 use super::collect;
 use super::pictures::{Album, pictures};
-use super::{about, map};
+use super::{about, map, release};
 use crate::recipe::{Noun, Recipe};
 use crate::stages::Done;
 
@@ -66,6 +66,9 @@ pub(crate) fn write_report(
         let judge = stages.iter().find(|d| d.kind == "judge");
         let scores = judge.map(|judge| collect::scores(judge)).transpose()?;
         page.sections.extend(map::map(done, scores.as_ref())?);
+    }
+    for done in stages.iter().filter(|d| d.kind == "release") {
+        page.sections.push(release::release(done)?);
     }
     page.sections.extend(training(stages)?);
     page.sections.extend(compression(stages));

@@ -201,7 +201,7 @@ pub(crate) fn shard_name(unit: &str) -> String {
 /// single names.
 fn is_plain(path: &str) -> bool {
     let odd = |c: char| c.is_control() || r#"\{}^%`[]"<>~#|*?"#.contains(c);
-    let part = |part: &str| !part.is_empty() && !part.starts_with(['.', '_']) && part.len() <= 200;
+    let part = |part: &str| !part.is_empty() && !part.starts_with('.') && part.len() <= 200;
     path.split('/').all(part)
         && !path.contains(odd)
         && unit_of(path).is_none_or(|unit| !unit.contains('/'))
