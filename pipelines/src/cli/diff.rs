@@ -121,8 +121,11 @@ fn text(changes: &Changes, stages: &BTreeMap<String, Vec<String>>) -> String {
     text
 }
 
+/// A number of a summary, where it has one.
+type Mark = fn(&Summary) -> Option<f64>;
+
 /// What of a summary is compared in words.
-const MARKS: [(&str, fn(&Summary) -> Option<f64>); 6] = [
+const MARKS: [(&str, Mark); 6] = [
     ("pairs", |s| Some(s.count as f64)),
     ("mean", |s| (s.count > 0).then_some(s.mean)),
     ("least", |s| s.deciles.first().copied()),
