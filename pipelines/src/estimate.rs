@@ -53,11 +53,11 @@ const MB: f64 = 1e6;
 
 fn assumed(kind: &Kind, above_bytes: Range) -> Option<Assumed> {
     let (kept, rate, bytes, memory, memory_each) = match kind {
-        Kind::Dedup(_) => ((0.3, 1.0), (3e5, 2e6), (60.0, 300.0), (100.0 * MB, 2048.0 * MB), 0.0),
+        Kind::Dedup(_) => ((0.3, 1.0), (3e5, 2e6), (30.0, 300.0), (100.0 * MB, 2048.0 * MB), 0.0),
         Kind::Fetch(plan) => {
             let side = f64::from(plan.image_size);
             let picture = side * side;
-            let bytes = (picture * 0.05 + 500.0, picture * 0.5 + 2000.0);
+            let bytes = (picture * 0.05 + 500.0, picture + 3000.0);
             ((0.4, 0.95), (20.0, 800.0), bytes, (60.0 * MB, 1000.0 * MB), 0.0)
         }
         Kind::Judge(plan) => {
@@ -75,7 +75,7 @@ fn assumed(kind: &Kind, above_bytes: Range) -> Option<Assumed> {
             ((0.9, 1.0), (1000.0, 20_000.0), bytes, (60.0 * MB, 400.0 * MB), 80.0)
         }
         Kind::Embed(_) => {
-            ((0.95, 1.0), (2.0, 800.0), (1100.0, 4500.0), (300.0 * MB, 3000.0 * MB), 4096.0)
+            ((0.95, 1.0), (2.0, 800.0), (250.0, 4500.0), (300.0 * MB, 3000.0 * MB), 4096.0)
         }
         _ => return None,
     };
@@ -201,8 +201,8 @@ fn source(kind: &Kind, external: &Value) -> Option<Estimate> {
     let (rows, written, seconds) = match kind {
         // Compressed WAT records: image links with a text for each MB, and MB for each second.
         Kind::Links(_) => {
-            let rows = (bytes / MB * 300.0, bytes / MB * 10_000.0);
-            (rows, (rows.0 * 60.0, rows.1 * 300.0), (bytes / MB / 120.0, bytes / MB / 20.0))
+            let rows = (bytes / MB * 300.0, bytes / MB * 20_000.0);
+            (rows, (rows.0 * 30.0, rows.1 * 300.0), (bytes / MB / 120.0, bytes / MB / 20.0))
         }
         Kind::LinkList(_) => {
             let rows = (bytes / 400.0, bytes / 30.0);
