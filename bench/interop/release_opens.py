@@ -12,9 +12,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_DATASETS_CACHE", "/tmp/release_opens.cache")
+# A cache of its own: `datasets` knows a folder by its name, and would show another release again.
+cache = tempfile.TemporaryDirectory()
+os.environ["HF_DATASETS_CACHE"] = cache.name
 
 release = os.path.abspath(sys.argv[1])
 os.chdir(release)
