@@ -54,10 +54,15 @@ impl Identity {
 
     /// `field: before → now` for each leaf that differs.
     pub(crate) fn differences(&self, before: &Value) -> Vec<String> {
-        let mut lines = Vec::new();
-        differ("", before, &self.0, &mut lines);
-        lines
+        differences(before, &self.0)
     }
+}
+
+/// `field: before → now` for each leaf that differs.
+pub(crate) fn differences(before: &Value, now: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    differ("", before, now, &mut lines);
+    lines
 }
 
 fn differ(path: &str, before: &Value, now: &Value, lines: &mut Vec<String>) {

@@ -6,6 +6,7 @@
 
 pub mod cli;
 mod demo;
+mod estimate;
 mod follow;
 mod key;
 mod metrics;
@@ -14,4 +15,5 @@ pub mod recipe;
 mod results;
 pub mod run;
 pub mod stages;
+mod view;
 pub mod watch;

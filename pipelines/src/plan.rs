@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use stage::{Context, Result};
 use store::{Commit, Output};
 
+use crate::estimate::{self, Estimate, Estimator, span};
 use crate::key::{self, Identities};
 use crate::recipe::{Graph, Node};
 use crate::run::{FINISHED, scores_id, stage_file};
@@ -37,6 +38,8 @@ pub(crate) struct Row {
     pub(crate) units: usize,
     pub(crate) bytes: u64,
     pub(crate) seconds: f64,
+    /// What it takes, or has taken.
+    pub(crate) estimate: Estimate,
 }
 
 /// Compares the recipe with what lies in the output, if there is one.
@@ -47,6 +50,7 @@ pub(crate) fn plan(graph: &Graph, context: &Context, output: Option<&Output>) ->
     let mut keys: BTreeMap<String, String> = BTreeMap::new();
     // Stages that a run would make again, or whose key is not known.
     let mut unsure: BTreeSet<String> = BTreeSet::new();
+    let mut estimator = Estimator::default();
     let mut rows = Vec::new();
     for node in &graph.nodes {
         let kind = &graph.recipe.stages[node.entry].kind;
@@ -63,7 +67,9 @@ pub(crate) fn plan(graph: &Graph, context: &Context, output: Option<&Output>) ->
             units: made().count(),
             bytes: made().flat_map(|commit| &commit.files).map(|file| file.bytes).sum(),
             seconds: made().filter_map(seconds).sum(),
+            estimate: Estimate::unknown(),
         };
+        let mut named = Value::Null;
         let inputs: Vec<String> =
             node.inputs.iter().filter_map(|id| keys.get(id).cloned()).collect();
         let references = node
@@ -74,6 +80,7 @@ pub(crate) fn plan(graph: &Graph, context: &Context, output: Option<&Output>) ->
         match kind.stage().external(context) {
             Ok(external) => {
                 let identities = Identities::of(kind, context, &external, &inputs, &references);
+                named = external;
                 keys.insert(node.id.clone(), identities.stage.key());
                 if let Some(output) = output {
                     row.state = state(output, node, &identities, &commits)?;
@@ -85,6 +92,8 @@ pub(crate) fn plan(graph: &Graph, context: &Context, output: Option<&Output>) ->
                 row.state = State::Unknown(error.to_string());
             }
         }
+        let done = row.state == State::Reuse;
+        row.estimate = estimator.next(node, kind, &named, &commits, done, context);
         let above: Vec<&String> =
             node.inputs.iter().chain(&node.references).filter(|id| unsure.contains(*id)).collect();
         if let State::Changed(differences) = &mut row.state {
@@ -166,8 +175,30 @@ impl Row {
         json!({
             "id": self.id, "kind": self.kind, "state": state, "why": why, "scores_reused": self.scores,
             "units": self.units, "bytes": self.bytes, "seconds": self.seconds,
+            "estimate": self.estimate.to_json(),
         })
     }
+}
+
+/// What all stages that are not there yet take together; of memory the most that one takes.
+pub(crate) fn total(rows: &[Row]) -> Option<String> {
+    let open: Vec<&Estimate> =
+        rows.iter().filter(|row| row.state != State::Reuse).map(|row| &row.estimate).collect();
+    if open.is_empty() {
+        return None;
+    }
+    let sum = |of: &dyn Fn(&Estimate) -> (f64, f64)| {
+        open.iter().map(|e| of(e)).fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1))
+    };
+    let written = span(sum(&|e| e.bytes), &|n| estimate::bytes(n));
+    let taken = span(sum(&|e| e.seconds.unwrap_or_default()), &|n| estimate::time(n));
+    let most = open.iter().filter_map(|e| e.memory).map(|m| m.1).fold(0.0, f64::max);
+    let unknown = open.iter().filter(|e| e.seconds.is_none()).count();
+    let rest = match unknown {
+        0 => String::new(),
+        n => format!(", and {n} stages whose time is known once they have run"),
+    };
+    Some(format!("{written} to write, {taken}{rest}; at most {} of memory", estimate::bytes(most)))
 }
 
 fn bytes(bytes: u64) -> String {

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use crate::scale::{Scale, label};
 
-const WIDTH: f64 = 480.0;
-const HEIGHT: f64 = 240.0;
+pub(crate) const WIDTH: f64 = 480.0;
+pub(crate) const HEIGHT: f64 = 240.0;
 const LEFT: f64 = 46.0;
 const RIGHT: f64 = 10.0;
 const TOP: f64 = 10.0;
@@ -122,11 +122,11 @@ pub fn lines(x_label: &str, y_label: &str, series: &[Series]) -> String {
     svg
 }
 
-fn open(title: &str) -> String {
+pub(crate) fn open(title: &str) -> String {
     format!(r#"<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{}">"#, escape(title))
 }
 
-fn empty(text: &str) -> String {
+pub(crate) fn empty(text: &str) -> String {
     format!(r#"{}<text x="{LEFT}" y="{}">{text}</text></svg>"#, open(text), HEIGHT / 2.0)
 }
 
@@ -161,7 +161,7 @@ fn axes(svg: &mut String, x: &Scale, y: &Scale, x_label: &str) {
     );
 }
 
-fn legend<'a>(svg: &mut String, names: impl Iterator<Item = &'a str>) {
+pub(crate) fn legend<'a>(svg: &mut String, names: impl Iterator<Item = &'a str>) {
     let names: Vec<&str> = names.collect();
     if names.len() < 2 {
         return;

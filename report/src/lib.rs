@@ -12,15 +12,21 @@
 //! ```
 //!
 //! Same data, same bytes. Reading order: [`Page`], [`Section`], [`Block`], then the pictures:
-//! [`histogram`], [`lines`], [`dots`].
+//! [`histogram`], [`lines`], [`dots`], [`scatter`], [`pie`]; [`viewer`] is another page.
 
 mod bar;
 mod chart;
 mod dots;
 mod page;
+mod pie;
 mod scale;
+mod scatter;
+
+pub mod viewer;
 
 pub use bar::CountsBar;
 pub use chart::{Histogram, Series, histogram, lines};
 pub use dots::{Dot, DotRow, dots};
 pub use page::{Block, Figure, Number, Page, Section, Table, Thumbnail};
+pub use pie::pie;
+pub use scatter::scatter;

@@ -18,7 +18,8 @@
 //! does. In: [`PoolReader`] gives the rows of a pool's shard back, failures included; [`Shards`] is
 //! a set of tars with random access, [`EpochPlan`] an exactly repeatable, resumable order over them,
 //! [`Samples`] one tar as a stream. Below them: [`TarWriter`],
-//! [`TarReader`], [`index`], [`Grouper`].
+//! [`TarReader`], [`index`], [`Grouper`]. What others get, and what is taken out of it again:
+//! [`release`].
 //!
 //! Invariants: equal samples give equal bytes (no clock, no owner, no order of completion); a tar is
 //! never unpacked; nothing that a header says is allocated before it is checked.
@@ -32,6 +33,8 @@ mod reshard_write;
 
 mod epoch;
 mod shards;
+
+pub mod release;
 
 mod sample;
 mod tar_read;
@@ -59,6 +62,7 @@ pub use member_index::{
 };
 pub use pool_reader::PoolReader;
 pub use pool_writer::{PoolSummary, PoolWriter};
+pub use release::ReleasePlan;
 pub use reshard::{OutputShard, Pick, ReshardPlan, Resharding, Selection};
 pub use reshard_write::{finish, run_unit, write_tar};
 pub use sample::{Grouper, Sample, Samples};

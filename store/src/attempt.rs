@@ -15,7 +15,7 @@ use crate::digest::Digest as Running;
 use crate::disk::{make_folder, sync_folder};
 use crate::name::{check_file, nonce};
 use crate::trouble::{at_path, disk_error, write_error};
-use crate::{Commit, FileRecord, StageDir, fail};
+use crate::{Blob, Commit, FileRecord, StageDir, fail};
 
 /// Bytes that gather before they are written.
 const BUFFER: usize = 256 << 10;
@@ -93,6 +93,42 @@ impl Attempt {
         let mut file = self.file(name)?;
         file.write_all(bytes).map_err(write_error)?;
         file.finish()
+    }
+
+    /// Takes a file over that was committed before, with the sha256 that its record says: a second
+    /// name of the same bytes where one disk holds both, which reads nothing; elsewhere a copy, whose
+    /// hash is held against the record.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a copy has another hash.
+    pub fn adopt(&mut self, name: &str, from: &Blob, sha256: &str) -> Result<()> {
+        check_file(name)?;
+        if self.stage.space().local_root().is_some() && !from.is_remote() {
+            let path = self.folder.join(name);
+            if let Some(parent) = path.parent() {
+                make_folder(parent)?;
+            }
+            fail::point("file.before_create")
+                .map_err(|error| disk_error(path.display(), "cannot create", error))?;
+            // Another disk, or one without hard links: copied below.
+            if fs::hard_link(from.local_path()?, &path).is_ok() {
+                let (name, bytes, sha256) = (name.to_owned(), from.len(), sha256.to_owned());
+                self.files().insert(name.clone(), Some(FileRecord { name, bytes, sha256 }));
+                return Ok(());
+            }
+        }
+        let mut file = self.file(name)?;
+        let copied = io::copy(&mut from.reader(), &mut file);
+        copied.map_err(|error| Error::store("cannot copy").because(error).at(from.name()))?;
+        file.finish()?;
+        match self.files().get(name) {
+            Some(Some(record)) if record.sha256 != sha256 => {
+                Err(Error::input(format!("sha256 {}, the record says {sha256}", record.sha256))
+                    .at(from.name())
+                    .hint("the file was changed since: bring it back, or make it again"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A local folder for programs that need paths; what lies in it at commit becomes files of

@@ -157,6 +157,10 @@ pub(crate) fn command() -> Command {
                 .arg(output()),
         )
         .subcommand(super::compare::command())
+        .subcommand(super::purge::command())
+        .subcommand(super::purge::verify_command())
+        .subcommand(super::diff::command())
+        .subcommand(super::view::command())
         .subcommand(
             Command::new("completions")
                 .about("Print shell completions")

@@ -6,6 +6,7 @@
 mod args;
 mod compare;
 mod demo;
+mod diff;
 mod flags;
 mod img2dataset;
 mod index;
@@ -13,15 +14,18 @@ mod inspect;
 mod model;
 mod peek;
 mod progress;
+mod purge;
 mod run;
 mod share;
 mod single;
 mod stream;
 mod upkeep;
+mod view;
 mod why;
 mod worker;
 
 pub(crate) use progress::brief;
+pub(crate) use run::ESTIMATE;
 pub(crate) use worker::decode_worker;
 
 use std::process::ExitCode;
@@ -88,6 +92,10 @@ fn dispatch(matches: &clap::ArgMatches) -> Result<Output> {
         "compare" => compare::run(args),
         "verify" => upkeep::verify(args),
         "gc" => upkeep::gc(args),
+        "purge" => purge::purge(args),
+        "verify-purge" => purge::verify(args),
+        "diff" => diff::diff(args),
+        "view" => view::run(args),
         "ls" => peek::ls(args),
         "cat" => peek::cat(args),
         "stat" => peek::stat(args),

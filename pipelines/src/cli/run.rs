@@ -49,6 +49,7 @@ pub(crate) fn execute(graph: &Graph, args: &ArgMatches, dial: Option<DialMap>) -
     // The mark that this folder is ours comes first.
     output.put(RESOLVED, resolved(graph).to_string().into())?;
     output.put("recipe.yaml", graph.recipe.text().to_owned().into())?;
+    keep_estimate(graph, &context, &output)?;
     let board = Arc::new(Board::default());
     let metrics = metrics_of(&board, args)?;
     let talk = Talk::new(&board);
@@ -67,6 +68,20 @@ pub(crate) fn execute(graph: &Graph, args: &ArgMatches, dial: Option<DialMap>) -
         text.push_str("\nthis share is done; other shares are still missing\n");
     }
     Ok(Output::new(text, json!({"output": url, "complete": finished.complete, "stages": summary})))
+}
+
+/// What was expected before the first unit was made, for the report to hold against what came.
+pub(crate) const ESTIMATE: &str = "estimate.json";
+
+fn keep_estimate(graph: &Graph, context: &Context, output: &store::Output) -> Result<()> {
+    if output.get(ESTIMATE)?.is_some() {
+        return Ok(());
+    }
+    // A plan that cannot be made is the run's to complain of.
+    let Ok(rows) = plan::plan(graph, context, Some(output)) else { return Ok(()) };
+    let stages: serde_json::Map<String, Value> =
+        rows.iter().map(|row| (row.id.clone(), row.estimate.to_json())).collect();
+    output.put(ESTIMATE, Value::Object(stages).to_string().into())
 }
 
 /// The seat of a rank other than the first, for a recipe that trains.
@@ -117,6 +132,12 @@ pub(crate) fn plan(args: &ArgMatches) -> Result<Output> {
     }
     for row in &rows {
         text.push_str(&format!("  {:<16} {:<10} {}\n", row.id, row.kind, row.say()));
+        if row.state != State::Reuse {
+            text.push_str(&format!("{:30}about {}\n", "", row.estimate.say()));
+        }
+    }
+    if let Some(total) = plan::total(&rows) {
+        text.push_str(&format!("\nabout {total}\n"));
     }
     let changed = rows.iter().find(|row| matches!(row.state, State::Changed(_)));
     if let Some(first) = changed {

@@ -58,6 +58,9 @@ fn example(kind: &str) -> &'static str {
         "reshard" => {
             "clipmill reshard --urls pool/fetch --subset chosen/select/subset.npy --output training"
         }
+        "release" => {
+            "clipmill release --urls training/reshard --license cc-by-4.0 --title 'Grey pictures' --output published"
+        }
         "train" => {
             "clipmill train --model tiny-32 --data training/reshard --epochs 5 --idle_channels 0.5 --output trained"
         }

@@ -21,6 +21,8 @@ pub enum Noun {
     Checkpoint,
     /// Embeddings of some shards (npy and parquet).
     Embeddings,
+    /// What others get: shards or metadata with manifest and card.
+    Release,
     /// Numbers.
     Report,
 }
@@ -36,6 +38,7 @@ impl Noun {
             Self::Subset => "a subset",
             Self::Checkpoint => "a checkpoint",
             Self::Embeddings => "embeddings",
+            Self::Release => "a release",
             Self::Report => "a report",
         }
     }
@@ -198,6 +201,9 @@ kinds! {
     /// Copies the chosen pairs into training shards.
     "reshard" => Reshard(shard::ReshardPlan),
         takes [Noun::Subset, Noun::Scores, Noun::Shards], optional false, many false, gives Shards;
+    /// Writes a release: metadata, shards, manifest, checksums, card and Croissant.
+    "release" => Release(shard::ReleasePlan),
+        takes [Noun::Shards, Noun::Subset, Noun::Scores], optional false, many false, gives Release;
     /// Trains a CLIP model.
     "train" => Train(train::TrainPlan),
         takes [Noun::Shards], optional true, many true, gives Checkpoint;

@@ -22,6 +22,10 @@ pub(crate) struct Judged {
     pub(crate) url: String,
     pub(crate) caption: String,
     pub(crate) success: bool,
+    /// Hex, of the bytes as downloaded.
+    pub(crate) sha256: Option<String>,
+    /// What a language judge said.
+    pub(crate) language: Option<String>,
     /// None where the pair was kept.
     pub(crate) reason: Option<String>,
     /// Scores, in the order of [`Scores::names`].
@@ -78,12 +82,18 @@ fn judged(batch: &RecordBatch, row: usize, names: &[String]) -> Judged {
         let column = batch.column_by_name(name).and_then(|c| c.as_string_opt::<i32>());
         column.filter(|c| c.is_valid(row)).map(|c| c.value(row).to_owned())
     };
+    let schema = batch.schema();
+    let mut texts = schema.fields().iter().filter(|field| *field.data_type() == DataType::Utf8);
+    let language = texts.find(|field| field.name().contains("language"));
+    let language = language.map(|field| field.name().as_str());
     Judged {
         uid: text("uid").unwrap_or_default(),
         key: text("key").unwrap_or_default(),
         url: text("url").unwrap_or_default(),
         caption: text("caption").or_else(|| text("text")).unwrap_or_default(),
         success: text("status").is_none_or(|status| status == "success"),
+        sha256: text("sha256"),
+        language: language.and_then(text),
         reason: text("reason"),
         scores: names.iter().map(|name| number(batch, name, row)).collect(),
     }

@@ -1,8 +1,13 @@
 //! What a finished run has to say: the table at its end, the HTML report.
 
+mod about;
 mod collect;
 mod compare;
+mod map;
 mod page;
+mod pictures;
+mod release;
+mod time;
 
 use std::sync::Arc;
 
@@ -12,10 +17,11 @@ use store::Output;
 
 pub(crate) use collect::{Judged, reports, scores};
 pub(crate) use compare::compare_page;
-pub(crate) use page::{Extra, write_report};
+pub(crate) use page::{Extra, thousands, write_report};
 
 use crate::cli::brief;
 use crate::recipe::Graph;
+use crate::run::stage_file;
 use crate::stages::Done;
 
 /// One JSON object a stage.
@@ -80,11 +86,13 @@ pub(crate) fn finished(graph: &Graph, output: &Output) -> Result<Vec<Arc<Done>>>
             list.iter().filter_map(|unit| commits.get(unit.as_str()?).cloned()).collect();
         let mut counts = Counts::default();
         ordered.iter().for_each(|commit| counts.merge(&commit.counts));
-        let inputs = node
-            .inputs
-            .iter()
-            .filter_map(|id| stages.iter().find(|d| d.id == *id).cloned())
-            .collect();
+        let find = |ids: &[String]| {
+            let found = ids.iter().filter_map(|id| stages.iter().find(|d| d.id == *id).cloned());
+            found.collect::<Vec<Arc<Done>>>()
+        };
+        let (inputs, references) = (find(&node.inputs), find(&node.references));
+        let identity = output.get(&stage_file(&node.id))?;
+        let identity = identity.map(|bytes| crate::key::parse(&bytes)).transpose()?;
         let key = ordered.first().map(|c| c.key.clone()).unwrap_or_default();
         stages.push(Arc::new(Done {
             id: node.id.clone(),
@@ -95,6 +103,8 @@ pub(crate) fn finished(graph: &Graph, output: &Output) -> Result<Vec<Arc<Done>>>
             commits: ordered,
             counts,
             inputs,
+            references,
+            identity: identity.unwrap_or_default(),
             plan: entry.kind.to_json(),
         }));
     }

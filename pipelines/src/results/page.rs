@@ -6,20 +6,17 @@ use std::sync::Arc;
 use eval::results::TaskResult;
 use eval::suite::{Aggregate, Suite};
 use report::{
-    Block, CountsBar, Figure, Histogram, Number, Page, Section, Series, Table, Thumbnail,
-    histogram, lines,
+    Block, CountsBar, Figure, Histogram, Number, Page, Section, Series, Table, histogram, lines,
 };
+use serde_json::Value;
 use stage::{Report, Result};
 use store::Output;
 
-use super::collect::{self, Scores};
+use super::collect;
+use super::pictures::{Album, pictures};
+use super::{about, map, release};
 use crate::recipe::{Noun, Recipe};
-use crate::stages::{Done, shards};
-
-/// Pictures shown of each reason.
-const SHOWN: usize = 12;
-/// Reasons of which pictures are shown.
-const REASONS: usize = 8;
+use crate::stages::Done;
 
 /// What only the caller knows: the demo's truth.
 pub(crate) struct Extra {
@@ -65,10 +62,18 @@ pub(crate) fn write_report(
     for done in stages.iter().filter(|d| d.kind == "judge") {
         page.sections.extend(judged(done, stages)?);
     }
+    for done in stages.iter().filter(|d| d.kind == "embed") {
+        let judge = stages.iter().find(|d| d.kind == "judge");
+        let scores = judge.map(|judge| collect::scores(judge)).transpose()?;
+        page.sections.extend(map::map(done, scores.as_ref())?);
+    }
+    for done in stages.iter().filter(|d| d.kind == "release") {
+        page.sections.push(release::release(done)?);
+    }
     page.sections.extend(training(stages)?);
     page.sections.extend(compression(stages));
     page.sections.extend(tasks(stages));
-    page.sections.push(time(stages));
+    page.sections.push(super::time::time(stages, output)?);
     page.credits.push(
         "Made by clipmill. This file loads nothing from elsewhere and runs no script.".to_owned(),
     );
@@ -128,108 +133,40 @@ fn judged(done: &Arc<Done>, stages: &[Arc<Done>]) -> Result<Vec<Section>> {
         figures.push(Figure { title: name.clone(), svg });
     }
     section.push(Block::Figures(figures));
-    let pictures = pictures(done, &scores)?;
-    Ok([Some(section), pictures].into_iter().flatten().collect())
+    let album = done.upstream(Noun::Shards).map(|source| Album::open(&source)).transpose()?;
+    let about = about::about(&done.id, &scores, album.as_ref())?;
+    let pictures = album.map(|album| pictures(done, &scores, &album)).transpose()?;
+    Ok([Some(section), pictures, about].into_iter().flatten().collect())
 }
 
-/// The value at which a selection behind this judge cuts this score.
+/// The value at which a selection behind this judge cuts this score, else the judge's own.
 fn threshold(score: &str, judge: &Arc<Done>, stages: &[Arc<Done>]) -> Option<f64> {
     let behind =
         stages.iter().filter(|d| d.kind == "select" && d.inputs.iter().any(|i| i.id == judge.id));
-    behind.flat_map(|d| &d.commits).find_map(|commit| {
+    let selected = behind.flat_map(|d| &d.commits).find_map(|commit| {
         let thresholds = commit.info.get("thresholds")?.as_object()?;
         thresholds
             .iter()
             .find(|(what, _)| what.contains(score))
             .and_then(|(_, value)| value.as_f64())
-    })
-}
-
-/// Kept pictures by score, and dropped ones by reason.
-fn pictures(done: &Arc<Done>, scores: &Scores) -> Result<Option<Section>> {
-    let Some(source) = done.upstream(Noun::Shards) else { return Ok(None) };
-    let album = Album::open(&source)?;
-    let mut section = Section::new(&format!("pictures-{}", done.id), "Pictures");
-    let last = scores.names.len().checked_sub(1);
-    let score = |row: &collect::Judged| last.and_then(|c| row.scores[c]);
-    let name = last.map_or("", |c| scores.names[c].as_str());
-    let mut kept: Vec<&collect::Judged> =
-        scores.rows.iter().filter(|r| r.success && r.reason.is_none()).collect();
-    kept.sort_by(|a, b| {
-        score(b)
-            .unwrap_or(f32::MIN)
-            .total_cmp(&score(a).unwrap_or(f32::MIN))
-            .then(a.uid.cmp(&b.uid))
     });
-    let note = |row: &collect::Judged| match score(row) {
-        Some(value) => format!("{name} {value:.3}"),
-        None => String::new(),
-    };
-    let mut groups: Vec<(String, Vec<&collect::Judged>)> = vec![
-        (format!("Passed all judges, best by {name}"), kept.iter().take(SHOWN).copied().collect()),
-        (
-            format!("Passed all judges, worst by {name}"),
-            kept.iter().rev().take(SHOWN).copied().collect(),
-        ),
-    ];
-    let mut by_reason: BTreeMap<&str, Vec<&collect::Judged>> = BTreeMap::new();
-    for row in scores.rows.iter().filter(|r| r.success) {
-        if let Some(reason) = &row.reason {
-            by_reason.entry(reason).or_default().push(row);
-        }
-    }
-    for (reason, rows) in by_reason.into_iter().take(REASONS) {
-        groups.push((
-            format!("Dropped: {reason} ({})", rows.len()),
-            rows.into_iter().take(SHOWN).collect(),
-        ));
-    }
-    for (title, rows) in groups.into_iter().filter(|(_, rows)| !rows.is_empty()) {
-        let mut items = Vec::new();
-        for row in rows {
-            if let Some(picture) = album.picture(&row.key)? {
-                items.push(Thumbnail::new(&picture, &row.caption, &note(row)));
-            }
-        }
-        section.push(Block::Pictures { title, items });
-    }
-    Ok(Some(section))
+    selected.or_else(|| own_threshold(score, &judge.plan))
 }
 
-/// Pictures of some shards by key.
-struct Album {
-    places: BTreeMap<String, (usize, u64, u64)>,
-    tars: Vec<store::Blob>,
-}
-
-impl Album {
-    fn open(source: &Arc<Done>) -> Result<Self> {
-        /// Pictures of the first shards are enough to look at.
-        const SHARDS: usize = 20;
-        let mut album = Self { places: BTreeMap::new(), tars: Vec::new() };
-        for url in shards::tar_urls(source)?.iter().take(SHARDS) {
-            let blob = store::Blob::open(url)?;
-            for member in shard::index(&blob)? {
-                let Some((key, suffix)) = shard::split_name(&member.name) else { continue };
-                if matches!(suffix.as_str(), "jpg" | "jpeg" | "png" | "webp") {
-                    album
-                        .places
-                        .insert(key.to_owned(), (album.tars.len(), member.offset, member.len));
-                }
-            }
-            album.tars.push(blob);
-        }
-        Ok(album)
-    }
-
-    fn picture(&self, key: &str) -> Result<Option<bytes::Bytes>> {
-        /// A thumbnail larger than this would make the page heavy.
-        const LARGEST: u64 = 256 << 10;
-        let Some(&(tar, offset, len)) = self.places.get(key).filter(|p| p.2 <= LARGEST) else {
-            return Ok(None);
-        };
-        self.tars[tar].read_at(offset, len as usize).map(Some)
-    }
+/// The bound that a judge's plan puts on a score: `min_words` on `caption_words`.
+fn own_threshold(score: &str, judges: &Value) -> Option<f64> {
+    let fields = judges
+        .as_array()?
+        .iter()
+        .filter_map(Value::as_object)
+        .flat_map(serde_json::Map::values)
+        .filter_map(Value::as_object)
+        .flatten();
+    let mut bounds = fields.filter_map(|(name, value)| {
+        let of = name.strip_prefix("min_").or_else(|| name.strip_prefix("max_"))?;
+        score.ends_with(&format!("_{of}")).then(|| value.as_f64()).flatten()
+    });
+    bounds.find(|value| *value > 0.0)
 }
 
 fn training(stages: &[Arc<Done>]) -> Result<Option<Section>> {
@@ -385,17 +322,6 @@ fn one_report(title: &str, report: &Report) -> Table {
     table
 }
 
-fn time(stages: &[Arc<Done>]) -> Section {
-    let mut section = Section::new("time", "Time");
-    let mut table = Table::new(&["stage", "kind", "units", "seconds"]);
-    for done in stages {
-        let seconds = format!("{:.1}", collect::seconds(done));
-        table = table.row(&[&done.id, done.kind, &done.commits.len().to_string(), &seconds]);
-    }
-    section.push(Block::Table(table));
-    section
-}
-
 /// Shares with three digits, counts whole, the rest with one digit after the point.
 fn shown(value: f64, unit: &str) -> String {
     match unit {
@@ -422,6 +348,18 @@ pub(crate) fn thousands(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_judges_bound_belongs_to_the_score_of_its_name() {
+        let plan = serde_json::json!([
+            {"caption_length": {"min_words": 2, "max_words": null, "min_chars": 0}},
+            {"image_size": {"min_side": 32, "max_aspect": 3.0}},
+        ]);
+        let bounds =
+            ["caption_words", "caption_chars", "image_min_side", "image_aspect", "clip_score"]
+                .map(|score| own_threshold(score, &plan));
+        assert_eq!(bounds, [Some(2.0), None, Some(32.0), Some(3.0), None]);
+    }
 
     #[test]
     fn thousands_are_set_apart() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use stage::{Context, Counts, Error, Result};
 use store::Commit;
 
@@ -79,7 +79,7 @@ impl Runner<'_> {
         let context = Context { progress: self.watch.progress(&node.id), ..self.context.clone() };
         let (id, dial) = (node.id.clone(), self.dial.clone());
         let site = Site { id, context, dir, scores, inputs, references, dial };
-        Ok(Place { key: identities.stage.key(), site, kind })
+        Ok(Place { key: identities.stage.key(), identity: identities.stage.0, site, kind })
     }
 
     /// Where a stage's scores lie. Those that were made otherwise are cleared, and with `again`
@@ -115,6 +115,8 @@ pub(crate) fn scores_id(id: &str) -> String {
 pub(super) struct Place {
     pub(super) kind: Kind,
     pub(super) key: String,
+    /// What the key is the hash of.
+    pub(super) identity: Value,
     pub(super) site: Site,
 }
 
@@ -145,6 +147,8 @@ impl Place {
             commits,
             counts,
             inputs: self.site.inputs.clone(),
+            references: self.site.references.values().map(Arc::clone).collect(),
+            identity: self.identity.clone(),
             plan: self.kind.to_json(),
         }
     }

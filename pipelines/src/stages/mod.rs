@@ -17,6 +17,7 @@ mod link_list;
 mod links;
 mod near;
 pub mod pool;
+mod release;
 mod reshard;
 mod select;
 pub mod shards;
@@ -188,6 +189,10 @@ pub struct Done {
     pub counts: Counts,
     /// The stages that it took.
     pub inputs: Vec<Arc<Done>>,
+    /// The stages that its plan names, such as a scorer.
+    pub references: Vec<Arc<Done>>,
+    /// What its key is the hash of.
+    pub identity: Value,
     /// The plan as JSON, defaults included.
     pub plan: Value,
 }

@@ -1,0 +1,57 @@
+//! What each stage took, beside what was expected.
+
+use std::sync::Arc;
+
+use report::{Block, Section, Table};
+use serde_json::Value;
+use stage::Result;
+use store::Output;
+
+use super::collect;
+use super::page::thousands;
+use crate::cli::ESTIMATE;
+use crate::estimate;
+use crate::stages::Done;
+
+/// Seconds and bytes of each stage, beside what `plan` expected before the run.
+pub(super) fn time(stages: &[Arc<Done>], output: &Output) -> Result<Section> {
+    let mut section = Section::new("time", "Time");
+    let expected = output.get(ESTIMATE)?;
+    let expected: Value =
+        expected.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let range = |id: &str, field: &str, word: &dyn Fn(f64) -> String| {
+        let basis = expected.get(id)?.get("basis")?.as_str()?;
+        let range = expected.get(id)?.get(field)?.as_array()?;
+        let (low, high) = (range.first()?.as_f64()?, range.get(1)?.as_f64()?);
+        (basis != "unknown" && high > 0.0).then(|| estimate::span((low, high), word))
+    };
+    let mut table = Table::new(&[
+        "stage",
+        "kind",
+        "units",
+        "seconds",
+        "expected",
+        "kept",
+        "expected kept",
+        "written",
+        "expected written",
+    ]);
+    for done in stages {
+        let none = || "–".to_owned();
+        let written: u64 = done.commits.iter().flat_map(|c| &c.files).map(|f| f.bytes).sum();
+        table = table.row(&[
+            &done.id,
+            done.kind,
+            &done.commits.len().to_string(),
+            &format!("{:.1}", collect::seconds(done)),
+            &range(&done.id, "seconds", &|n| estimate::time(n)).unwrap_or_else(none),
+            &thousands(done.counts.kept),
+            &range(&done.id, "samples", &|n| thousands(n as u64)).unwrap_or_else(none),
+            &estimate::bytes(written as f64),
+            &range(&done.id, "bytes", &|n| estimate::bytes(n)).unwrap_or_else(none),
+        ]);
+    }
+    section.say("Expected: what `clipmill plan` said before the first unit was made. Ranges are wide where nothing had been measured yet, and a training is not estimated.");
+    section.push(Block::Table(table));
+    Ok(section)
+}
