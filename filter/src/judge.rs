@@ -14,6 +14,9 @@ mod context;
 pub mod caption_length;
 pub mod clip_score;
 pub mod image_size;
+pub mod language;
+pub mod pii;
+pub mod text_rules;
 
 mod score;
 mod unit;
@@ -41,6 +44,12 @@ pub trait JudgePlan {
     /// What of the plan changes a score. Thresholds are not in it: scores made under an equal
     /// value are used again.
     fn scoring(&self) -> Value;
+
+    /// Files by path or URL that the scores depend on, checkpoints apart; they are looked for
+    /// before anything runs, and another content makes other scores.
+    fn files(&self) -> Vec<&str> {
+        Vec::new()
+    }
 
     /// Why a row is turned away, in one `snake_case` word, for each row of these score columns;
     /// `None` lets it pass. What it says of a row without a picture is not looked at.
@@ -87,6 +96,12 @@ stage::registry! {
         ImageSize(image_size::ImageSize),
         /// Cosine between the picture's and the caption's CLIP features.
         ClipScore(clip_score::ClipScore),
+        /// The caption's language by a fastText model.
+        Language(language::Language),
+        /// Captions that no person wrote of a picture: repetition, capitals, addresses, boilerplate.
+        TextRules(text_rules::TextRules),
+        /// Personal data in captions: addresses, numbers of phones, cards and accounts.
+        Pii(pii::Pii),
     }
 }
 

@@ -34,12 +34,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Reading order: [`judge`] (the judges and how a unit is judged), [`words`], [`clip`] (pictures
+//! Reading order: [`judge`] (the judges and how a unit is judged), [`asset`], [`words`],
+//! [`fasttext`], [`clip`] (pictures
 //! and captions to features), [`embed`], [`dedup`], [`select`]. `engine` (DataFusion) serves the
 //! last two.
 
 pub mod judge;
 
+pub mod asset;
+pub mod fasttext;
 pub mod words;
 
 pub mod clip;
