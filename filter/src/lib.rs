@@ -36,8 +36,8 @@
 //!
 //! Reading order: [`judge`] (the judges and how a unit is judged), [`asset`], [`words`],
 //! [`fasttext`], [`clip`] (pictures
-//! and captions to features), [`embed`], [`dedup`], [`select`]. `engine` (DataFusion) serves the
-//! last two.
+//! and captions to features), [`embed`], [`dedup`], [`select`]. `scan` (one pass over
+//! many parquet files) and `engine` (DataFusion) serve the last two.
 
 pub mod judge;
 
@@ -53,6 +53,7 @@ pub mod select;
 
 mod engine;
 mod reasons;
+mod scan;
 
 /// The first file and how many there are, for messages.
 pub(crate) fn name_files(files: &[String]) -> String {
