@@ -262,7 +262,7 @@ fn rows_without_a_score_come_last_in_the_top_share() {
     assert_eq!(numbers(&pick(&fraction(0.4), &pool).unwrap().0, 5), [0, 2, 4]);
     // int(5 * 0.7) = 3 names no value, and nothing is at or above that.
     let error = pick(&fraction(0.7), &pool).unwrap_err();
-    assert_eq!(error.to_string(), "select: none of 5 pairs was selected: not_selected 5");
+    assert_eq!(error.to_string(), "select: none of 5 pairs was selected: not_selected 4, nonfinite 1");
 }
 
 #[test]
@@ -315,7 +315,7 @@ fn an_empty_pool_and_an_empty_selection_are_said_with_the_stage() {
     assert_eq!(
         error.to_string(),
         "select: none of 10 pairs was selected: \
-         not_selected 7, caption_words 1, image_side 1, http_404 1"
+         not_selected 6, caption_words 1, image_side 1, nonfinite 1, http_404 1"
     );
     let allowed = plan(r#"{"where": "clip_score > 2", "allow_empty": true}"#);
     assert!(pick(&allowed, &pool).unwrap().0.is_empty());
