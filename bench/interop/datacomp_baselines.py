@@ -48,6 +48,12 @@ synsets = os.path.join(work, "synsets.txt")
 with open(synsets, "w") as file:
     file.writelines(f"n{offset}\n" for offset in offsets[::29])
 
+# nltk wants a list of names that Debian's package lacks and that no baseline asks for.
+nltk_words = os.path.join(work, "nltk_data/corpora/wordnet")
+shutil.copytree(a.wordnet, nltk_words, dirs_exist_ok=True)
+with open(os.path.join(nltk_words, "lexnames"), "w") as file:
+    file.writelines(f"{i:02}\tname{i}\t1\n" for i in range(45))
+
 # DataComp's code, and what stands in for what it imports.
 sys.path.insert(0, a.datacomp)
 CODE = r'''
@@ -65,9 +71,8 @@ class NNetLanguageIdentifier:
 gcld3.NNetLanguageIdentifier = NNetLanguageIdentifier
 sys.modules["gcld3"] = gcld3
 import nltk
-from nltk.corpus.reader.wordnet import WordNetCorpusReader
+nltk.data.path = [job["work"] + "/nltk_data"]
 import nltk.corpus
-nltk.corpus.wordnet = WordNetCorpusReader(nltk.data.FileSystemPathPointer(job["wordnet"]), None)
 import torch
 torch.set_num_threads(job["threads"])
 import baselines.utils
@@ -122,7 +127,7 @@ CASES = [
 ]
 
 def theirs(args, out):
-    job = {"datacomp": a.datacomp, "lid": a.lid, "wordnet": a.wordnet, "synsets": synsets, "work": work, "pool": pool,
+    job = {"datacomp": a.datacomp, "lid": a.lid, "wordnet": nltk_words, "synsets": synsets, "work": work, "pool": pool,
            "threads": a.threads, "out": out, "args": args}
     done = subprocess.run([sys.executable, "-c", RUN, json.dumps(job)], capture_output=True, text=True)
     if done.returncode:
