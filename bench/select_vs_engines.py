@@ -67,7 +67,7 @@ for rule, pool in [(rule, a.pool) for rule in a.filter.split(",") if a.pool] + [
         seconds, peak, digest = ours(rule, pool)
         digests.add(digest)
         print(f"clipmill {rule} threads {a.threads}: {rows} rows, {seconds:.2f} s, {rows / seconds / 1e6:.2f} M rows/s, peak {peak:.2f} GiB, result {digest}", flush=True)
-        for engine in a.engine.split(","):
+        for engine in filter(None, a.engine.split(",")):
             if rule == "distinct" and engine == "pandas": continue
             command = ([sys.executable, __file__, a.clipmill, "--uids", pool, "--one", engine, "--memory_limit", a.memory_limit] if rule == "distinct" else
                        [sys.executable, a.peers, pool, "--filter", rule, "--engine", engine, "--runs", "1", "--threads", str(a.threads)])

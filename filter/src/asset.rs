@@ -7,7 +7,7 @@ use store::Blob;
 
 /// A file by path or URL, with its sha256 where it is to be checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a path or URL, or {path, sha256} with the sha256 as text")]
 pub enum Asset {
     /// Path or URL.
     Unchecked(String),
@@ -82,6 +82,8 @@ mod tests {
     fn a_recipe_names_a_file_alone_or_with_its_checksum() {
         let asset: Asset = serde_json::from_str(r#""lid.176.ftz""#).unwrap();
         assert_eq!(asset.path(), "lid.176.ftz");
+        let message = serde_json::from_str::<Asset>(r#"{"path": "a"}"#).unwrap_err().to_string();
+        assert!(message.contains("{path, sha256} with the sha256 as text"), "{message}");
         let text = r#"{"path": "a", "sha256": "abc"}"#;
         let asset: Asset = serde_json::from_str(text).unwrap();
         let message = asset.validate("model").unwrap_err().to_string();

@@ -262,7 +262,10 @@ fn rows_without_a_score_come_last_in_the_top_share() {
     assert_eq!(numbers(&pick(&fraction(0.4), &pool).unwrap().0, 5), [0, 2, 4]);
     // int(5 * 0.7) = 3 names no value, and nothing is at or above that.
     let error = pick(&fraction(0.7), &pool).unwrap_err();
-    assert_eq!(error.to_string(), "select: none of 5 pairs was selected: not_selected 4, nonfinite 1");
+    assert_eq!(
+        error.to_string(),
+        "select: none of 5 pairs was selected: not_selected 4, nonfinite 1"
+    );
 }
 
 #[test]

@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 use stage::{Context, Error, Pairs, Result};
 use store::Attempt;
 
-use super::{Outcome, Scores, Site, Stage, Worker, base_name, checkpoint, fingerprint_of, shards, unknown_unit};
+use super::{
+    Outcome, Scores, Site, Stage, Worker, base_name, checkpoint, fingerprint_of, shards,
+    unknown_unit,
+};
 use crate::recipe::Noun;
 
 /// The judges of a stage, in order; the first that fails gives the reason.

@@ -66,6 +66,9 @@ impl Worker for Select<'_> {
         let selection = plan.run(&self.site.context, &files, out)?;
         let thresholds: serde_json::Map<String, Value> =
             selection.thresholds.into_iter().map(|(what, value)| (what, json!(value))).collect();
-        Ok(Outcome { counts: selection.counts, info: json!({"thresholds": thresholds, "rows": selection.rows}) })
+        Ok(Outcome {
+            counts: selection.counts,
+            info: json!({"thresholds": thresholds, "rows": selection.rows}),
+        })
     }
 }
