@@ -24,6 +24,7 @@ pub struct Uid(pub u64, pub u64);
 impl Uid {
     /// Reads exactly 32 hex digits, of either case.
     #[must_use]
+    #[allow(clippy::needless_bitwise_bool)] // a branch would keep it from being vectorised
     pub fn parse(hex: &str) -> Option<Self> {
         let hex: &[u8; 32] = hex.as_bytes().try_into().ok()?;
         // Branchless over the whole row, for pools have billions of them.

@@ -97,8 +97,8 @@ impl JudgePlan for Pii {
 
     fn reasons(&self, scores: &[ArrayRef]) -> Vec<Option<&'static str>> {
         let columns: Vec<&UInt32Array> =
-            scores.iter().map(|column| column.as_primitive::<UInt32Type>()).collect();
-        let rows = columns.first().map_or(0, |column| column.len());
+            scores.iter().map(AsArray::as_primitive::<UInt32Type>).collect();
+        let rows = scores.first().map_or(0, Array::len);
         let found = |i: usize| {
             let kinds = KINDS.iter().zip(&columns).filter(|(kind, _)| self.drop.contains(kind));
             let mut found = kinds.filter(|(_, column)| column.is_valid(i) && column.value(i) > 0);

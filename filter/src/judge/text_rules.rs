@@ -28,9 +28,9 @@ use crate::words::split_words;
 #[serde(deny_unknown_fields, default)]
 pub struct TextRules {
     /// Largest share of repeated words, 0..=1, default 0.5. Reason: `text_repetition`.
-    pub max_repetition: f32,
+    pub max_repetition: f64,
     /// Largest share of capitals, 0..=1, default 0.8. Reason: `text_capitals`.
-    pub max_capitals: f32,
+    pub max_capitals: f64,
     /// Most web addresses, default 0. Reason: `text_urls`.
     pub max_urls: u32,
     /// Whether boilerplate is kept, default no. Reason: `text_boilerplate`.
@@ -187,9 +187,9 @@ impl JudgePlan for TextRules {
                 Some("text_boilerplate")
             } else if urls.value(i) > self.max_urls {
                 Some("text_urls")
-            } else if repetition.value(i) > self.max_repetition {
+            } else if repetition.value(i) > self.max_repetition as f32 {
                 Some("text_repetition")
-            } else if capitals.value(i) > self.max_capitals {
+            } else if capitals.value(i) > self.max_capitals as f32 {
                 Some("text_capitals")
             } else {
                 None

@@ -40,7 +40,7 @@ impl Centroids {
     }
 
     /// The nearest centroid of each row; `None` where a product is no number.
-    pub(super) fn nearest(&self, rows: Vec<f32>) -> Result<Vec<Option<usize>>> {
+    pub(super) fn nearest(&self, rows: &[f32]) -> Result<Vec<Option<usize>>> {
         let mut nearest = Vec::with_capacity(rows.len() / self.width);
         let block = (PRODUCT / self.count).max(1) * self.width;
         for rows in rows.chunks(block) {
@@ -63,7 +63,7 @@ impl Centroids {
             let step = (PRODUCT / self.width).max(1);
             for start in (0..file.len()).step_by(step) {
                 let rows = file.rows_as_f32(start..file.len().min(start + step))?;
-                for (row, centroid) in self.nearest(rows)?.into_iter().enumerate() {
+                for (row, centroid) in self.nearest(&rows)?.into_iter().enumerate() {
                     let centroid = centroid.ok_or_else(|| {
                         let message = format!("row {} is not finite", start + row);
                         Error::input(message).at(blob.name())
@@ -128,7 +128,7 @@ impl RowTest for NearWanted {
             let at = (i - start) * self.centroids.width;
             rows.extend_from_slice(read.get(at..at + self.centroids.width).unwrap_or_default());
         }
-        for (&i, nearest) in selected.iter().zip(self.centroids.nearest(rows)?) {
+        for (&i, nearest) in selected.iter().zip(self.centroids.nearest(&rows)?) {
             fates[i] = match nearest {
                 None => Fate::Nonfinite,
                 Some(centroid) if self.wanted[centroid] => Fate::Selected,
@@ -173,7 +173,7 @@ mod tests {
     fn the_nearest_centroid_has_the_largest_inner_product_and_of_two_the_first() {
         let centroids = Centroids::read(&matrix(&[3, 2], &[1.0, 0.0, 0.0, 1.0, 2.0, 0.0])).unwrap();
         let rows = vec![1.0, 0.5, 0.0, 3.0, 0.0, 0.0, f32::NAN, 1.0];
-        assert_eq!(centroids.nearest(rows).unwrap(), [Some(2), Some(1), Some(0), None]);
+        assert_eq!(centroids.nearest(&rows).unwrap(), [Some(2), Some(1), Some(0), None]);
         let wanted = centroids.wanted(&[matrix(&[1, 2], &[0.0, 9.0])]).unwrap();
         assert_eq!(wanted, [false, true, false]);
     }
