@@ -29,14 +29,14 @@ pool = os.path.join(work, "pool")
 os.makedirs(pool, exist_ok=True)
 needs_npz = not a.only or "image" in a.only
 rng = np.random.default_rng(0)
-for path in sorted(glob.glob(os.path.join(a.pool, "*.parquet"))):
+for number, path in enumerate(sorted(glob.glob(os.path.join(a.pool, "*.parquet")))):
     link = os.path.join(pool, os.path.basename(path))
     if not os.path.exists(link):
         os.symlink(os.path.abspath(path), link)
     if needs_npz:
         rows = pq.ParquetFile(path).metadata.num_rows
         features = rng.normal(size=(rows, 8)).astype(np.float16)
-        save = np.savez if len(features) % 2 == 0 else np.savez_compressed
+        save = np.savez_compressed if number % 2 else np.savez
         save(link.replace(".parquet", ".npz"), b32_img=features[:, :2], l14_img=features)
 centroids = rng.normal(size=(100, 8)).astype(np.float32)
 targets = [rng.normal(size=(20, 8)).astype(np.float32) for _ in range(5)]
