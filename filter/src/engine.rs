@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType, Field, Schema};
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{
     ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl,
@@ -22,6 +21,7 @@ use stage::{Cancel, Error, Kind, Result, ResultExt};
 use store::Blob;
 use url::Url;
 
+use crate::scan::Columns;
 use blobs::Blobs;
 
 /// A query engine for one stage; blocking from outside, with threads of its own inside.
@@ -64,10 +64,8 @@ impl Engine {
             .with_disk_manager_builder(disk)
             .build_arc()
             .map_err(|e| query_error(&e, "cannot start the query engine"))?;
-        let mut config = SessionConfig::new().with_target_partitions(threads);
+        let mut config = plain_config().with_target_partitions(threads);
         let options = config.options_mut();
-        // Column names are taken as they are written: pools have names in any case.
-        options.sql_parser.enable_ident_normalization = false;
         // Plain strings come out, as they went in.
         options.execution.parquet.schema_force_view_types = false;
         // A foreign footer's statistics may lie; no query of ours gains by them.
@@ -84,11 +82,6 @@ impl Engine {
             context.register_object_store(&root, Arc::new(blobs.clone()));
         }
         Ok(Self { runtime, context, blobs, cancel: cancel.clone() })
-    }
-
-    /// The session, for parsing expressions and registering functions.
-    pub(crate) fn context(&self) -> &SessionContext {
-        &self.context
     }
 
     /// The rows of these parquet files, each a local path or an object_store URL. A column that
@@ -160,49 +153,20 @@ impl Engine {
     }
 }
 
+/// A session for parsing and evaluating expressions; it reads nothing.
+pub(crate) fn session() -> SessionContext {
+    SessionContext::new_with_config(plain_config())
+}
+
+fn plain_config() -> SessionConfig {
+    let mut config = SessionConfig::new();
+    // Column names are taken as they are written: pools have names in any case.
+    config.options_mut().sql_parser.enable_ident_normalization = false;
+    config
+}
+
 const PLAN: &str = "cannot plan the query";
 const RUN: &str = "the query failed";
-
-/// The columns of several files together, in the order of their first appearance.
-#[derive(Debug, Default)]
-struct Columns(Vec<Field>);
-
-impl Columns {
-    /// Takes in the columns of one more file. Metadata of schemas is left out: pandas writes row
-    /// numbers there.
-    fn add(&mut self, schema: &Schema) -> Result<()> {
-        for field in schema.fields() {
-            let Some(known) = self.0.iter_mut().find(|known| known.name() == field.name()) else {
-                self.0.push(Field::new(field.name(), field.data_type().clone(), true));
-                continue;
-            };
-            let both = common_type(known.data_type(), field.data_type()).ok_or_else(|| {
-                let (one, other) = (known.data_type(), field.data_type());
-                Error::input(format!("column `{}` is {other}, and {one} before", field.name()))
-            })?;
-            known.set_data_type(both);
-        }
-        Ok(())
-    }
-
-    fn schema(self) -> Arc<Schema> {
-        Arc::new(Schema::new(self.0))
-    }
-}
-
-/// A type that holds the values of both; pandas writes a column without values as `Null`.
-fn common_type(a: &DataType, b: &DataType) -> Option<DataType> {
-    let string = |kind: &DataType| kind.is_string();
-    match (a, b) {
-        (a, b) if a == b => Some(a.clone()),
-        (DataType::Null, kind) | (kind, DataType::Null) => Some(kind.clone()),
-        (a, b) if string(a) && string(b) => Some(DataType::Utf8),
-        (DataType::UInt64, _) | (_, DataType::UInt64) => None,
-        (a, b) if a.is_integer() && b.is_integer() => Some(DataType::Int64),
-        (a, b) if a.is_floating() && b.is_floating() => Some(DataType::Float64),
-        _ => None,
-    }
-}
 
 fn spilled_bytes(plan: &dyn ExecutionPlan) -> usize {
     let own = plan.metrics().and_then(|m| m.spilled_bytes()).unwrap_or(0);

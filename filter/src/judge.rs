@@ -16,8 +16,11 @@ pub mod caption_length;
 pub mod clip_score;
 pub mod faces;
 pub mod image_size;
+pub mod language;
 pub mod nsfw;
 pub mod phash;
+pub mod pii;
+pub mod text_rules;
 
 mod score;
 mod unit;
@@ -46,14 +49,15 @@ pub trait JudgePlan {
     /// value are used again.
     fn scoring(&self) -> Value;
 
-    /// Why a row is turned away, in one `snake_case` word, for each row of these score columns;
-    /// `None` lets it pass. What it says of a row without a picture is not looked at.
-    fn reasons(&self, scores: &[ArrayRef]) -> Vec<Option<&'static str>>;
-
-    /// Files that scoring reads besides checkpoints: what they hold is part of the stage's key.
+    /// Files by path or URL that the scores depend on, checkpoints apart; they are looked for
+    /// before anything runs, and another content makes other scores.
     fn files(&self) -> Vec<&str> {
         Vec::new()
     }
+
+    /// Why a row is turned away, in one `snake_case` word, for each row of these score columns;
+    /// `None` lets it pass. What it says of a row without a picture is not looked at.
+    fn reasons(&self, scores: &[ArrayRef]) -> Vec<Option<&'static str>>;
 
     /// Opens what scoring needs.
     fn build(&self, cx: &JudgeContext<'_>) -> Result<Box<dyn Judge>>;
@@ -102,6 +106,12 @@ stage::registry! {
         Faces(faces::Faces),
         /// A perceptual hash, by which `near_duplicates` finds copies.
         Phash(phash::Phash),
+        /// The caption's language by a fastText model.
+        Language(language::Language),
+        /// Captions that no person wrote of a picture: repetition, capitals, addresses, boilerplate.
+        TextRules(text_rules::TextRules),
+        /// Personal data in captions: addresses, numbers of phones, cards and accounts.
+        Pii(pii::Pii),
     }
 }
 

@@ -34,12 +34,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Reading order: [`judge`] (the judges and how a unit is judged), [`words`], [`clip`] (pictures
-//! and captions to features), [`embed`], [`dedup`], [`near`], [`select`]. `engine` (DataFusion) serves the
-//! last two.
+//! Reading order: [`judge`] (the judges and how a unit is judged), [`asset`], [`words`],
+//! [`fasttext`], [`clip`] (pictures and captions to features), [`embed`], [`dedup`], [`near`],
+//! [`select`]. `scan` (one pass over many parquet files) and `engine` (DataFusion) serve them.
 
 pub mod judge;
 
+pub mod asset;
+pub mod fasttext;
 pub mod words;
 
 pub mod clip;
@@ -51,6 +53,7 @@ pub mod select;
 
 mod engine;
 mod reasons;
+mod scan;
 
 /// The first file and how many there are, for messages.
 pub(crate) fn name_files(files: &[String]) -> String {

@@ -2,36 +2,39 @@
 //!
 //! ```yaml
 //! select: {where: "clip_score >= quantile(clip_score, 0.7) AND caption_words < 50"}
-//! select: {baseline: {clip_score: {arch: l14, fraction: 0.3}}}
+//! select: {baseline: {clip_score: {arch: l14, fraction: 0.3}}, subtract: [seen.npy]}
 //! ```
 //!
 //! Reading order: the plan here, `expression` (what a `where` may say), `functions` (what it
-//! can call beyond SQL), `quantile` and `sample` (what two of them compute), [`baseline`].
+//! can call beyond SQL), `quantile` and `sample` (what two of them compute), [`baseline`] and its
+//! tests (`basic`, `wordnet`, `centroids`), `tally` (what becomes of a row), `uids`.
 
 pub mod baseline;
 
+mod basic;
+mod centroids;
 mod expression;
 mod functions;
 mod quantile;
 mod sample;
+mod tally;
+mod uids;
+mod wordnet;
 
 use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch, StringArray};
-use arrow_schema::DataType;
-use datafusion::common::ScalarValue;
-use datafusion::prelude::{DataFrame, Expr, cast, lit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use stage::{Context, Counts, Error, Result, ResultExt, Status};
+use stage::{Context, Counts, Error, Result, ResultExt};
 use store::subset::{self, Uid};
 use store::{Attempt, Blob};
 
-use crate::engine::{Budget, Engine, query_error};
-use crate::reasons::count_failure;
+use crate::scan::Pool;
 pub use baseline::Baseline;
-use expression::{Condition, column};
+use expression::Condition;
+use tally::{Picker, Tally};
+use uids::{Uids, meet};
 
 /// The file that [`SelectPlan::run`] writes.
 pub const OUTPUT: &str = "subset.npy";
@@ -52,11 +55,29 @@ pub struct SelectPlan {
     /// a number, or a subset file (or the id of a `select` stage) of which as many; default all.
     /// The same pairs on every machine, by uid and seed.
     pub sample: Option<Sample>,
+    /// Subset files (or ids of `select` stages) in all of which a pair must be, default none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub intersect: Vec<String>,
+    /// Subset files (or ids of `select` stages) in none of which a pair may be, default none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub subtract: Vec<String>,
+    /// Whether of several rows with one uid only one is selected, default no.
+    #[serde(skip_serializing_if = "is_false")]
+    pub distinct: bool,
+    /// An SQL expression of whole numbers in 0..=1000: how often a pair stands in the subset, and
+    /// so how often `reshard` writes it. Default once. Not together with `sample` or `distinct`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<String>,
     /// Whether pairs that a judge turned away may be picked, default no. Pairs without a picture
     /// never are.
     pub keep_dropped: bool,
     /// Whether an empty selection is an outcome rather than an error, default no.
     pub allow_empty: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// How many pairs a draw gives.
@@ -72,38 +93,65 @@ pub enum Sample {
 /// What a selection gave.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Selection {
-    /// Kept; dropped by the judges' reasons, as `not_selected` or as `not_drawn`; failed by error message, or as
-    /// `bad_uid`.
+    /// Kept; dropped by the judges' reasons, as `not_selected`, `nonfinite` (a number of the
+    /// condition is none or infinite), `weight_zero`, `not_in_intersect`, `in_subtract`,
+    /// `duplicate` or `not_drawn`; failed by error message, or as `bad_uid`.
     pub counts: Counts,
+    /// Rows of the subset: pairs, each as often as its weight says.
+    pub rows: u64,
     /// Each `quantile(..)` and `top_fraction(..)` as written, with its exact value; `None` where
     /// there is no value to take it of.
     pub thresholds: Vec<(String, Option<f64>)>,
 }
 
 impl SelectPlan {
-    /// Checks the fields and the grammar of the expression; which columns there are is known when
+    /// Checks the fields and the grammar of the expressions; which columns there are is known when
     /// the stage runs.
     pub fn validate(&self) -> Result<()> {
-        if let Some(condition) = &self.condition {
-            expression::check_grammar(condition)?;
+        for text in self.condition.iter().chain(&self.weight) {
+            expression::check_grammar(text)?;
+        }
+        if self.weight.is_some() && (self.sample.is_some() || self.distinct) {
+            let message = "weight does not go together with sample or distinct";
+            let hint =
+                "draw in a select stage of its own, and weigh what it gives with `intersect`";
+            return Err(Error::recipe(message).hint(hint));
         }
         self.baseline.as_ref().map_or(Ok(()), Baseline::validate)
+    }
+
+    /// The other subsets that it names: files or ids of stages.
+    pub fn subsets(&self) -> impl Iterator<Item = &String> {
+        let sample = self.sample.iter().filter_map(|sample| match sample {
+            Sample::AsMany(name) => Some(name),
+            Sample::Count(_) => None,
+        });
+        sample.chain(&self.intersect).chain(&self.subtract)
+    }
+
+    /// As [`Self::subsets`], to put files in the place of ids.
+    pub fn subsets_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        let sample = self.sample.iter_mut().filter_map(|sample| match sample {
+            Sample::AsMany(name) => Some(name),
+            Sample::Count(_) => None,
+        });
+        sample.chain(&mut self.intersect).chain(&mut self.subtract)
     }
 
     /// Reads score parquets of `judge`, or any pool parquets that have a `uid` (paths or URLs),
     /// and writes [`OUTPUT`], sorted.
     ///
     /// A row whose `status` is not success, or that has a `reason`, is passed over. A row in which
-    /// a floating-point column that the condition names is NaN is never selected. Rows of equal
-    /// uid are all selected, as in a subset file repeated uids are meant.
+    /// a floating-point column that the condition names is NaN or infinite is never selected. Rows
+    /// of equal uid are all selected, as in a subset file repeated uids are meant.
     ///
     /// # Errors
     /// When a file is missing, the pool is empty, a column is unknown (names the nearest), or
     /// nothing was selected.
     pub fn run(&self, cx: &Context, pool: &[String], out: &mut Attempt) -> Result<Selection> {
-        let (uids, selection) = self.pick(cx, pool)?;
+        let (runs, selection) = self.select(cx, pool)?;
         let mut file = out.file(OUTPUT)?;
-        subset::write(&mut file, &uids)?;
+        subset::write_runs(&mut file, &runs)?;
         file.flush().store("cannot write the subset")?;
         file.finish()?;
         Ok(selection)
@@ -111,38 +159,50 @@ impl SelectPlan {
 
     /// As [`Self::run`], with the sorted uids in memory.
     pub fn pick(&self, cx: &Context, pool: &[String]) -> Result<(Vec<Uid>, Selection)> {
+        let (runs, selection) = self.select(cx, pool)?;
+        Ok((runs.concat(), selection))
+    }
+
+    /// Sorted lists of uids that ascend one behind the other.
+    fn select(&self, cx: &Context, pool: &[String]) -> Result<(Vec<Vec<Uid>>, Selection)> {
         self.validate()?;
-        let budget = Budget {
-            threads: cx.threads,
-            memory: usize::try_from(cx.memory).unwrap_or(usize::MAX),
-            spill: None,
-        };
-        let engine = Engine::new(&budget, &cx.cancel)?;
-        let frame = engine.parquet("select", pool)?;
-        let mut condition = Condition::new(&engine, &frame, self.keep_dropped);
+        let files = pool;
+        let pool = Pool::open("select", files, cx.threads, &cx.cancel)?;
+        let mut condition = Condition::new(&pool, self.keep_dropped)?;
         if let Some(text) = &self.condition {
             condition.and_text(text).map_err(|e| e.at("where"))?;
         }
         if let Some(baseline) = &self.baseline {
             baseline.add_to(&mut condition).map_err(|e| e.at("baseline"))?;
         }
-        let (expression, thresholds) = condition.resolve(cx.seed_for("select"))?;
-        tracing::debug!(%expression, ?thresholds, "selecting");
+        let context = condition.context().clone();
+        let mut resolved = condition.resolve(cx.seed_for("select"), self.weight.as_deref())?;
+        let thresholds = std::mem::take(&mut resolved.thresholds);
+        tracing::debug!(condition = %resolved.condition, ?thresholds, "selecting");
 
-        let columns = pool_columns(&frame, expression)?;
-        let frame = frame.select(columns).map_err(|e| query_error(&e, "cannot select"))?;
-        let mut tally = Tally::new(self.keep_dropped);
-        engine.stream(&frame, |batch| tally.push(&batch))?;
-        let Tally { mut uids, mut counts, .. } = tally;
+        let picker = Picker::new(&context, &pool, resolved, self.keep_dropped)?;
+        let tallies = pool.scan(
+            &picker.columns,
+            || Ok(Tally::default()),
+            |tally: &mut Tally, part| picker.push(tally, part),
+        )?;
+        let tally = tallies.into_iter().reduce(Tally::merge).unwrap_or_default();
+        let Tally { uids, mut counts, .. } = tally;
         if counts.entered == 0 {
-            return Err(Error::input(format!("no pair in {}", crate::name_files(pool)))
+            return Err(Error::input(format!("no pair in {}", crate::name_files(files)))
                 .at("select")
                 .hint("look at the counts of the stage that made them"));
         }
-        if uids.is_empty() && !self.allow_empty {
+        let mut runs = Vec::new();
+        for (weight, uids) in uids {
+            let found = self.shape(cx.threads, uids, &mut counts)?;
+            runs = if runs.is_empty() && weight == 1 { found } else { join(runs, found, weight) };
+        }
+        if counts.kept == 0 && !self.allow_empty {
             return Err(nothing_selected(&counts));
         }
         if let Some(sample) = &self.sample {
+            let mut uids = runs.concat();
             let wanted = sample.count()?;
             let there = uids.len();
             sample::draw(&mut uids, wanted, cx.seed_for("select")).ok_or_else(|| {
@@ -150,14 +210,64 @@ impl SelectPlan {
                     .at("select: sample")
                     .hint("ask for fewer, or loosen the condition")
             })?;
-            let undrawn = (there - uids.len()) as u64;
-            counts.kept -= undrawn;
-            *counts.dropped.entry("not_drawn".to_owned()).or_default() += undrawn;
+            drop_kept(&mut counts, "not_drawn", (there - uids.len()) as u64);
+            uids.sort_unstable();
+            runs = vec![uids];
         }
-        uids.sort_unstable();
         counts.check()?;
-        Ok((uids, Selection { counts, thresholds }))
+        let rows = runs.iter().map(|run| run.len() as u64).sum();
+        Ok((runs, Selection { counts, rows, thresholds }))
     }
+
+    /// Sorts, and leaves what `intersect`, `subtract` and `distinct` allow.
+    fn shape(&self, threads: usize, uids: Uids, counts: &mut Counts) -> Result<Vec<Vec<Uid>>> {
+        let read = |names: &[String]| -> Result<Vec<Vec<Uid>>> {
+            names.iter().map(|name| subset::read(&Blob::open(name)?)).collect()
+        };
+        let intersect = read(&self.intersect).map_err(|e| e.at("intersect"))?;
+        let subtract = read(&self.subtract).map_err(|e| e.at("subtract"))?;
+        let lost = [
+            ("not_in_intersect", AtomicU64::new(0)),
+            ("in_subtract", AtomicU64::new(0)),
+            ("duplicate", AtomicU64::new(0)),
+        ];
+        let runs = uids.into_sorted(threads, |uids| {
+            let mut before = uids.len();
+            let mut lose = |step: usize, uids: &Vec<Uid>| {
+                lost[step].1.fetch_add((before - uids.len()) as u64, Ordering::Relaxed);
+                before = uids.len();
+            };
+            intersect.iter().for_each(|others| meet(uids, others, true));
+            lose(0, uids);
+            subtract.iter().for_each(|others| meet(uids, others, false));
+            lose(1, uids);
+            if self.distinct {
+                uids.dedup();
+            }
+            lose(2, uids);
+        })?;
+        for (reason, count) in lost {
+            drop_kept(counts, reason, count.into_inner());
+        }
+        Ok(runs)
+    }
+}
+
+/// Two selections as one, the second so many times.
+fn join(runs: Vec<Vec<Uid>>, more: Vec<Vec<Uid>>, weight: i64) -> Vec<Vec<Uid>> {
+    let mut runs: Vec<Vec<Uid>> = if runs.is_empty() { vec![Vec::new(); more.len()] } else { runs };
+    for (run, more) in runs.iter_mut().zip(more) {
+        run.extend(more.into_iter().flat_map(|uid| (0..weight).map(move |_| uid)));
+        run.sort_unstable();
+    }
+    runs
+}
+
+/// Of what was kept so many are dropped after all.
+fn drop_kept(counts: &mut Counts, reason: &str, count: u64) {
+    counts.kept -= count;
+    counts.entered -= count;
+    counts.merge(&tally::dropped(reason, count));
 }
 
 impl Sample {
@@ -178,72 +288,4 @@ fn nothing_selected(counts: &Counts) -> Error {
     Error::input(message)
         .at("select")
         .hint("loosen the condition, or set allow_empty if an empty subset is what you want")
-}
-
-/// What the one pass over the pool needs: uid, what stands against a row, the condition.
-fn pool_columns(frame: &DataFrame, condition: Expr) -> Result<Vec<Expr>> {
-    let has = |name: &str| frame.schema().field_with_unqualified_name(name).is_ok();
-    if !has("uid") {
-        let have: Vec<&str> = frame.schema().fields().iter().map(|f| f.name().as_str()).collect();
-        let message = format!("the pool has no column `uid`; there are {}", have.join(", "));
-        return Err(Error::input(message).at("select"));
-    }
-    let text = |name: &str| {
-        let column = if has(name) { column(name) } else { lit(ScalarValue::Utf8(None)) };
-        cast(column, DataType::Utf8).alias(name)
-    };
-    // The names are ours alone: a pool may have a column called `selected`.
-    Ok(vec![
-        text("uid"),
-        text("status"),
-        text("error_message"),
-        text("reason"),
-        cast(condition, DataType::Boolean).alias("selected"),
-    ])
-}
-
-/// Counts rows and gathers the selected uids.
-struct Tally {
-    keep_dropped: bool,
-    uids: Vec<Uid>,
-    counts: Counts,
-}
-
-impl Tally {
-    fn new(keep_dropped: bool) -> Self {
-        Self { keep_dropped, uids: Vec::new(), counts: Counts::default() }
-    }
-
-    fn push(&mut self, batch: &RecordBatch) -> Result<()> {
-        let strings = |i: usize| {
-            batch.column(i).as_string_opt::<i32>().ok_or_else(|| Error::internal("no string"))
-        };
-        let (uids, statuses) = (strings(0)?, strings(1)?);
-        let (errors, reasons) = (strings(2)?, strings(3)?);
-        let selected = batch.column(4).as_boolean_opt();
-        let selected = selected.ok_or_else(|| Error::internal("the condition is no boolean"))?;
-        for i in 0..batch.num_rows() {
-            if let Some(status) = text(statuses, i)
-                && status != Status::Success.as_str()
-            {
-                count_failure(&mut self.counts, text(errors, i).unwrap_or(status));
-            } else if let Some(reason) = text(reasons, i).filter(|_| !self.keep_dropped) {
-                self.counts.drop(reason);
-            } else if let Some(uid) = text(uids, i).and_then(Uid::parse) {
-                if selected.is_valid(i) && selected.value(i) {
-                    self.uids.push(uid);
-                    self.counts.keep();
-                } else {
-                    self.counts.drop("not_selected");
-                }
-            } else {
-                self.counts.fail("bad_uid");
-            }
-        }
-        Ok(())
-    }
-}
-
-fn text(column: &StringArray, i: usize) -> Option<&str> {
-    column.is_valid(i).then(|| column.value(i))
 }

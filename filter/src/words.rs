@@ -6,7 +6,12 @@
 /// Number of words: runs of anything but white space, as Python's `str.split()` finds them.
 #[must_use]
 pub fn count_words(text: &str) -> usize {
-    text.split(is_python_space).filter(|word| !word.is_empty()).count()
+    split_words(text).count()
+}
+
+/// The words: Python's `str.split()`.
+pub fn split_words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(is_python_space).filter(|word| !word.is_empty())
 }
 
 /// Number of Unicode scalar values: Python's `len`.

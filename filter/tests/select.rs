@@ -97,7 +97,8 @@ fn a_quantile_is_exact_over_rows_that_can_be_selected_and_keeps_ties() {
     assert_eq!(numbers(&selected, 10), [1, 2, 3]);
     let expected = ("quantile(clip_score, 0.5)".to_owned(), Some(f64::from(0.3_f32)));
     assert_eq!(selection.thresholds, [expected]);
-    assert_eq!(selection.counts.dropped["not_selected"], 4);
+    assert_eq!(selection.counts.dropped["not_selected"], 3);
+    assert_eq!(selection.counts.dropped["nonfinite"], 1);
     let top = plan(r#"{"where": "clip_score >= quantile(clip_score, 0.7)"}"#);
     assert_eq!(numbers(&pick(&top, &pool).unwrap().0, 10), [1, 3]);
 }
@@ -261,7 +262,10 @@ fn rows_without_a_score_come_last_in_the_top_share() {
     assert_eq!(numbers(&pick(&fraction(0.4), &pool).unwrap().0, 5), [0, 2, 4]);
     // int(5 * 0.7) = 3 names no value, and nothing is at or above that.
     let error = pick(&fraction(0.7), &pool).unwrap_err();
-    assert_eq!(error.to_string(), "select: none of 5 pairs was selected: not_selected 5");
+    assert_eq!(
+        error.to_string(),
+        "select: none of 5 pairs was selected: not_selected 4, nonfinite 1"
+    );
 }
 
 #[test]
@@ -314,7 +318,7 @@ fn an_empty_pool_and_an_empty_selection_are_said_with_the_stage() {
     assert_eq!(
         error.to_string(),
         "select: none of 10 pairs was selected: \
-         not_selected 7, caption_words 1, image_side 1, http_404 1"
+         not_selected 6, caption_words 1, image_side 1, nonfinite 1, http_404 1"
     );
     let allowed = plan(r#"{"where": "clip_score > 2", "allow_empty": true}"#);
     assert!(pick(&allowed, &pool).unwrap().0.is_empty());
@@ -398,4 +402,237 @@ fn a_pool_in_another_store_is_read_like_a_local_one() {
     );
     let (selected, _) = pick(&top, &[remote]).unwrap();
     assert_eq!(numbers(&selected, 3), [1, 2]);
+}
+
+/// A pool of five pairs with scores 0.1, NaN, infinite, none and 0.5.
+fn scored(folder: &Path) -> Vec<String> {
+    let scores = [Some(0.1), Some(f32::NAN), Some(f32::INFINITY), None, Some(0.5)];
+    let counts: ArrayRef = Arc::new(Int64Array::from_iter_values([2, 1, 1, 0, 3]));
+    let columns = vec![("uid", uids(5)), ("score", floats(&scores)), ("times", counts)];
+    vec![write(&folder.join("scored.parquet"), columns)]
+}
+
+fn subset_of(folder: &Path, name: &str, numbers: &[u64]) -> String {
+    let mut uids: Vec<Uid> = numbers.iter().map(|&i| Uid::parse(&uid(i)).unwrap()).collect();
+    uids.sort_unstable();
+    let path = folder.join(name);
+    store::subset::write(&mut File::create(&path).unwrap(), &uids).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_number_that_is_none_or_infinite_is_dropped_as_nonfinite() {
+    let folder = tempfile::tempdir().unwrap();
+    let (selected, selection) =
+        pick(&plan(r#"{"where": "score >= 0.0"}"#), &scored(folder.path())).unwrap();
+    assert_eq!(numbers(&selected, 5), [0, 4]);
+    let expected =
+        r#"{"in": 5, "kept": 2, "dropped": {"nonfinite": 2, "not_selected": 1}, "failed": {}}"#;
+    assert_eq!(selection.counts, serde_json::from_str(expected).unwrap());
+    // Of a column that the condition does not name nothing is asked.
+    let (selected, _) = pick(&SelectPlan::default(), &scored(folder.path())).unwrap();
+    assert_eq!(selected.len(), 5);
+}
+
+#[test]
+fn a_selection_meets_other_subsets_and_says_what_they_took() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = subset_of(folder.path(), "one.npy", &[0, 1, 2, 3]);
+    let other = subset_of(folder.path(), "other.npy", &[3, 4]);
+    let pool = scored(folder.path());
+    let with = |intersect: &[&String], subtract: &[&String]| {
+        let text = serde_json::json!({"intersect": intersect, "subtract": subtract}).to_string();
+        let (selected, selection) = pick(&plan(&text), &pool).unwrap();
+        (numbers(&selected, 5), selection.counts.dropped)
+    };
+    let dropped = |reason: &str, count| [(reason.to_owned(), count)].into_iter().collect();
+    assert_eq!(with(&[&one], &[]), (vec![0, 1, 2, 3], dropped("not_in_intersect", 1)));
+    assert_eq!(with(&[], &[&other]), (vec![0, 1, 2], dropped("in_subtract", 2)));
+    assert_eq!(with(&[&one, &other], &[]).0, [3]);
+    assert_eq!(with(&[&one], &[&other]).0, [0, 1, 2]);
+    let gone = plan(r#"{"subtract": ["no/such.npy"]}"#);
+    assert!(pick(&gone, &pool).unwrap_err().to_string().contains("no/such.npy"));
+}
+
+#[test]
+fn a_weight_repeats_a_uid_and_a_weight_of_none_leaves_it_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = scored(folder.path());
+    let (selected, selection) = pick(&plan(r#"{"weight": "times"}"#), &pool).unwrap();
+    let times = |i| selected.iter().filter(|&&u| u == Uid::parse(&uid(i)).unwrap()).count();
+    assert_eq!([0, 1, 2, 3, 4].map(times), [2, 1, 1, 0, 3]);
+    assert!(selected.is_sorted());
+    assert_eq!((selection.counts.kept, selection.rows), (4, 7));
+    assert_eq!(selection.counts.dropped["weight_zero"], 1);
+    let refuse = |text: &str| pick(&plan(text), &pool).unwrap_err().to_string();
+    assert!(refuse(r#"{"weight": "score"}"#).contains("a weight is a whole number"));
+    let message = refuse(r#"{"weight": "times - 1"}"#);
+    assert!(
+        message.contains("a weight must lie in 0..=1000") && message.contains("has -1"),
+        "{message}"
+    );
+    assert!(refuse(r#"{"weight": "times", "distinct": true}"#).contains("does not go together"));
+}
+
+#[test]
+fn distinct_leaves_one_of_equal_uids_across_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = [
+        write(&folder.path().join("a.parquet"), vec![("uid", uids(300))]),
+        write(&folder.path().join("b.parquet"), vec![("uid", uids(500))]),
+    ];
+    let (all, _) = pick(&SelectPlan::default(), &pool).unwrap();
+    assert_eq!(all.len(), 800);
+    let (selected, selection) = pick(&plan(r#"{"distinct": true}"#), &pool).unwrap();
+    assert_eq!(numbers(&selected, 500).len(), 500);
+    assert_eq!((selected.len(), selection.counts.dropped["duplicate"]), (500, 300));
+}
+
+/// A pool in DataComp's columns with embeddings beside it.
+fn datacomp_pool(folder: &Path, captions: &[&str], embeddings: &[[f32; 2]]) -> Vec<String> {
+    let captions: Vec<Option<&str>> = captions.iter().map(|caption| Some(*caption)).collect();
+    let n = captions.len() as u64;
+    let size = || -> ArrayRef { Arc::new(Int64Array::from_iter_values((0..n).map(|_| 512))) };
+    let scores: Vec<Option<f32>> = (0..n).map(|i| Some(0.2 + i as f32 / 50.0)).collect();
+    let columns = vec![
+        ("uid", uids(n)),
+        ("text", texts(&captions)),
+        ("original_width", size()),
+        ("original_height", size()),
+        ("clip_b32_similarity_score", floats(&scores)),
+        ("clip_l14_similarity_score", floats(&scores)),
+    ];
+    let path = write(&folder.join("pool.parquet"), columns);
+    std::fs::write(folder.join("pool.npz"), npz(embeddings)).unwrap();
+    vec![path]
+}
+
+/// A zip of one stored member `l14_img.npy`.
+fn npz(rows: &[[f32; 2]]) -> Vec<u8> {
+    let mut member = Vec::new();
+    store::npy::write(&mut member, &[rows.len(), 2], &rows.concat()).unwrap();
+    zip(&member)
+}
+
+fn zip(member: &[u8]) -> Vec<u8> {
+    let name = b"l14_img.npy";
+    let length = (member.len() as u32).to_le_bytes();
+    let sizes = [&[0; 4][..], &length, &length, &11_u16.to_le_bytes(), &[0, 0]].concat();
+    let mut file = [b"PK\x03\x04\x14\0\0\0\0\0\0\0\0\0", &sizes[..], name, member].concat();
+    let start = file.len() as u32;
+    let entry = [b"PK\x01\x02\x14\0\x14\0\0\0\0\0\0\0\0\0", &sizes[..], &[0; 14], name].concat();
+    let end = [
+        b"PK\x05\x06\0\0\0\0\x01\0\x01\0",
+        &(entry.len() as u32).to_le_bytes()[..],
+        &start.to_le_bytes(),
+        &[0, 0],
+    ]
+    .concat();
+    file.extend([entry, end].concat());
+    file
+}
+
+/// The small English, German, French and Russian model of `tests/data/fasttext`.
+fn model() -> String {
+    format!("{}/tests/data/fasttext/hs.ftz", env!("CARGO_MANIFEST_DIR"))
+}
+
+const CAPTIONS: [&str; 6] = [
+    "the cat sat on a red mat",
+    "die alte Stadt am Fluss",
+    "blue birds over old town",
+    "the cat",
+    "red mat by river",
+    "un tapis rouge près du château",
+];
+
+#[test]
+fn the_baselines_of_datacomp_are_there_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let embeddings = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.9, 0.1], [0.0, 1.0]];
+    let pool = datacomp_pool(folder.path(), &CAPTIONS, &embeddings);
+    let dictionary = folder.path().join("wordnet");
+    std::fs::create_dir(&dictionary).unwrap();
+    for (name, text) in [
+        ("index.noun", "mat n 1 0 1 0 00000007\ncat n 1 1 @ 1 0 00000005\n"),
+        ("index.verb", "sit v 1 0 1 0 00000009\n"),
+        ("index.adj", "red a 1 0 1 0 00000011\n"),
+        ("index.adv", "by r 1 0 1 0 00000012\n"),
+        ("noun.exc", ""),
+        ("verb.exc", "sat sit\n"),
+        ("adj.exc", ""),
+        ("adv.exc", ""),
+    ] {
+        std::fs::write(dictionary.join(name), text).unwrap();
+    }
+    std::fs::write(folder.path().join("synsets.txt"), "n00000005\nn00000012\n").unwrap();
+    let mut matrix = Vec::new();
+    store::npy::write(&mut matrix, &[2, 2], &[1.0_f32, 0.0, 0.0, 1.0]).unwrap();
+    std::fs::write(folder.path().join("centroids.npy"), matrix).unwrap();
+    let mut matrix = Vec::new();
+    store::npy::write(&mut matrix, &[1, 2], &[7.0_f32, 1.0]).unwrap();
+    std::fs::write(folder.path().join("targets.npy"), matrix).unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let select = |baseline: serde_json::Value| {
+        let plan: SelectPlan =
+            serde_json::from_value(serde_json::json!({"baseline": baseline})).unwrap();
+        plan.validate().unwrap();
+        numbers(&pick(&plan, &pool).unwrap().0, 6)
+    };
+    let language = serde_json::json!({"language_model": model()});
+    let image = serde_json::json!({
+        "language_model": model(),
+        "centroids": path("centroids.npy"),
+        "targets": [path("targets.npy")],
+    });
+    let both = serde_json::json!({
+        "image_based": image,
+        "clip_score": {"arch": "l14", "fraction": 0.5},
+    });
+    let text = serde_json::json!({
+        "language_model": model(),
+        "wordnet": path("wordnet"),
+        "synsets": path("synsets.txt"),
+    });
+    assert_eq!(select(serde_json::json!("no_filter")), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(select(serde_json::json!({"basic_filter": language})), [0, 2, 4]);
+    assert_eq!(select(serde_json::json!("basic_filter_without_language")), [0, 1, 2, 4, 5]);
+    assert_eq!(select(serde_json::json!({"laion2b": language})), [4]);
+    assert_eq!(select(serde_json::json!({"text_based": text})), [0, 3, 4]);
+    assert_eq!(select(serde_json::json!({"image_based": image})), [0, 3, 4]);
+    // Index int(6 * 0.5) of the descending sort is row 2.
+    assert_eq!(select(serde_json::json!({"image_based_intersect_clip_score": both})), [3, 4]);
+}
+
+#[test]
+fn embeddings_that_do_not_fit_their_parquet_are_named_with_both_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = datacomp_pool(folder.path(), &CAPTIONS, &[[1.0, 0.0]; 5]);
+    let mut matrix = Vec::new();
+    store::npy::write(&mut matrix, &[1, 2], &[1.0_f32, 0.0]).unwrap();
+    std::fs::write(folder.path().join("c.npy"), matrix).unwrap();
+    let centroids = folder.path().join("c.npy");
+    let plan: SelectPlan = serde_json::from_value(serde_json::json!({"baseline": {"image_based": {
+        "language_model": model(), "centroids": centroids, "targets": [centroids],
+    }}}))
+    .unwrap();
+    let refuse = || pick(&plan, &pool).unwrap_err();
+    let message = refuse().to_string();
+    assert!(message.contains("5 embeddings in") && message.contains("pool.npz"), "{message}");
+    assert!(message.contains("for 6 rows in") && message.contains("pool.parquet"), "{message}");
+
+    // A header of a gibibyte inside the archive, an array in another order, no archive, no file.
+    let huge = [&b"\x93NUMPY\x02\0"[..], &(1_u32 << 30).to_le_bytes(), &[0, 0]].concat();
+    std::fs::write(folder.path().join("pool.npz"), zip(&huge)).unwrap();
+    assert!(refuse().to_string().contains("l14_img: a header of 1073741824 bytes"), "{}", refuse());
+    let mut fortran = Vec::new();
+    store::npy::write(&mut fortran, &[6, 2], &[0.0_f32; 12]).unwrap();
+    let at = fortran.windows(5).position(|word| word == b"False").unwrap();
+    fortran.splice(at..at + 5, *b"True ");
+    std::fs::write(folder.path().join("pool.npz"), zip(&fortran)).unwrap();
+    assert!(refuse().to_string().contains("l14_img: fortran_order: True"), "{}", refuse());
+    std::fs::write(folder.path().join("pool.npz"), b"<html>").unwrap();
+    assert!(refuse().to_string().contains("pool.npz: not a zip archive"), "{}", refuse());
+    std::fs::remove_file(folder.path().join("pool.npz")).unwrap();
+    assert!(refuse().hint_text().unwrap().contains("<name>.npz"), "{}", refuse());
 }

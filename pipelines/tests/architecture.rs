@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("kernels", &["stage"]),
     ("models", &["stage", "store", "pixels", "kernels"]),
     ("ingest", &["stage", "store", "pixels"]),
-    ("filter", &["stage", "store", "pixels", "models"]),
+    ("filter", &["stage", "store", "pixels", "models", "kernels"]),
     ("shard", &["stage", "store", "pixels"]),
     ("train", &["stage", "store", "pixels", "models", "kernels"]),
     ("compress", &["stage", "store", "pixels", "models", "train"]),

@@ -43,6 +43,11 @@ enum Source {
     /// What came whole from somewhere else, in a file without a name.
     Copy(File),
     Memory(Bytes),
+    /// A range of another.
+    Part {
+        of: Blob,
+        start: u64,
+    },
     Web(Arc<WebFile>),
     Object {
         store: Arc<dyn ObjectStore>,
@@ -94,7 +99,7 @@ impl Blob {
         }
     }
 
-    fn of_copy(name: &str, file: File, len: u64) -> Self {
+    pub(crate) fn of_copy(name: &str, file: File, len: u64) -> Self {
         Self(Arc::new(Inner { name: name.to_owned(), len, source: Source::Copy(file) }))
     }
 
@@ -103,6 +108,19 @@ impl Blob {
     pub fn from_bytes(name: &str, bytes: Bytes) -> Self {
         let (name, len) = (name.to_owned(), bytes.len() as u64);
         Self(Arc::new(Inner { name, len, source: Source::Memory(bytes) }))
+    }
+
+    /// A range of this file as a file of its own.
+    ///
+    /// # Errors
+    /// [`Kind::Input`] when it does not lie within this one.
+    pub(crate) fn part(&self, name: &str, start: u64, len: u64) -> Result<Self> {
+        if start.checked_add(len).is_none_or(|end| end > self.len()) {
+            let message = format!("truncated: {len} bytes wanted at {start} of {}", self.len());
+            return Err(Error::input(message));
+        }
+        let source = Source::Part { of: self.clone(), start };
+        Ok(Self(Arc::new(Inner { name: name.to_owned(), len, source })))
     }
 
     pub(crate) fn open_file(path: &Path, name: &str) -> Result<Self> {
@@ -155,6 +173,8 @@ impl Blob {
                 Ok(bytes.into())
             }
             Source::Memory(bytes) => Ok(bytes.slice(offset as usize..end as usize)),
+            // Cannot overflow: the range was checked against the whole.
+            Source::Part { of, start } => of.read_at(start + offset, len),
             Source::Object { .. } | Source::Web(_) if len == 0 => Ok(Bytes::new()),
             Source::Object { .. } | Source::Web(_) => {
                 self.request(offset, end)?.recv().map_err(|_| {
@@ -200,7 +220,7 @@ impl Blob {
     pub fn local_path(&self) -> Result<PathBuf> {
         let version = match &self.0.source {
             Source::File { path, .. } => return Ok(path.clone()),
-            Source::Memory(_) | Source::Copy(_) => self.sha256()?,
+            Source::Memory(_) | Source::Copy(_) | Source::Part { .. } => self.sha256()?,
             Source::Web(file) => {
                 let version = file.version.clone().map_or_else(|| self.sha256(), Ok)?;
                 let identity = format!("{}\n{version}\n{}", self.name(), self.len());

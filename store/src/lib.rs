@@ -32,7 +32,7 @@
 //! ```
 //!
 //! Reading order: [`Output`], [`StageDir`], [`Attempt`], [`Commit`], [`Lease`], [`Blob`],
-//! [`expand`], the formats [`subset`], [`npy`] and [`parquet`], and [`fail`] for tests.
+//! [`expand`], the formats [`subset`], [`npy`], [`npz`] and [`parquet`], and [`fail`] for tests.
 
 mod attempt;
 mod blob;
@@ -44,6 +44,7 @@ mod stage_dir;
 
 pub mod fail;
 pub mod npy;
+pub mod npz;
 pub mod parquet;
 pub mod subset;
 

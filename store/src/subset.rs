@@ -22,14 +22,23 @@ const CHUNK: usize = 1 << 20;
 pub struct Uid(pub u64, pub u64);
 
 impl Uid {
-    /// Reads exactly 32 hex digits.
+    /// Reads exactly 32 hex digits, of either case.
     #[must_use]
+    #[allow(clippy::needless_bitwise_bool)] // a branch would keep it from being vectorised
     pub fn parse(hex: &str) -> Option<Self> {
-        if hex.len() != 32 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return None;
+        let hex: &[u8; 32] = hex.as_bytes().try_into().ok()?;
+        // Branchless over the whole row, for pools have billions of them.
+        let (mut digits, mut sound) = ([0; 32], true);
+        for (digit, &byte) in digits.iter_mut().zip(hex) {
+            let decimal = byte.wrapping_sub(b'0');
+            let letter = (byte | 0x20).wrapping_sub(b'a');
+            sound &= (decimal < 10) | (letter < 6);
+            *digit = if decimal < 10 { decimal } else { letter.wrapping_add(10) };
         }
-        let (first, second) = hex.split_at(16);
-        Some(Self(u64::from_str_radix(first, 16).ok()?, u64::from_str_radix(second, 16).ok()?))
+        let half = |digits: &[u8]| {
+            digits.iter().fold(0, |value: u64, &digit| value << 4 | u64::from(digit))
+        };
+        sound.then(|| Self(half(&digits[..16]), half(&digits[16..])))
     }
 
     fn from_row(row: &[u8; ROW]) -> Self {
@@ -49,18 +58,33 @@ impl fmt::Display for Uid {
 /// # Errors
 /// [`stage::Kind::Internal`] when they do not ascend, [`stage::Kind::Store`] when writing fails.
 pub fn write(out: &mut dyn Write, uids: &[Uid]) -> Result<()> {
-    if let Some(at) = uids.windows(2).position(|pair| pair[0] > pair[1]) {
-        return Err(Error::internal(format!(
-            "subset rows must ascend, but row {at} is {} and the next {}",
-            uids[at],
-            uids[at + 1]
-        )));
+    write_runs(out, &[uids])
+}
+
+/// As [`write`], of several lists one behind the other.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_runs<R: AsRef<[Uid]>>(out: &mut dyn Write, runs: &[R]) -> Result<()> {
+    let mut before: Option<Uid> = None;
+    for (row, &uid) in runs.iter().flat_map(AsRef::as_ref).enumerate() {
+        if let Some(before) = before.filter(|before| *before > uid) {
+            let message = format!("subset rows must ascend, but row {row} is {uid} after {before}");
+            return Err(Error::internal(message));
+        }
+        before = Some(uid);
     }
+    let count: usize = runs.iter().map(|run| run.as_ref().len()).sum();
     let mut write = || {
-        out.write_all(&npy::header(DESCR, &[uids.len()]))?;
-        for uid in uids {
-            out.write_all(&uid.0.to_le_bytes())?;
-            out.write_all(&uid.1.to_le_bytes())?;
+        out.write_all(&npy::header(DESCR, &[count]))?;
+        let mut bytes = Vec::with_capacity(CHUNK);
+        for chunk in runs.iter().flat_map(|run| run.as_ref().chunks(CHUNK / ROW)) {
+            bytes.clear();
+            for uid in chunk {
+                bytes.extend_from_slice(&uid.0.to_le_bytes());
+                bytes.extend_from_slice(&uid.1.to_le_bytes());
+            }
+            out.write_all(&bytes)?;
         }
         out.flush()
     };

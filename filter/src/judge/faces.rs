@@ -20,19 +20,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use stage::{Context, Error, Pairs, Result};
 
-use super::pictures::{look_at, open_network, validate_sha256};
+use super::pictures::{look_at, open_network};
 use super::{Judge, JudgeContext, JudgePlan, Scored};
+use crate::asset::Asset;
 
 /// Faces in the stored picture. Scores: `face_count`, `face_bboxes` (DataComp's column: lists of
 /// `[x_min, y_min, x_max, y_max]` as shares of width and height; an empty list is no face).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Faces {
-    /// UltraFace's or YuNet's network, `.onnx`.
-    pub model: String,
-    /// sha256 that the model's file must have; default none.
-    #[serde(default)]
-    pub sha256: Option<String>,
+    /// UltraFace's or YuNet's network, `.onnx`: a path or URL, or `{path, sha256}`.
+    pub model: Asset,
     /// Smallest score of a face, 0..=1; default 0.7.
     #[serde(default = "default_min_score")]
     pub min_score: f32,
@@ -61,7 +59,7 @@ impl JudgePlan for Faces {
     }
 
     fn validate(&self) -> Result<()> {
-        validate_sha256(self.sha256.as_deref())?;
+        self.model.validate("model")?;
         if (0.0..=1.0).contains(&self.min_score) {
             return Ok(());
         }
@@ -81,7 +79,7 @@ impl JudgePlan for Faces {
     }
 
     fn files(&self) -> Vec<&str> {
-        vec![&self.model]
+        vec![self.model.path()]
     }
 
     fn reasons(&self, scores: &[ArrayRef]) -> Vec<Option<&'static str>> {
@@ -92,8 +90,8 @@ impl JudgePlan for Faces {
 
     fn build(&self, cx: &JudgeContext<'_>) -> Result<Box<dyn Judge>> {
         self.validate()?;
-        let network = open_network(&self.model, self.sha256.as_deref())?;
-        let form = Form::of(&network).map_err(|e| e.at(self.model.clone()))?;
+        let network = open_network(&self.model)?;
+        let form = Form::of(&network).map_err(|e| e.at(self.model.path().to_owned()))?;
         let context = cx.stage.clone();
         Ok(Box::new(Detector { network, form, min_score: self.min_score, context }))
     }

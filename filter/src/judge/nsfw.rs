@@ -17,18 +17,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use stage::{Context, Error, Pairs, Result};
 
-use super::pictures::{look_at, open_network, validate_sha256};
+use super::pictures::{look_at, open_network};
 use super::{Judge, JudgeContext, JudgePlan, Scored};
+use crate::asset::Asset;
 
 /// How likely a picture is not safe for work. Score: `nsfw_score`, 0..=1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Nsfw {
-    /// `open-nsfw.onnx`: input [N, 224, 224, 3], output [N, 2].
-    pub model: String,
-    /// sha256 that the model's file must have; default none.
-    #[serde(default)]
-    pub sha256: Option<String>,
+    /// `open-nsfw.onnx` (input [N, 224, 224, 3], output [N, 2]): a path or URL, or `{path, sha256}`.
+    pub model: Asset,
     /// Largest score that passes, 0..=1; default 0.8. Reason: `nsfw`.
     #[serde(default = "default_max")]
     pub max: f32,
@@ -50,7 +48,7 @@ impl JudgePlan for Nsfw {
     }
 
     fn validate(&self) -> Result<()> {
-        validate_sha256(self.sha256.as_deref())?;
+        self.model.validate("model")?;
         if (0.0..=1.0).contains(&self.max) {
             return Ok(());
         }
@@ -66,7 +64,7 @@ impl JudgePlan for Nsfw {
     }
 
     fn files(&self) -> Vec<&str> {
-        vec![&self.model]
+        vec![self.model.path()]
     }
 
     fn reasons(&self, scores: &[ArrayRef]) -> Vec<Option<&'static str>> {
@@ -76,11 +74,11 @@ impl JudgePlan for Nsfw {
 
     fn build(&self, cx: &JudgeContext<'_>) -> Result<Box<dyn Judge>> {
         self.validate()?;
-        let network = open_network(&self.model, self.sha256.as_deref())?;
+        let network = open_network(&self.model)?;
         let (_, shape) = network.input();
         if shape.get(1..) != Some(&[Some(SIDE), Some(SIDE), Some(3)]) {
             let message = format!("a network of input {shape:?}; open_nsfw takes [N, 224, 224, 3]");
-            return Err(Error::model(message).at(self.model.clone()));
+            return Err(Error::model(message).at(self.model.path().to_owned()));
         }
         Ok(Box::new(Classifier { network, context: cx.stage.clone() }))
     }

@@ -1,12 +1,14 @@
 //! What judges of pictures share: decoding a batch on all threads, and opening a network.
 
-use std::path::Path;
-
 use models::onnx::Onnx;
 use pixels::{Limits, Picture};
 use stage::{Context, Error, Pairs, Result, in_parallel};
 
 use super::is_success;
+use crate::asset::Asset;
+
+/// Largest file of a network.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// What `look` finds in each picture of a batch, on the context's threads, in the order of the
 /// rows: `None` for a row without success, and the word for why where a picture cannot be decoded
@@ -33,31 +35,18 @@ pub(super) fn look_at<T: Send>(
     })
 }
 
-/// Opens a network and holds it against the digest that the recipe gives.
+/// Opens a network, after its checksum.
 ///
 /// # Errors
 /// When it is not there, not readable, or another file.
-pub(super) fn open_network(path: &str, sha256: Option<&str>) -> Result<Onnx> {
-    if !Path::new(path).is_file() {
-        return Err(Error::input(format!("there is no model `{path}`"))
-            .hint("docs/judges.md says where the models come from"));
-    }
-    let network = Onnx::open(Path::new(path))?;
-    match sha256 {
-        Some(sha256) if !sha256.eq_ignore_ascii_case(network.sha256()) => {
-            let message = format!("sha256 {}, not {sha256}", network.sha256());
-            Err(Error::input(message).at(path.to_owned()).hint("another file lies under this name"))
+pub(super) fn open_network(asset: &Asset) -> Result<Onnx> {
+    let read = || {
+        let blob = asset.open()?;
+        if blob.len() > MOST_BYTES {
+            let message = format!("{} bytes are no small network", blob.len());
+            return Err(Error::input(message).at(blob.name()));
         }
-        _ => Ok(network),
-    }
-}
-
-/// Checks the field `sha256` of a plan.
-pub(super) fn validate_sha256(sha256: Option<&str>) -> Result<()> {
-    match sha256 {
-        Some(hex) if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) => {
-            Err(Error::recipe(format!("sha256 must be 64 hex digits, got `{hex}`")))
-        }
-        _ => Ok(()),
-    }
+        Onnx::read(&blob.read_all()?).map_err(|e| e.at(blob.name()))
+    };
+    read().map_err(|e| e.hint("docs/judges.md says where the models come from"))
 }

@@ -11,18 +11,19 @@
 
 use arrow_schema::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, ScalarValue, SchemaError, plan_datafusion_err};
+use datafusion::common::{Column, DFSchema, ScalarValue, SchemaError, plan_datafusion_err};
 use datafusion::error::DataFusionError;
-use datafusion::functions::math::expr_fn::isnan;
 use datafusion::logical_expr::{ExprSchemable, Volatility};
-use datafusion::prelude::{DataFrame, Expr, cast, lit};
+use datafusion::prelude::{Expr, SessionContext, cast, lit};
 use datafusion::sql::parser::DFParserBuilder;
-use stage::{Error, Result, Status};
+use stage::{Error, Result, ResultExt, Status};
 
 use super::functions::{self, Call, PoolCall, calls_of_the_pool, scalar_number};
 use super::quantile::{self, Rank};
 use super::sample;
-use crate::engine::{Engine, query_error};
+use super::tally::RowTest;
+use crate::engine::{query_error, session};
+use crate::scan::Pool;
 
 /// A column by its exact name.
 pub(super) fn column(name: &str) -> Expr {
@@ -76,20 +77,51 @@ fn count_tokens(text: &str) -> usize {
 /// Each quantile as written, and its value where there is one.
 pub(super) type Thresholds = Vec<(String, Option<f64>)>;
 
-/// A condition on the rows of a pool, built up of terms that must all hold.
+/// The names of the columns in some expressions, sorted.
+pub(super) fn column_names<'e>(expressions: impl IntoIterator<Item = &'e Expr>) -> Vec<String> {
+    let mut names: Vec<String> = expressions
+        .into_iter()
+        .flat_map(|expression| expression.column_refs())
+        .map(|column| column.name.clone())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// A condition on the rows of a pool, built up of terms and tests that must all hold.
 pub(super) struct Condition<'a> {
-    engine: &'a Engine,
-    frame: &'a DataFrame,
+    context: SessionContext,
+    pool: &'a Pool,
+    schema: DFSchema,
     /// Rows that can be selected at all: what `quantile` looks at.
     selectable: Expr,
     terms: Vec<Expr>,
+    tests: Vec<Box<dyn RowTest>>,
+}
+
+/// A condition with a value for every function of the whole pool.
+pub(super) struct Resolved {
+    /// True for the rows that the terms select.
+    pub(super) condition: Expr,
+    /// Looked at after the terms, in this order.
+    pub(super) tests: Vec<Box<dyn RowTest>>,
+    /// Columns of floating-point numbers that the terms name.
+    pub(super) floats: Vec<String>,
+    /// How often a selected row is written.
+    pub(super) weight: Option<Expr>,
+    pub(super) thresholds: Thresholds,
 }
 
 impl<'a> Condition<'a> {
     /// No term yet: every row.
-    pub(super) fn new(engine: &'a Engine, frame: &'a DataFrame, keep_dropped: bool) -> Self {
-        functions::register(engine.context());
-        let mut condition = Self { engine, frame, selectable: lit(true), terms: Vec::new() };
+    pub(super) fn new(pool: &'a Pool, keep_dropped: bool) -> Result<Self> {
+        let context = session();
+        functions::register(&context);
+        let schema = DFSchema::try_from(pool.schema().as_ref().clone());
+        let schema = schema.map_err(|e| query_error(&e, "the pool has a column twice"))?;
+        let (terms, tests) = (Vec::new(), Vec::new());
+        let mut condition = Self { context, pool, schema, selectable: lit(true), terms, tests };
         if condition.has("status") {
             // A row without a status is one of a pool that has none.
             let success = column("status").eq(lit(Status::Success.as_str()));
@@ -98,18 +130,18 @@ impl<'a> Condition<'a> {
         if condition.has("reason") && !keep_dropped {
             condition.selectable = condition.selectable.and(column("reason").is_null());
         }
-        condition
+        Ok(condition)
+    }
+
+    /// The session that knows our functions.
+    pub(super) fn context(&self) -> &SessionContext {
+        &self.context
     }
 
     /// Adds what a text says.
     pub(super) fn and_text(&mut self, text: &str) -> Result<()> {
-        check_grammar(text)?;
-        let schema = self.frame.schema();
-        let term = self.engine.context().parse_sql_expr(text, schema);
-        let term = term.map_err(|error| self.explain(&error, text))?;
-        check_kind(&term)?;
-        calls_of_the_pool(&term)?;
-        let kind = term.get_type(schema).map_err(|error| self.explain(&error, text))?;
+        let term = self.parse(text)?;
+        let kind = self.kind(&term, text)?;
         if kind != DataType::Boolean {
             let message = format!("`{text}` is of type {kind}, a condition is true or false");
             return Err(Error::recipe(message));
@@ -118,9 +150,28 @@ impl<'a> Condition<'a> {
         Ok(())
     }
 
+    /// A text as an expression on one row.
+    fn parse(&self, text: &str) -> Result<Expr> {
+        check_grammar(text)?;
+        let term = self.context.parse_sql_expr(text, &self.schema);
+        let term = term.map_err(|error| self.explain(&error, text))?;
+        check_kind(&term)?;
+        calls_of_the_pool(&term)?;
+        Ok(term)
+    }
+
+    fn kind(&self, term: &Expr, text: &str) -> Result<DataType> {
+        term.get_type(&self.schema).map_err(|error| self.explain(&error, text))
+    }
+
     /// Adds a term.
     pub(super) fn and(&mut self, term: Expr) {
         self.terms.push(term);
+    }
+
+    /// Adds a test of the rows that satisfy all terms and the tests before it.
+    pub(super) fn and_test(&mut self, test: impl RowTest + 'static) {
+        self.tests.push(Box::new(test));
     }
 
     /// The first of these columns that the pool has.
@@ -137,16 +188,21 @@ impl<'a> Condition<'a> {
 
     /// The type of a column.
     pub(super) fn type_of(&self, name: &str) -> Result<DataType> {
-        let field = self.frame.schema().field_with_unqualified_name(name);
-        Ok(field.map_err(|e| query_error(&e, "no such column"))?.data_type().clone())
+        let field = self.pool.schema().field_with_name(name);
+        Ok(field.internal("no such column")?.data_type().clone())
     }
 
-    /// The whole condition, with every function of the whole pool replaced by its value, and these
-    /// values by the text of their calls.
-    pub(super) fn resolve(self, seed: u64) -> Result<(Expr, Thresholds)> {
-        let mut whole = self.terms.iter().cloned().reduce(Expr::and).unwrap_or_else(|| lit(true));
+    /// The whole condition and the weight, with every function of the whole pool replaced by its
+    /// value, and these values by the text of their calls.
+    pub(super) fn resolve(self, seed: u64, weight: Option<&str>) -> Result<Resolved> {
+        let weight = weight.map(|text| self.weight(text)).transpose()?;
+        let whole = self.terms.iter().cloned().reduce(Expr::and).unwrap_or_else(|| lit(true));
+        let mut calls = calls_of_the_pool(&whole)?;
+        if let Some(weight) = &weight {
+            calls.extend(calls_of_the_pool(weight)?);
+        }
         let mut found: Vec<Found> = Vec::new();
-        for PoolCall { call, what } in calls_of_the_pool(&whole)? {
+        for PoolCall { call, what } in calls {
             if found.iter().any(|known| known.call == call) {
                 continue;
             }
@@ -163,41 +219,39 @@ impl<'a> Condition<'a> {
             };
             found.push(Found { call, value, threshold });
         }
-        whole = replace(whole, &found)?;
+        let condition = replace(whole, &found)?;
+        let weight = weight.map(|weight| replace(weight, &found)).transpose()?;
         let thresholds = found.into_iter().filter_map(|found| found.threshold).collect();
-        // SQL says that NaN is larger than every number; a score that is none is no reason to
-        // select a row.
-        for name in self.floats(&whole) {
-            whole = whole.and(isnan(column(&name)).is_not_true());
+        let mut floats = column_names(std::iter::once(&condition).chain(&weight));
+        floats.retain(|name| self.type_of(name).is_ok_and(|kind| kind.is_floating()));
+        Ok(Resolved { condition, tests: self.tests, floats, weight, thresholds })
+    }
+
+    fn weight(&self, text: &str) -> Result<Expr> {
+        let weight = self.parse(text).map_err(|e| e.at("weight"))?;
+        let kind = self.kind(&weight, text)?;
+        if !kind.is_integer() {
+            let message = format!("`{text}` is of type {kind}, a weight is a whole number");
+            let hint = "round it, for example CAST(round(x) AS BIGINT)";
+            return Err(Error::recipe(message).at("weight").hint(hint));
         }
-        Ok((whole, thresholds))
+        Ok(cast(weight, DataType::Int64))
     }
 
     fn value(&self, number: &Expr, rank: Rank) -> Result<ScalarValue> {
-        let kind = number.get_type(self.frame.schema());
-        let kind = kind.map_err(|error| self.explain(&error, &number.to_string()))?;
-        let rows = self.frame.clone().filter(self.selectable.clone());
-        let rows = rows.map_err(|e| query_error(&e, "cannot read the pool"))?;
-        let value = quantile::exact(self.engine, &rows, number, &kind, rank)?;
+        let kind = self.kind(number, &number.to_string())?;
+        let among = (&self.selectable, number);
+        let value = quantile::exact(&self.context, self.pool, among, &kind, rank)?;
         let null = || ScalarValue::try_from(&kind).map_err(|e| query_error(&e, "no such type"));
         value.map_or_else(null, Ok)
     }
 
-    fn floats(&self, expression: &Expr) -> Vec<String> {
-        let mut names: Vec<String> =
-            expression.column_refs().into_iter().map(|column| column.name.clone()).collect();
-        names.sort();
-        names.dedup();
-        names.retain(|name| self.type_of(name).is_ok_and(|kind| kind.is_floating()));
-        names
-    }
-
     fn has(&self, name: &str) -> bool {
-        self.frame.schema().field_with_unqualified_name(name).is_ok()
+        self.pool.schema().field_with_name(name).is_ok()
     }
 
     fn columns(&self) -> Vec<&str> {
-        self.frame.schema().fields().iter().map(|field| field.name().as_str()).collect()
+        self.pool.schema().fields().iter().map(|field| field.name().as_str()).collect()
     }
 
     /// DataFusion's words for an expression that it cannot plan as ours: which column, which there

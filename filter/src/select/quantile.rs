@@ -11,10 +11,11 @@ use arrow_array::{Array, ArrayRef};
 use arrow_cast::cast;
 use arrow_schema::DataType;
 use datafusion::common::ScalarValue;
-use datafusion::prelude::{DataFrame, Expr};
+use datafusion::prelude::{Expr, SessionContext};
 use stage::{Error, Result, ResultExt};
 
-use crate::engine::{Engine, query_error};
+use super::expression::column_names;
+use crate::scan::{Compiled, Pool};
 
 /// Keys that are kept instead of counted once more: 8 MiB.
 const HOLD: usize = 1 << 20;
@@ -46,61 +47,107 @@ impl Rank {
     }
 }
 
-/// The value of this rank among `number` over all rows of `frame`, in the type of `number`.
+/// The value of this rank among `number` over all rows of the pool that `selectable` names, in the
+/// type of `number`.
 ///
 /// # Errors
-/// When `number` is no number; the query's.
+/// When `number` is no number; the pool's.
 pub(crate) fn exact(
-    engine: &Engine,
-    frame: &DataFrame,
-    number: &Expr,
+    context: &SessionContext,
+    pool: &Pool,
+    (selectable, number): (&Expr, &Expr),
     kind: &DataType,
     rank: Rank,
 ) -> Result<Option<ScalarValue>> {
     let keys = Keys::of(kind)
         .ok_or_else(|| Error::recipe(format!("a quantile needs numbers, this is {kind}")))?;
-    let frame = frame
-        .clone()
-        .select(vec![number.clone().alias("number")])
-        .map_err(|e| query_error(&e, "cannot take a quantile"))?;
+    let names = column_names([selectable, number]);
+    let schema = pool.columns(&names)?;
+    let number = Compiled::new(context, number.clone(), &schema)?;
+    let selectable = Compiled::new(context, selectable.clone(), &schema)?;
     let key = select(
         HOLD,
         |values, rows| rank.index(values, rows),
-        |take| {
-            let mut rows = 0;
-            engine.stream(&frame, |batch| {
-                rows += batch.num_rows() as u64;
-                keys.each(batch.column(0), take)
-            })?;
-            Ok(rows)
+        |count| {
+            let counts = pool.scan(
+                &names,
+                || Ok(count.clone()),
+                |count, part| {
+                    let numbers = number.evaluate(&part.batch)?;
+                    let selectable = selectable.evaluate(&part.batch)?;
+                    let selectable = selectable.as_boolean_opt();
+                    let selectable = selectable.ok_or_else(|| Error::internal("no boolean"))?;
+                    if selectable.null_count() == 0 && selectable.true_count() == numbers.len() {
+                        count.rows += numbers.len() as u64;
+                        return keys.each(&numbers, count);
+                    }
+                    let numbers = arrow_select::filter::filter(&numbers, selectable);
+                    let numbers = numbers.internal("cannot leave rows out")?;
+                    count.rows += numbers.len() as u64;
+                    keys.each(&numbers, count)
+                },
+            )?;
+            let whole = counts.into_iter().reduce(Count::merge);
+            whole.ok_or_else(|| Error::internal("a scan without threads"))
         },
     )?;
     key.map(|key| keys.value(key).cast_to(kind).internal("cannot give the quantile its type"))
         .transpose()
 }
 
-/// The key at an index of the ascending sort. `scan` hands over all keys, each time the same, and
-/// says how many rows there were; `index` is asked once with the number of keys and of rows.
+/// How many keys of a scan begin with the bits that are known, by their next 16.
+#[derive(Debug, Clone)]
+struct Count {
+    prefix: u64,
+    known_bits: u32,
+    hold: usize,
+    bins: Vec<u64>,
+    /// The keys themselves, as long as they are few.
+    held: Option<Vec<u64>>,
+    rows: u64,
+}
+
+impl Count {
+    fn new(prefix: u64, known_bits: u32, hold: usize) -> Self {
+        let bins = vec![0; 1 << 16];
+        Self { prefix, known_bits, hold, bins, held: Some(Vec::new()), rows: 0 }
+    }
+
+    fn take(&mut self, key: u64) {
+        if self.known_bits > 0 && key >> (64 - self.known_bits) != self.prefix {
+            return;
+        }
+        self.bins[usize::from((key >> (48 - self.known_bits)) as u16)] += 1;
+        match &mut self.held {
+            Some(keys) if keys.len() < self.hold => keys.push(key),
+            _ => self.held = None,
+        }
+    }
+
+    fn merge(mut self, other: Self) -> Self {
+        for (bin, other) in self.bins.iter_mut().zip(other.bins) {
+            *bin += other;
+        }
+        self.held = self.held.zip(other.held).and_then(|(mut keys, mut others)| {
+            keys.append(&mut others);
+            (keys.len() <= self.hold).then_some(keys)
+        });
+        self.rows += other.rows;
+        self
+    }
+}
+
+/// The key at an index of the ascending sort. `scan` hands all keys to copies of a count, each time
+/// the same; `index` is asked once with the number of keys and of rows.
 fn select(
     hold: usize,
     index: impl Fn(u64, u64) -> Option<u64>,
-    mut scan: impl FnMut(&mut dyn FnMut(u64)) -> Result<u64>,
+    mut scan: impl FnMut(Count) -> Result<Count>,
 ) -> Result<Option<u64>> {
     let (mut prefix, mut known_bits) = (0_u64, 0_u32);
     let mut wanted = None;
     loop {
-        let mut bins = vec![0_u64; 1 << 16];
-        let mut held = Some(Vec::new());
-        let rows = scan(&mut |key| {
-            if known_bits > 0 && key >> (64 - known_bits) != prefix {
-                return;
-            }
-            bins[usize::from((key >> (48 - known_bits)) as u16)] += 1;
-            match &mut held {
-                Some(keys) if keys.len() < hold => keys.push(key),
-                _ => held = None,
-            }
-        })?;
+        let Count { bins, held, rows, .. } = scan(Count::new(prefix, known_bits, hold))?;
         let count: u64 = bins.iter().sum();
         let at = match wanted {
             Some(at) => at,
@@ -149,7 +196,8 @@ impl Keys {
     }
 
     /// Hands over the key of every number of a column; null and NaN are none.
-    fn each(self, column: &ArrayRef, take: &mut dyn FnMut(u64)) -> Result<()> {
+    fn each(self, column: &ArrayRef, count: &mut Count) -> Result<()> {
+        let mut take = |key| count.take(key);
         let wide = match self {
             Self::Float => DataType::Float64,
             Self::Int => DataType::Int64,
@@ -203,9 +251,10 @@ mod tests {
         let key = select(
             hold,
             |n, rows| Rank::Quantile(q).index(n, rows),
-            |take| {
-                Keys::Float.each(&column, take)?;
-                Ok(values.len() as u64)
+            |mut count| {
+                Keys::Float.each(&column, &mut count)?;
+                count.rows = values.len() as u64;
+                Ok(count)
             },
         );
         key.unwrap().map(|key| match Keys::Float.value(key) {
@@ -259,9 +308,9 @@ mod tests {
             let key = select(
                 0,
                 |_, _| Some(i),
-                |take| {
-                    Keys::Int.each(&column, take)?;
-                    Ok(5)
+                |mut count| {
+                    Keys::Int.each(&column, &mut count)?;
+                    Ok(count)
                 },
             );
             Keys::Int.value(key.unwrap().unwrap())
@@ -282,11 +331,13 @@ mod tests {
         ) {
             let keys: Vec<u64> = keys.into_iter().map(|key| key >> shared).collect();
             let at = at % keys.len();
-            let found = select(hold, |_, _| Some(at as u64), |take| {
-                for &key in &keys {
-                    take(key);
+            let found = select(hold, |_, _| Some(at as u64), |count| {
+                // As two threads would count them.
+                let (mut one, mut other) = (count.clone(), count);
+                for (i, &key) in keys.iter().enumerate() {
+                    if i % 2 == 0 { one.take(key) } else { other.take(key) }
                 }
-                Ok(keys.len() as u64)
+                Ok(one.merge(other))
             });
             let mut sorted = keys.clone();
             sorted.sort_unstable();

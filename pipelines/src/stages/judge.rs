@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 use stage::{Context, Error, Pairs, Result};
 use store::Attempt;
 
-use super::{Outcome, Scores, Site, Stage, Worker, base_name, checkpoint, shards, unknown_unit};
+use super::{
+    Outcome, Scores, Site, Stage, Worker, base_name, checkpoint, fingerprint_of, shards,
+    unknown_unit,
+};
 use crate::recipe::Noun;
 
 /// The judges of a stage, in order; the first that fails gives the reason.
@@ -48,12 +51,13 @@ impl Stage for JudgesPlan {
 
     fn external(&self, _context: &Context) -> Result<Value> {
         let checkpoints = checkpoint::fingerprints(self.checkpoints())?;
-        let files: Vec<String> = self.0.iter().flat_map(|judge| judge.plan().files()).collect();
-        if files.is_empty() {
-            return Ok(checkpoints);
+        let mut files = Vec::new();
+        for judge in &self.0 {
+            for file in judge.plan().files() {
+                files.push(fingerprint_of(file).map_err(|e| e.at(judge.plan().name()))?);
+            }
         }
-        let files = files.iter().map(|file| super::fingerprint_of(file));
-        Ok(json!({"checkpoints": checkpoints, "files": files.collect::<Result<Vec<_>>>()?}))
+        Ok(if files.is_empty() { checkpoints } else { json!([checkpoints, files]) })
     }
 
     fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {

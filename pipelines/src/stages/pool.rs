@@ -33,7 +33,12 @@ impl Stage for PoolPlan {
     }
 
     fn external(&self, _context: &Context) -> Result<Value> {
-        fingerprint(&files(&self.parquet)?)
+        let parquets = files(&self.parquet)?;
+        // Embeddings of `a.parquet` lie in `a.npz`; a selection may look at them.
+        let beside = parquets.iter().map(|parquet| parquet.replace(".parquet", ".npz"));
+        let beside: Vec<String> =
+            beside.filter(|npz| std::path::Path::new(npz).is_file()).collect();
+        fingerprint(&parquets.into_iter().chain(beside).collect::<Vec<_>>())
     }
 
     fn worker<'a>(&'a self, _site: &'a Site) -> Result<Box<dyn Worker + 'a>> {

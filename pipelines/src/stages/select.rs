@@ -1,11 +1,11 @@
 //! `select`: scores to a subset file, over the whole pool at once.
 
-use filter::select::{OUTPUT, Sample, SelectPlan};
+use filter::select::{OUTPUT, SelectPlan};
 use serde_json::{Value, json};
 use stage::{Context, Result};
 use store::Attempt;
 
-use super::{Outcome, Site, Stage, Worker, fingerprint_if_file, pool};
+use super::{Outcome, Site, Stage, Worker, fingerprint_if_file, fingerprint_of, pool};
 use crate::recipe::Noun;
 
 impl Stage for SelectPlan {
@@ -14,10 +14,12 @@ impl Stage for SelectPlan {
     }
 
     fn references(&self) -> Vec<(String, Noun)> {
-        match &self.sample {
-            Some(Sample::AsMany(name)) => vec![(name.clone(), Noun::Subset)],
-            _ => Vec::new(),
-        }
+        self.subsets().map(|name| (name.clone(), Noun::Subset)).collect()
+    }
+
+    /// 2: rows with a NaN or an infinite number in the condition are counted as `nonfinite`.
+    fn code(&self) -> u32 {
+        2
     }
 
     fn identity(&self) -> Value {
@@ -25,10 +27,14 @@ impl Stage for SelectPlan {
     }
 
     fn external(&self, _context: &Context) -> Result<Value> {
-        match &self.sample {
-            Some(Sample::AsMany(name)) => fingerprint_if_file(name),
-            _ => Ok(Value::Null),
+        let subsets = self.subsets().map(|name| fingerprint_if_file(name));
+        let mut files: Vec<Value> = subsets.collect::<Result<_>>()?;
+        if let Some(baseline) = &self.baseline {
+            for file in baseline.files() {
+                files.push(fingerprint_of(&file).map_err(|e| e.at("select: baseline"))?);
+            }
         }
+        Ok(if files.is_empty() { Value::Null } else { Value::Array(files) })
     }
 
     fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {
@@ -52,14 +58,17 @@ impl Worker for Select<'_> {
             files.extend(pool::parquets(input)?);
         }
         let mut plan = self.plan.clone();
-        if let Some(Sample::AsMany(name)) = &mut plan.sample
-            && let Some(stage) = self.site.references.get(name)
-        {
-            *name = stage.dir.locate(OUTPUT);
+        for name in plan.subsets_mut() {
+            if let Some(stage) = self.site.references.get(name) {
+                *name = stage.dir.locate(OUTPUT);
+            }
         }
         let selection = plan.run(&self.site.context, &files, out)?;
         let thresholds: serde_json::Map<String, Value> =
             selection.thresholds.into_iter().map(|(what, value)| (what, json!(value))).collect();
-        Ok(Outcome { counts: selection.counts, info: json!({"thresholds": thresholds}) })
+        Ok(Outcome {
+            counts: selection.counts,
+            info: json!({"thresholds": thresholds, "rows": selection.rows}),
+        })
     }
 }

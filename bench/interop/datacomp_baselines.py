@@ -1,0 +1,166 @@
+"""Runs DataComp's own baselines and ours over one pool and compares the subset files byte by byte.
+
+    python datacomp_baselines.py CLIPMILL DATACOMP_CHECKOUT POOL LID_MODEL WORDNET [--only NAME,..] [--threads 2]
+
+POOL is what make_pool.py wrote; embeddings (8 numbers a row, f16), centroids, target embeddings and
+a list of synsets are made here, seeded, and given to both. Needs fasttext-wheel 0.9.2, nltk, numpy,
+pandas, pyarrow, torch, fsspec, tqdm. DataComp's code (`baselines/apply_filter.py`) runs unchanged but
+for what it is given in place of what is not to be had or has no CPU path:
+  - `download` answers with the files of this script, nothing is fetched;
+  - `gcld3` is a module whose FindLanguage asks the same fastText model (laion2b);
+  - WordNet is read by nltk from the given folder;
+  - nearest centroids are computed with the same einsum and argmax on the CPU.
+Prints one line a baseline: equal or NOT EQUAL, rows, and the seconds of both.
+"""
+import argparse, glob, hashlib, json, os, shutil, subprocess, sys, tempfile, time, types
+
+p = argparse.ArgumentParser()
+p.add_argument("clipmill"); p.add_argument("datacomp"); p.add_argument("pool"); p.add_argument("lid"); p.add_argument("wordnet")
+p.add_argument("--only", default=""); p.add_argument("--threads", type=int, default=2); p.add_argument("--work", default="")
+a = p.parse_args()
+work = a.work or tempfile.mkdtemp()
+os.makedirs(work, exist_ok=True)
+os.environ["OMP_NUM_THREADS"] = str(a.threads)
+
+import numpy as np, pyarrow.parquet as pq
+
+# What both are given.
+pool = os.path.join(work, "pool")
+os.makedirs(pool, exist_ok=True)
+needs_npz = not a.only or "image" in a.only
+rng = np.random.default_rng(0)
+for number, path in enumerate(sorted(glob.glob(os.path.join(a.pool, "*.parquet")))):
+    link = os.path.join(pool, os.path.basename(path))
+    if not os.path.exists(link):
+        os.symlink(os.path.abspath(path), link)
+    if needs_npz:
+        rows = pq.ParquetFile(path).metadata.num_rows
+        features = rng.normal(size=(rows, 8)).astype(np.float16)
+        save = np.savez_compressed if number % 2 else np.savez
+        save(link.replace(".parquet", ".npz"), b32_img=features[:, :2], l14_img=features)
+centroids = rng.normal(size=(100, 8)).astype(np.float32)
+targets = [rng.normal(size=(20, 8)).astype(np.float32) for _ in range(5)]
+np.save(os.path.join(work, "centroids.npy"), centroids)
+for i, target in enumerate(targets):
+    np.save(os.path.join(work, f"targets_{i}.npy"), target)
+offsets = [line.split()[0] for line in open(os.path.join(a.wordnet, "data.noun")) if not line.startswith(" ")]
+synsets = os.path.join(work, "synsets.txt")
+with open(synsets, "w") as file:
+    file.writelines(f"n{offset}\n" for offset in offsets[::29])
+
+# nltk wants a list of names that Debian's package lacks and that no baseline asks for.
+nltk_words = os.path.join(work, "nltk_data/corpora/wordnet")
+shutil.copytree(a.wordnet, nltk_words, dirs_exist_ok=True)
+with open(os.path.join(nltk_words, "lexnames"), "w") as file:
+    file.writelines(f"{i:02}\tname{i}\t1\n" for i in range(45))
+
+# DataComp's code, and what stands in for what it imports.
+sys.path.insert(0, a.datacomp)
+CODE = r'''
+import sys, types, os, json, time
+job = json.loads(sys.argv[1])
+sys.path.insert(0, job["datacomp"])
+import numpy as np
+import fasttext
+fasttext.FastText.np = types.SimpleNamespace(array=lambda x, copy=None: np.asarray(x))
+gcld3 = types.ModuleType("gcld3")
+class NNetLanguageIdentifier:
+    def __init__(self, min_num_bytes, max_num_bytes): self.model = fasttext.load_model(job["lid"])
+    def FindLanguage(self, text):
+        return types.SimpleNamespace(language=self.model.predict(text)[0][0].split("__label__")[1])
+gcld3.NNetLanguageIdentifier = NNetLanguageIdentifier
+sys.modules["gcld3"] = gcld3
+import nltk
+nltk.data.path = [job["work"] + "/nltk_data"]
+import nltk.corpus
+import torch
+torch.set_num_threads(job["threads"])
+import baselines.utils
+FILES = {"fasttext": job["lid"], "imagenet21k_wordnet_ids": job["synsets"], "centroids": job["work"] + "/centroids.npy"}
+def download(name, cache=None):
+    if name.startswith("in1k_clip_vit_l14_"): return job["work"] + f"/targets_{name[-1]}.npy"
+    return FILES["centroids" if name.endswith("_centroids") else name]
+baselines.utils.download = download
+from baselines import apply_filter as af
+torch_load = torch.load
+def load(path, *args, **kwargs):
+    array = np.load(path)
+    return array if path.endswith("centroids.npy") else {"image_features": torch.from_numpy(array)}
+torch.load = load
+def nearest(features, centroids, batch_size, device):
+    labels = torch.zeros(features.shape[0], dtype=torch.long)
+    for i in range(0, features.shape[0], batch_size):
+        similarity = torch.einsum("ik, jk -> ij", features[i : i + batch_size, :].float(), centroids)
+        labels[i : i + batch_size] = torch.argmax(similarity, dim=1).long()
+    return labels
+af.get_centroid_ids_gpu = nearest
+'''
+RUN = CODE + r'''
+class Inline:
+    """The GPU workers of image_based in this process: a spawned one would not have what stands above."""
+    def __init__(self, target, kwargs): self.work = lambda: target(**kwargs)
+    def start(self): self.work()
+    def is_alive(self): return False
+    def join(self, timeout=None): pass
+import queue
+af.mp = types.SimpleNamespace(Queue=queue.Queue, Process=Inline, set_start_method=lambda *x, **y: None)
+nltk.download = lambda *x: None
+fields = dict(metadata_dir=job["pool"], num_workers=job["threads"], save_path=job["out"], arch=None, threshold=None,
+              fraction=None, image_based_scale="small", num_gpus=1, batch_size=1024)
+fields.update(job["args"])
+start = time.perf_counter()
+af.apply_filter(types.SimpleNamespace(**fields))
+print("SECONDS", time.perf_counter() - start)
+'''
+LID = {"language_model": a.lid}
+IMAGE = {**LID, "centroids": work + "/centroids.npy", "targets": [f"{work}/targets_{i}.npy" for i in range(5)]}
+CASES = [
+    ("no_filter", {"name": "no_filter"}, "no_filter"),
+    ("basic_filter", {"name": "basic_filter"}, {"basic_filter": LID}),
+    ("clip_score l14 fraction 0.3", {"name": "clip_score", "arch": "l14", "fraction": 0.3}, {"clip_score": {"arch": "l14", "fraction": 0.3}}),
+    ("clip_score b32 threshold 0.25", {"name": "clip_score", "arch": "b32", "threshold": 0.25}, {"clip_score": {"arch": "b32", "threshold": 0.25}}),
+    ("laion2b", {"name": "laion2b"}, {"laion2b": LID}),
+    ("text_based", {"name": "text_based"}, {"text_based": {**LID, "wordnet": a.wordnet, "synsets": synsets}}),
+    ("image_based", {"name": "image_based"}, {"image_based": IMAGE}),
+    ("image_based_intersect_clip_score", {"name": "image_based_intersect_clip_score", "arch": "l14", "fraction": 0.3},
+     {"image_based_intersect_clip_score": {"image_based": IMAGE, "clip_score": {"arch": "l14", "fraction": 0.3}}}),
+]
+
+def theirs(args, out):
+    job = {"datacomp": a.datacomp, "lid": a.lid, "wordnet": nltk_words, "synsets": synsets, "work": work, "pool": pool,
+           "threads": a.threads, "out": out, "args": args}
+    done = subprocess.run([sys.executable, "-c", RUN, json.dumps(job)], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr[-3000:])
+    return float(done.stdout.split("SECONDS ")[1].split()[0])
+
+def ours(baseline, out):
+    recipe = {"version": 1, "name": "baselines", "output": out, "threads": a.threads,
+              "stages": [{"pool": {"parquet": [pool + "/*.parquet"]}}, {"select": {"baseline": baseline}}]}
+    with open(out + ".yaml", "w") as file:
+        json.dump(recipe, file)
+    start = time.perf_counter()
+    done = subprocess.run([a.clipmill, "run", out + ".yaml"], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr[-3000:])
+    return time.perf_counter() - start
+
+bad = False
+for title, args, baseline in CASES:
+    if a.only and args["name"] not in a.only.split(","):
+        continue
+    slug = title.replace(" ", "_")
+    their_file, our_folder = os.path.join(work, slug + ".npy"), os.path.join(work, slug + ".out")
+    shutil.rmtree(our_folder, ignore_errors=True)
+    their_seconds = theirs(args, their_file)
+    our_seconds = ours(baseline, our_folder)
+    files = [their_file, glob.glob(our_folder + "/**/subset.npy", recursive=True)[0]]
+    digests = [hashlib.sha256(open(file, "rb").read()).hexdigest()[:16] for file in files]
+    equal = digests[0] == digests[1]
+    bad |= not equal
+    rows = [len(np.load(file)) for file in files]
+    print(f"{title}: {'equal' if equal else 'INVALID: NOT EQUAL'}, {rows[0]} and {rows[1]} rows, {digests[0]}; "
+          f"datacomp {their_seconds:.2f} s (without start-up), clipmill {our_seconds:.2f} s (whole process)", flush=True)
+if not a.work:
+    shutil.rmtree(work)
+sys.exit(bad)
