@@ -20,11 +20,11 @@ use crate::tiles::{Span, Strip, fused, has_fused};
 /// A matrix over a slice.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a, T> {
-    data: &'a [T],
-    rows: usize,
-    columns: usize,
+    pub(crate) data: &'a [T],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
     /// Distance of two neighbours in a column, and in a row.
-    strides: (usize, usize),
+    pub(crate) strides: (usize, usize),
 }
 
 impl<'a, T: Float> Matrix<'a, T> {
@@ -39,6 +39,12 @@ impl<'a, T: Float> Matrix<'a, T> {
         let (down, right) = self.strides;
         Self { rows: self.columns, columns: self.rows, strides: (right, down), ..self }
     }
+
+    /// The same matrix, if its numbers are f32.
+    pub(crate) fn single(self) -> Option<Matrix<'a, f32>> {
+        let data = T::single(self.data)?;
+        Some(Matrix { data, rows: self.rows, columns: self.columns, strides: self.strides })
+    }
 }
 
 /// `into = a b`, or `into += a b` if `add`; `into` is row after row.
@@ -50,18 +56,13 @@ pub(crate) fn product<T: Float>(into: &mut [T], add: bool, a: Matrix<T>, b: Matr
     }
     let level = Level::best();
     if has_fused(level)
-        && let (Some(a), Some(b)) = (single(a), single(b))
+        && let (Some(a), Some(b)) = (a.single(), b.single())
         && let Some(into) = T::single_mut(into)
     {
         own_product(level, into, add, a, b);
         return;
     }
     gemm_product(into, add, a, b);
-}
-
-fn single<T: Float>(m: Matrix<'_, T>) -> Option<Matrix<'_, f32>> {
-    let data = T::single(m.data)?;
-    Some(Matrix { data, rows: m.rows, columns: m.columns, strides: m.strides })
 }
 
 /// Steps of the inner dimension in one block.

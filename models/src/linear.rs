@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use kernels::HalfLinear;
+use kernels::{HalfLinear, Products};
 
 use crate::block::Replaced;
 
@@ -27,12 +27,20 @@ impl Linear {
         Ok(Self { weight, bias, half })
     }
 
-    /// (.., K) → (.., N)
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// (.., K) → (.., N); `products` is the format where the weight is f32.
+    pub(crate) fn forward(&self, x: &Tensor, products: Products) -> Result<Tensor> {
         match &self.half {
             Some(half) => half.forward(x, Some(&self.bias)),
-            None => kernels::linear(x, &self.weight.flatten_from(1)?, Some(&self.bias)),
+            None => {
+                let weight = self.weight.flatten_from(1)?;
+                kernels::linear_in(x, &weight, Some(&self.bias), products)
+            }
         }
+    }
+
+    /// Weight and bias, if the weight is f32.
+    pub(crate) fn full(&self) -> Option<[&Tensor; 2]> {
+        self.half.is_none().then_some([&self.weight, &self.bias])
     }
 
     pub(crate) fn weight(&self) -> &Tensor {

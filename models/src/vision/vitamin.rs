@@ -6,6 +6,7 @@
 //! has a LayerNorm of its own behind the block's second one: both are in the checkpoints.
 
 use candle_core::{Result, Tensor};
+use kernels::Products;
 
 use super::{Step, dropped};
 use crate::block::{Norm, Pair, Replaced, Source};
@@ -113,11 +114,11 @@ impl Vitamin {
         seen("stem".to_owned(), &x);
         for (s, stage) in self.stages.iter().enumerate() {
             for (i, block) in stage.iter().enumerate() {
-                let shortcut = block.shortcut(&x)?;
+                let shortcut = block.shortcut(&x, step.products)?;
                 if block.expand.is_some() {
                     seen(format!("stages.{s}.{i}.shortcut"), &shortcut);
                 }
-                x = (block.branch(&x)? + shortcut)?;
+                x = (block.branch(&x, step.products)? + shortcut)?;
                 seen(format!("stages.{s}.{i}"), &x);
             }
         }
@@ -136,7 +137,7 @@ impl Vitamin {
         for (i, block) in self.blocks.iter().enumerate() {
             let share = dropped::share(self.drop_path, i, depth);
             let drop = step.noise.map(|seed| Drop { share, seed, block: i });
-            x = block.forward_or_again(&x, drop, step.recompute)?;
+            x = block.forward_or_again(&x, drop, step)?;
             seen(format!("blocks.{i}"), &x);
         }
         // The mean comes first, the norm after it.
@@ -160,19 +161,19 @@ impl MbConv {
         })
     }
 
-    fn shortcut(&self, x: &Tensor) -> Result<Tensor> {
+    fn shortcut(&self, x: &Tensor, products: Products) -> Result<Tensor> {
         let x = if self.stride == 2 { kernels::avg_pool3x3(x)? } else { x.clone() };
         match &self.expand {
-            Some(expand) => expand.forward(&x),
+            Some(expand) => expand.forward(&x, products),
             None => Ok(x),
         }
     }
 
-    fn branch(&self, x: &Tensor) -> Result<Tensor> {
-        let h = kernels::gelu(&self.conv1.forward(&self.pre_norm.forward(x)?)?)?;
+    fn branch(&self, x: &Tensor, products: Products) -> Result<Tensor> {
+        let h = kernels::gelu(&self.conv1.forward(&self.pre_norm.forward(x)?, products)?)?;
         let (w, b) = &self.conv2;
         let h = kernels::gelu(&kernels::depthwise3x3(&h, w, b, self.stride)?)?;
-        self.conv3.forward(&h)
+        self.conv3.forward(&h, products)
     }
 }
 
@@ -202,27 +203,29 @@ impl GatedBlock {
     }
 
     /// (B, N, C) → (B, N, C)
-    fn forward(&self, x: &Tensor, drop: Option<Drop>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, drop: Option<Drop>, products: Products) -> Result<Tensor> {
         let path = |y: Tensor, half: &str| match drop {
             Some(Drop { share, seed, block }) => {
                 dropped::paths(&y, share, seed, &format!("blocks.{block}.{half}"))
             }
             None => Ok(y),
         };
-        let qkv = self.qkv.forward(&self.norm1.forward(x)?)?;
-        let y = self.proj.forward(&kernels::attention(&qkv, self.heads, false)?)?;
+        let qkv = self.qkv.forward(&self.norm1.forward(x)?, products)?;
+        let y = self.proj.forward(&kernels::attention(&qkv, self.heads, false)?, products)?;
         let x = (x + path(y, "attn")?)?;
         let z = self.norm.forward(&self.norm2.forward(&x)?)?;
-        let h = kernels::geglu(&self.gate.forward(&z)?, &self.value.forward(&z)?)?;
-        let y = path(self.out.forward(&h)?, "mlp")?;
+        let h =
+            kernels::geglu(&self.gate.forward(&z, products)?, &self.value.forward(&z, products)?)?;
+        let y = path(self.out.forward(&h, products)?, "mlp")?;
         x + y
     }
 
-    /// [`GatedBlock::forward`], or where `again` the same with all but its input forgotten until
+    /// [`GatedBlock::forward`], or where the step computes again the same with all but its input forgotten until
     /// the backward pass.
-    fn forward_or_again(&self, x: &Tensor, drop: Option<Drop>, again: bool) -> Result<Tensor> {
-        if !again {
-            return self.forward(x, drop);
+    fn forward_or_again(&self, x: &Tensor, drop: Option<Drop>, step: Step) -> Result<Tensor> {
+        let products = step.products;
+        if !step.recompute {
+            return self.forward(x, drop, products);
         }
         let mut inputs = vec![x];
         inputs.extend(self.tensors());
@@ -231,7 +234,7 @@ impl GatedBlock {
             let Some((x, rest)) = tensors.split_first() else {
                 candle_core::bail!("a block without input")
             };
-            block.replaced(&mut Replaced::new(rest))?.forward(x, drop)
+            block.replaced(&mut Replaced::new(rest))?.forward(x, drop, products)
         })
     }
 
