@@ -33,6 +33,7 @@
 #![allow(unsafe_code)] // in `simd`, `tiles`, `gemm` and `memory`, each with its proof
 
 mod adamw;
+mod adamw_pass;
 mod attention;
 mod batch_norm;
 mod collect;
@@ -63,6 +64,7 @@ mod tiles;
 mod window;
 
 pub use adamw::{AdamW, adamw_step};
+pub use adamw_pass::{AdamWPass, sum_of_squares};
 pub use attention::{attention, attention_ragged};
 pub use batch_norm::{BatchStatistics, batch_norm, batch_norm_train};
 pub use collect::Collected;

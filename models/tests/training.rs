@@ -76,7 +76,7 @@ fn every_parameter_of_every_kind_gets_a_gradient_whether_kept_or_computed_again(
         let side = config.image_size() as usize;
         let pixels = Tensor::rand(-1f32, 1., (4, 3, side, side), &Device::Cpu).unwrap();
         let grads = |recompute: bool| {
-            let step = models::Step { noise: Some(3), recompute };
+            let step = models::Step { noise: Some(3), recompute, ..models::Step::default() };
             let i = normalize(&clip.encode_image_step(&pixels, step).unwrap()).unwrap();
             let (t, rows) = clip.encode_text_rows_step(&tokens, step).unwrap();
             let logits = i.matmul(&normalize(&t).unwrap().t().unwrap()).unwrap();

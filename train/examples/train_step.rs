@@ -2,7 +2,7 @@
 //! `bench/train_step_vs_open_clip.py`: prints losses and seconds of each step as JSON.
 //!
 //! `cargo run --release -p clipmill-train --example train_step -- MODEL WEIGHTS.safetensors
-//! BATCH.safetensors STEPS [recompute]`; the batch holds `pixels` (B, 3, S, S) f32 and `tokens`
+//! BATCH.safetensors STEPS [recompute] [bf16]`; the batch holds `pixels` (B, 3, S, S) f32 and `tokens`
 //! (B, N) u32.
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     kernels::keep_freed_memory();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [model, weights, batch, steps, rest @ ..] = args.as_slice() else {
-        return Err("MODEL WEIGHTS BATCH STEPS [recompute]".into());
+        return Err("MODEL WEIGHTS BATCH STEPS [recompute] [bf16]".into());
     };
     let steps: u64 = steps.parse()?;
     let load = |path: &str| -> candle_core::Result<BTreeMap<String, Tensor>> {
@@ -38,6 +38,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let schedule = Schedule { shape: Shape::Const, lr: 1e-5, warmup: 0, steps, cooldown };
     let choices = Choices {
         recompute: rest.iter().any(|word| word == "recompute"),
+        products: match rest.iter().any(|word| word == "bf16") {
+            true => kernels::Products::Bf16,
+            false => kernels::Products::F32,
+        },
         ..Choices::plain(constants, schedule)
     };
     let mut trainer = Trainer::new(clip, choices, |name, dims| Rule::Legacy.decays(name, dims));
