@@ -8,8 +8,8 @@ use rayon::prelude::*;
 
 use crate::elementary::Float;
 use crate::fused::{Fused, apply};
-use crate::gemm::{Matrix, product};
-use crate::linear::column_sums;
+use crate::gemm::Matrix;
+use crate::linear::{Products, column_sums};
 use crate::simd::Level;
 use crate::slices::{check, tensor, values, with_float};
 use crate::window::Windows;
@@ -23,6 +23,23 @@ use crate::window::Windows;
 /// # Errors
 /// Other shapes, dtypes than one of f32 and f64, or devices than the CPU.
 pub fn conv3x3(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: usize) -> Result<Tensor> {
+    conv3x3_in(x, weight, bias, stride, Products::F32)
+}
+
+/// [`conv3x3()`] with products of this format, forward and backward.
+///
+/// # Shapes
+/// As [`conv3x3()`].
+///
+/// # Errors
+/// As [`conv3x3()`]; [`Products::Bf16`] takes f32 alone.
+pub fn conv3x3_in(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    stride: usize,
+    products: Products,
+) -> Result<Tensor> {
     check("conv3x3", x)?;
     let windows = Windows::of("conv3x3", x, stride)?;
     let out = weight.dims().first().copied().unwrap_or(0);
@@ -34,11 +51,12 @@ pub fn conv3x3(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: usize) -> Res
             bias.dims()
         );
     }
-    apply(Conv { stride }, &[x, weight, bias])
+    apply(Conv { stride, products }, &[x, weight, bias])
 }
 
 struct Conv {
     stride: usize,
+    products: Products,
 }
 
 /// Elements of window rows that are laid out at a time; fixed, so that the order of the sums of a
@@ -115,7 +133,7 @@ impl Fused for Conv {
                 let rows = &mut rows[..count * 9 * channels];
                 lay_out(&windows, &xs, i * step, rows);
                 let kernel = Matrix::new(&w, out, 9 * channels).transposed();
-                product(y, true, Matrix::new(rows, count, 9 * channels), kernel);
+                self.products.of(y, true, Matrix::new(rows, count, 9 * channels), kernel)?;
             }
             let y = <T as candle_core::WithDType>::to_cpu_storage_owned(y);
             Ok((y, Shape::from((windows.batch, windows.rows(), columns, out))))
@@ -150,8 +168,9 @@ impl Fused for Conv {
                 let rows = &mut rows[..count * 9 * channels];
                 lay_out(&windows, &xs, i * step, rows);
                 let dys = Matrix::new(dy, count, out);
-                product(&mut dw, true, dys.transposed(), Matrix::new(rows, count, 9 * channels));
-                product(rows, false, dys, Matrix::new(&w, out, 9 * channels));
+                let laid = Matrix::new(rows, count, 9 * channels);
+                self.products.of(&mut dw, true, dys.transposed(), laid)?;
+                self.products.of(rows, false, dys, Matrix::new(&w, out, 9 * channels))?;
                 gather(&windows, rows, dx);
             }
             let db = column_sums(Level::best(), &dy, out);

@@ -113,15 +113,53 @@ fn panels(b: Matrix<f32>) -> Vec<f32> {
     packed
 }
 
+/// A right factor laid out once for many products.
+#[derive(Debug, Clone)]
+pub(crate) struct Panels {
+    packed: Vec<f32>,
+    /// Rows and columns of the factor.
+    depth: usize,
+    columns: usize,
+}
+
+impl Panels {
+    /// None where products are the `gemm` crate's.
+    pub(crate) fn new(b: Matrix<f32>) -> Option<Self> {
+        has_fused(Level::best()).then(|| Self {
+            packed: panels(b),
+            depth: b.rows,
+            columns: b.columns,
+        })
+    }
+
+    /// `into += a b`
+    pub(crate) fn add_product(&self, into: &mut [f32], a: Matrix<f32>) {
+        assert_eq!(a.columns, self.depth, "inner dimensions");
+        assert_eq!(into.len(), a.rows * self.columns, "the product");
+        if !into.is_empty() && self.depth > 0 {
+            packed_product(Level::best(), into, true, a, &self.packed, (self.depth, self.columns));
+        }
+    }
+}
+
 fn own_product(level: Level, into: &mut [f32], add: bool, a: Matrix<f32>, b: Matrix<f32>) {
-    let (depth, columns) = (b.rows, b.columns);
-    if depth == 0 {
+    if b.rows == 0 {
         if !add {
             into.fill(0.0);
         }
         return;
     }
-    let packed = panels(b);
+    packed_product(level, into, add, a, &panels(b), (b.rows, b.columns));
+}
+
+fn packed_product(
+    level: Level,
+    into: &mut [f32],
+    add: bool,
+    a: Matrix<f32>,
+    packed: &[f32],
+    (depth, columns): (usize, usize),
+) {
     let (down, right) = a.strides;
     let task_rows = rows_in_a_task(a.rows);
     into.par_chunks_mut(task_rows * columns).enumerate().for_each(|(task, into)| {

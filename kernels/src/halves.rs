@@ -9,7 +9,6 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, Result, Shape, Tensor, TensorId};
-use rayon::prelude::*;
 
 use crate::attention::{self, Form};
 use crate::elementary::Float;
@@ -17,9 +16,9 @@ use crate::fused::{Fused, apply};
 use crate::gelu;
 use crate::layer_norm;
 use crate::linear::{self, Products, column_sums};
-use crate::rows::{ELEMENTS, add_to};
 use crate::simd::Level;
 use crate::slices::{Values, check, tensor, values, with_float};
+use crate::sum::sum_into;
 
 /// The tensors of one half: LayerNorm's gain and shift, then both linear layers' weights (N, K) and
 /// biases.
@@ -187,7 +186,7 @@ impl Fused for Residual {
             let (w, b) = (values::<T>(&inputs[5], self.name())?, values::<T>(&inputs[6], self.name())?);
             let sizes = (middle.len() / inner, width, inner);
             let mut y = linear::forward(self.form.products, &middle, &w, Some(&b), sizes)?;
-            sum(&mut y, &values::<T>(&inputs[0], self.name())?);
+            sum_into(&mut y, &values::<T>(&inputs[0], self.name())?);
             if !self.form.again {
                 let kept = [keep(normed)?, keep(first)?, keep(middle)?];
                 *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
@@ -242,7 +241,7 @@ impl Fused for Residual {
             let eps = T::of(self.form.eps);
             let (mut dx, dgain, dshift) =
                 layer_norm::backward(level, &numbers(&inputs[0])?, &numbers(&inputs[1])?, &dnormed, eps);
-            sum(&mut dx, &dy);
+            sum_into(&mut dx, &dy);
             Ok(vec![
                 Some(tensor(dx, inputs[0].shape())?),
                 Some(tensor(dgain, width)?),
@@ -263,10 +262,4 @@ fn numbers<T: Float>(tensor: &Tensor) -> Result<Values<'_, T>> {
 fn keep<T: Float>(values: Vec<T>) -> Result<Tensor> {
     let len = values.len();
     tensor(values, len)
-}
-
-fn sum<T: Float>(into: &mut [T], from: &[T]) {
-    into.par_chunks_mut(ELEMENTS).zip(from.par_chunks(ELEMENTS)).for_each(|(into, from)| {
-        add_to(into, from);
-    });
 }

@@ -24,7 +24,8 @@
 //! `gemm` crate's and follow the caches of the machine. In f32 with FMA a row of a result does not
 //! depend on the rows beside it.
 //!
-//! Reading order: [`linear()`], [`layer_norm()`], [`gelu()`], [`attention()`], [`batch_norm()`],
+//! Reading order: [`linear()`], [`layer_norm()`], [`gelu()`], [`attention()`], the halves of a block
+//! made of them ([`attention_half()`], [`mlp_half()`]), [`Collected`], [`batch_norm()`],
 //! [`softmax()`], [`cross_entropy()`], [`embedding()`], [`patches()`], [`l2_normalize()`],
 //! [`adamw_step()`], [`keep_freed_memory()`],
 //! [`limit_address_space()`]; below them `gemm` and `tiles` (matrix products),
@@ -53,6 +54,7 @@ mod layer_norm;
 mod linear;
 mod memory;
 mod normalize;
+mod packed;
 mod patches;
 mod pool;
 mod recompute;
@@ -60,6 +62,7 @@ mod rows;
 mod simd;
 mod slices;
 mod softmax;
+mod sum;
 mod tiles;
 mod window;
 
@@ -68,7 +71,7 @@ pub use adamw_pass::{AdamWPass, sum_of_squares};
 pub use attention::{attention, attention_ragged};
 pub use batch_norm::{BatchStatistics, batch_norm, batch_norm_train};
 pub use collect::Collected;
-pub use conv::conv3x3;
+pub use conv::{conv3x3, conv3x3_in};
 pub use cross_entropy::cross_entropy;
 pub use depthwise::depthwise3x3;
 pub use embedding::embedding;
@@ -80,10 +83,12 @@ pub use layer_norm::layer_norm;
 pub use linear::{Products, linear, linear_in, project};
 pub use memory::{keep_freed_memory, limit_address_space};
 pub use normalize::l2_normalize;
+pub use packed::PackedLinear;
 pub use patches::{patches, with_class_and_positions};
 pub use pool::avg_pool3x3;
 pub use recompute::recompute;
 pub use softmax::softmax;
+pub use sum::add;
 
 #[cfg(test)]
 mod levels;

@@ -2,10 +2,10 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use kernels::{
-    Half, HalfForm, Products, attention, attention_half, attention_ragged, avg_pool3x3, batch_norm,
-    batch_norm_train, conv3x3, cross_entropy, depthwise3x3, embedding, geglu, gelu, gelu_first,
-    l2_normalize, layer_norm, linear, linear_in, mlp_half, patches, project, quick_gelu, recompute,
-    softmax, with_class_and_positions,
+    Half, HalfForm, Products, add, attention, attention_half, attention_ragged, avg_pool3x3,
+    batch_norm, batch_norm_train, conv3x3, cross_entropy, depthwise3x3, embedding, geglu, gelu,
+    gelu_first, l2_normalize, layer_norm, linear, linear_in, mlp_half, patches, project,
+    quick_gelu, recompute, softmax, with_class_and_positions,
 };
 
 /// Reproducible numbers in -1..1, without a random generator.
@@ -420,6 +420,13 @@ fn gradients_of_bf16_products_are_those_of_f32_within_bf16s_rounding() {
         // The shift and bias behind the last product see nothing but f32.
         assert!(share > 1e-5 || i == 7, "{i}: {share} says that nothing was rounded");
     }
+}
+
+#[test]
+fn a_sum_has_the_gradient_of_its_formula() {
+    check(&[&[3, 5], &[3, 5]], |t| add(&t[0], &t[1]));
+    check(&[&[3, 5]], |t| add(&t[0], &t[0]));
+    assert!(add(&noise(&[2, 3], 1), &noise(&[3, 2], 1)).is_err());
 }
 
 #[test]

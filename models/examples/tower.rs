@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let clip = open_weights(Path::new(weights), model, &Device::Cpu)?;
     let clip = match rest.first().map(String::as_str) {
         Some("bf16") => clip.with_half_weights()?,
-        _ => clip,
+        _ => clip.with_packed_weights()?,
     };
     let pixels = candle_core::safetensors::load(Path::new(pixels), &Device::Cpu)?;
     let Some(pixels) = pixels.get("pixels") else { return Err("no tensor `pixels`".into()) };

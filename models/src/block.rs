@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{D, Result, Tensor, Var};
 use kernels::{Half, HalfForm, Products};
 
-use crate::linear::Linear;
+use crate::linear::{Layout, Linear};
 use crate::repavit::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, BatchNorm, FoldedFfn, IdleFfn};
 use crate::shapes::Ffn;
 
@@ -19,8 +19,8 @@ pub(crate) type Pair = (Tensor, Tensor);
 pub(crate) struct Source<'a> {
     pub(crate) tensors: &'a BTreeMap<String, Tensor>,
     pub(crate) buffers: &'a BTreeMap<String, Var>,
-    /// Whether the linear layers of the blocks have bf16 weights.
-    pub(crate) half: bool,
+    /// How the weights of the blocks' linear layers lie.
+    pub(crate) layout: Layout,
 }
 
 impl Source<'_> {
@@ -59,7 +59,7 @@ impl Source<'_> {
     }
 
     fn linear_of(&self, weight: &str, bias: &str) -> Result<Linear> {
-        Linear::new(self.get(weight)?, self.get(bias)?, self.half)
+        Linear::new(self.get(weight)?, self.get(bias)?, self.layout)
     }
 
     pub(crate) fn norm(&self, at: &str, eps: f64) -> Result<Norm> {
@@ -282,8 +282,8 @@ impl Block {
     fn join(&self, x: &Tensor, y: &Tensor, pass: Pass) -> Result<Tensor> {
         let y = self.out_proj.forward(y, pass.products)?;
         match &self.scales {
-            Some((scale, _)) => x + y.broadcast_mul(scale)?,
-            None => x + y,
+            Some((scale, _)) => kernels::add(x, &y.broadcast_mul(scale)?),
+            None => kernels::add(x, &y),
         }
     }
 
@@ -353,15 +353,15 @@ impl Block {
                 let h = gelu(&fc.forward(&ln_2.forward(x)?, products)?)?;
                 let y = proj.forward(&h, products)?;
                 match &self.scales {
-                    Some((_, scale)) => x + y.broadcast_mul(scale)?,
-                    None => x + y,
+                    Some((_, scale)) => kernels::add(x, &y.broadcast_mul(scale)?),
+                    None => kernels::add(x, &y),
                 }
             }
             FfnLayer::Idle(ffn) => {
                 let h = ffn.fc.forward(&ffn.bn_1.forward(x, pass)?, products)?;
                 let h = kernels::gelu_first(&h, ffn.active, pass.quick)?;
                 let h = ffn.bn_2.forward(&h, pass)?;
-                x + ffn.proj.forward(&h, products)?
+                kernels::add(x, &ffn.proj.forward(&h, products)?)
             }
             FfnLayer::Folded(ffn) => {
                 let y = kernels::linear(x, &ffn.idle_weight, Some(&ffn.idle_bias))?;
@@ -369,7 +369,7 @@ impl Block {
                     None => Ok(y),
                     Some((u, shift, v)) => {
                         let h = gelu(&kernels::linear(x, u, Some(shift))?)?;
-                        y + kernels::linear(&h, v, None)?
+                        kernels::add(&y, &kernels::linear(&h, v, None)?)
                     }
                 }
             }

@@ -11,7 +11,7 @@ use kernels::Products;
 use super::{Step, dropped};
 use crate::block::{Norm, Pair, Replaced, Source};
 use crate::config::VitaminConfig;
-use crate::linear::Linear;
+use crate::linear::{Layout, Linear};
 
 /// LayerNorm's eps, everywhere in timm's ViTamin.
 const EPS: f64 = 1e-6;
@@ -27,6 +27,8 @@ pub(crate) struct Vitamin {
     fc_norm: Norm,
     head: Tensor,
     drop_path: f64,
+    /// Whether convolutions round to bf16, as the linear layers do.
+    half: bool,
 }
 
 /// An inverted bottleneck with a depthwise convolution and one LayerNorm before it.
@@ -82,6 +84,7 @@ impl Vitamin {
             fc_norm: norm("visual.trunk.fc_norm")?,
             head: source.get("visual.head.proj.weight")?,
             drop_path: config.drop_path,
+            half: source.layout == Layout::Half,
         })
     }
 
@@ -107,10 +110,12 @@ impl Vitamin {
         seen: &mut dyn FnMut(String, &Tensor),
     ) -> Result<Tensor> {
         let (conv1, norm1, conv2) = &self.stem;
+        // Of three channels the first convolution reads the pixels: it stays f32.
+        let products = if self.half { Products::Bf16 } else { step.products };
         let x = kernels::conv3x3(&pixels.permute((0, 2, 3, 1))?, &conv1.0, &conv1.1, 2)?;
         let x = kernels::gelu(&norm1.forward(&x)?)?;
         seen("stem.norm1_gelu".to_owned(), &x);
-        let mut x = kernels::conv3x3(&x, &conv2.0, &conv2.1, 1)?;
+        let mut x = kernels::conv3x3_in(&x, &conv2.0, &conv2.1, 1, products)?;
         seen("stem".to_owned(), &x);
         for (s, stage) in self.stages.iter().enumerate() {
             for (i, block) in stage.iter().enumerate() {
@@ -118,14 +123,14 @@ impl Vitamin {
                 if block.expand.is_some() {
                     seen(format!("stages.{s}.{i}.shortcut"), &shortcut);
                 }
-                x = (block.branch(&x, step.products)? + shortcut)?;
+                x = kernels::add(&block.branch(&x, step.products)?, &shortcut)?;
                 seen(format!("stages.{s}.{i}"), &x);
             }
         }
         let (norm, proj) = &self.pool;
         let x = norm.forward(&x)?;
         seen("pool.norm".to_owned(), &x);
-        let x = kernels::conv3x3(&x, &proj.0, &proj.1, 2)?;
+        let x = kernels::conv3x3_in(&x, &proj.0, &proj.1, 2, products)?;
         seen("pool".to_owned(), &x);
         let x = x.flatten(1, 2)?; // (B, N, C)
         seen("tokens_before_pos".to_owned(), &x);
@@ -212,12 +217,12 @@ impl GatedBlock {
         };
         let qkv = self.qkv.forward(&self.norm1.forward(x)?, products)?;
         let y = self.proj.forward(&kernels::attention(&qkv, self.heads, false)?, products)?;
-        let x = (x + path(y, "attn")?)?;
+        let x = kernels::add(x, &path(y, "attn")?)?;
         let z = self.norm.forward(&self.norm2.forward(&x)?)?;
         let h =
             kernels::geglu(&self.gate.forward(&z, products)?, &self.value.forward(&z, products)?)?;
         let y = path(self.out.forward(&h, products)?, "mlp")?;
-        x + y
+        kernels::add(&x, &y)
     }
 
     /// [`GatedBlock::forward`], or where the step computes again the same with all but its input forgotten until
