@@ -7,6 +7,7 @@ use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::elementary::Float;
+use crate::fresh::repeated;
 use crate::fused::{Fused, apply};
 use crate::gemm::Matrix;
 use crate::linear::{Products, column_sums};
@@ -122,10 +123,7 @@ impl Fused for Conv {
             let (xs, w) = (values::<T>(x, "conv3x3")?, values::<T>(weight, "conv3x3")?);
             let bias = values::<T>(bias, "conv3x3")?;
             let w = taps_first(&w, out, channels);
-            let mut y: Vec<T> = Vec::with_capacity(lines * columns * out);
-            for _ in 0..lines * columns {
-                y.extend_from_slice(&bias);
-            }
+            let mut y: Vec<T> = repeated(&bias, lines * columns);
             let step = lines_at_a_time(&windows);
             let mut rows = vec![<T as Float>::ZERO; step.min(lines) * columns * 9 * channels];
             for (i, y) in y.chunks_mut(step * columns * out).enumerate() {

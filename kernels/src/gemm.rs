@@ -14,6 +14,7 @@ use candle_core::DType;
 use rayon::prelude::*;
 
 use crate::elementary::Float;
+use crate::fresh::zeros;
 use crate::simd::Level;
 use crate::tiles::{Span, Strip, fused, has_fused};
 
@@ -90,7 +91,7 @@ const COPIED: usize = 64;
 /// The right factor in panels: for each [`WIDE`] columns all rows, zeros beyond the last column.
 fn panels(b: Matrix<f32>) -> Vec<f32> {
     let (down, right) = b.strides;
-    let mut packed = vec![0.0; b.columns.div_ceil(WIDE) * b.rows * WIDE];
+    let mut packed = zeros(b.columns.div_ceil(WIDE) * b.rows * WIDE);
     packed.par_chunks_mut(b.rows * WIDE).enumerate().for_each(|(panel, packed)| {
         let first = panel * WIDE;
         let count = WIDE.min(b.columns - first);

@@ -7,6 +7,7 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::fresh::repeated;
 use crate::gemm::Matrix;
 use crate::half_product::{has_instruction, multiply, pack_left, pack_right};
 use crate::simd::Level;
@@ -68,10 +69,7 @@ impl HalfLinear {
 
     fn product(&self, level: Level, instruction: bool, x: &[f32], bias: &[f32]) -> Vec<f32> {
         let rows = x.len() / self.depth.max(1);
-        let mut y = Vec::with_capacity(rows * self.columns);
-        for _ in 0..rows {
-            y.extend_from_slice(bias);
-        }
+        let mut y = repeated(bias, rows);
         if y.is_empty() || self.depth == 0 {
             return y;
         }

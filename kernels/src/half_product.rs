@@ -7,6 +7,7 @@
 
 use rayon::prelude::*;
 
+use crate::fresh::zeros;
 use crate::gemm::Matrix;
 use crate::simd::{Level, Work};
 
@@ -67,7 +68,7 @@ const TOGETHER: usize = 64;
 pub(crate) fn pack_left(level: Level, a: Matrix<f32>) -> Vec<u32> {
     let (down, right) = a.strides;
     let pairs = a.columns.div_ceil(2);
-    let mut packed = vec![0; a.rows * pairs];
+    let mut packed = zeros(a.rows * pairs);
     if packed.is_empty() {
         return packed;
     }
@@ -101,7 +102,7 @@ pub(crate) fn pack_left(level: Level, a: Matrix<f32>) -> Vec<u32> {
 pub(crate) fn pack_right(level: Level, b: Matrix<f32>) -> Vec<u32> {
     let (down, right) = b.strides;
     let pairs = b.rows.div_ceil(2);
-    let mut panels = vec![0; b.columns.div_ceil(WIDE) * pairs * WIDE];
+    let mut panels = zeros(b.columns.div_ceil(WIDE) * pairs * WIDE);
     panels.par_chunks_mut((pairs * WIDE).max(1)).enumerate().for_each(|(panel, packed)| {
         let first = panel * WIDE;
         let count = WIDE.min(b.columns - first);

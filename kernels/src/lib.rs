@@ -31,7 +31,7 @@
 //! [`limit_address_space()`]; below them `gemm` and `tiles` (matrix products),
 //! `simd` (the choice of SIMD level), `elementary` (exponential and normal distribution), `rows`
 //! (sums), `slices` (tensors as slices) and `fused` (operators with any number of inputs).
-#![allow(unsafe_code)] // in `simd`, `tiles`, `gemm` and `memory`, each with its proof
+#![allow(unsafe_code)] // in `simd`, `tiles`, `half_product`, `gemm`, `fresh` and `memory`, each with its proof
 
 mod adamw;
 mod adamw_pass;
@@ -43,6 +43,7 @@ mod cross_entropy;
 mod depthwise;
 mod elementary;
 mod embedding;
+mod fresh;
 mod fused;
 mod geglu;
 mod gelu;

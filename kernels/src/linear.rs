@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use crate::collect::collect;
 use crate::elementary::Float;
+use crate::fresh::{repeated, zeros};
 use crate::fused::{Fused, apply};
 use crate::gemm::{Matrix, product};
 use crate::half_product::half_product;
@@ -223,14 +224,8 @@ pub(crate) fn forward<T: Float>(
     (rows, n, k): (usize, usize, usize),
 ) -> Result<Vec<T>> {
     let mut y = match bias {
-        Some(bias) => {
-            let mut y = Vec::with_capacity(rows * n);
-            for _ in 0..rows {
-                y.extend_from_slice(bias);
-            }
-            y
-        }
-        None => vec![T::ZERO; rows * n],
+        Some(bias) => repeated(bias, rows),
+        None => zeros(rows * n),
     };
     let w = Matrix::new(w, n, k).transposed();
     products.of(&mut y, bias.is_some(), Matrix::new(x, rows, k), w)?;
@@ -244,7 +239,7 @@ pub(crate) fn backward_x<T: Float>(
     w: &[T],
     (rows, n, k): (usize, usize, usize),
 ) -> Result<Vec<T>> {
-    let mut dx = vec![T::ZERO; rows * k];
+    let mut dx = zeros(rows * k);
     products.of(&mut dx, false, Matrix::new(dy, rows, n), Matrix::new(w, n, k))?;
     Ok(dx)
 }
@@ -263,7 +258,7 @@ pub(crate) fn backward_w<T: Float>(
     if let Some(done) = collect(id, n * k, |into, add| of(into, add)) {
         return done.map(|()| None);
     }
-    let mut dw = vec![T::ZERO; n * k];
+    let mut dw = zeros(n * k);
     of(&mut dw, false)?;
     Ok(Some(tensor(dw, (n, k))?))
 }

@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::fresh::repeated;
 use crate::gemm::{Matrix, Panels};
 use crate::slices::{tensor, values};
 
@@ -53,10 +54,7 @@ impl PackedLinear {
         let x = x.contiguous()?;
         let (xs, bias) =
             (values::<f32>(&x, "packed_linear")?, values::<f32>(bias, "packed_linear")?);
-        let mut y = Vec::with_capacity(rows * self.columns);
-        for _ in 0..rows {
-            y.extend_from_slice(&bias);
-        }
+        let mut y = repeated(&bias, rows);
         self.panels.add_product(&mut y, Matrix::new(&xs, rows, self.depth));
         tensor(y, shape)
     }

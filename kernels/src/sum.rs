@@ -42,8 +42,9 @@ impl Fused for Add {
     fn forward(&self, inputs: &[Tensor]) -> Result<(CpuStorage, Shape)> {
         let [a, b] = inputs else { candle_core::bail!("add takes 2 tensors") };
         with_float!("add", a.dtype(), T => {
-            let mut y = values::<T>(a, "add")?.to_vec();
-            sum_into(&mut y, &values::<T>(b, "add")?);
+            let (x, z) = (values::<T>(a, "add")?, values::<T>(b, "add")?);
+            let pairs = x.par_iter().zip(z.par_iter()).with_min_len(ELEMENTS);
+            let y: Vec<T> = pairs.map(|(x, z)| *x + *z).collect();
             Ok((<T as candle_core::WithDType>::to_cpu_storage_owned(y), a.shape().clone()))
         })
     }
