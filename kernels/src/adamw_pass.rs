@@ -51,12 +51,12 @@ impl AdamWPass {
             );
         }
         let moments = RefCell::new((first, second));
-        parameter.inplace_op1(&Pass { pass: *self, gradient, moments })
+        parameter.inplace_op1(&Pass { form: *self, gradient, moments })
     }
 }
 
 struct Pass<'a> {
-    pass: AdamWPass,
+    form: AdamWPass,
     gradient: &'a [f32],
     moments: RefCell<(&'a mut [f32], &'a mut [f32])>,
 }
@@ -72,18 +72,18 @@ impl InplaceOp1 for Pass<'_> {
             candle_core::bail!("adamw takes contiguous f32 parameters")
         };
         let (first, second) = &mut *self.moments.borrow_mut();
-        let (pass, level) = (self.pass, Level::best());
+        let (form, level) = (self.form, Level::best());
         all[start..end]
             .par_chunks_mut(ELEMENTS)
             .zip(self.gradient.par_chunks(ELEMENTS))
             .zip(first.par_chunks_mut(ELEMENTS).zip(second.par_chunks_mut(ELEMENTS)))
-            .for_each(|((p, g), (m, v))| level.run(Step { pass, p, g, m, v }));
+            .for_each(|((p, g), (m, v))| level.run(Step { form, p, g, m, v }));
         Ok(())
     }
 }
 
 struct Step<'a> {
-    pass: AdamWPass,
+    form: AdamWPass,
     p: &'a mut [f32],
     g: &'a [f32],
     m: &'a mut [f32],
@@ -95,7 +95,7 @@ impl Work for Step<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let pass = self.pass;
+        let pass = self.form;
         let numbers = self.p.iter_mut().zip(self.g).zip(self.m.iter_mut().zip(self.v));
         for ((p, g), (m, v)) in numbers {
             let g = g * pass.factor;
@@ -168,7 +168,7 @@ mod tests {
         let (g, v0) = (noise(count, 1), noise(count, 2).iter().map(|v| v * v).collect::<Vec<_>>());
         let run = |level: Level| {
             let (mut p, mut m, mut v) = (noise(count, 3), noise(count, 4), v0.clone());
-            level.run(Step { pass: PASS, p: &mut p, g: &g, m: &mut m, v: &mut v });
+            level.run(Step { form: PASS, p: &mut p, g: &g, m: &mut m, v: &mut v });
             (p, m, v)
         };
         let expected = run(Level::Baseline);
