@@ -4,6 +4,7 @@
 //! `cargo run --release -p clipmill-models --example tower -- MODEL WEIGHTS.safetensors
 //! PIXELS.safetensors OUT.f32 PASSES [bf16]`; the pictures are the tensor `pixels`, (B, 3, S, S).
 
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
@@ -37,6 +38,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         clip.encode_image(pixels, Mode::Eval)?;
         seconds.push(start.elapsed().as_secs_f64());
     }
-    println!("{seconds:?}");
+    writeln!(std::io::stdout(), "{seconds:?}")?;
     Ok(())
 }

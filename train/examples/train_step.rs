@@ -6,6 +6,7 @@
 //! (B, N) u32.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
@@ -54,6 +55,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).map(str::trim);
-    println!("{}", serde_json::json!({"losses": losses, "seconds": seconds, "peak": peak}));
+    let row = serde_json::json!({"losses": losses, "seconds": seconds, "peak": peak});
+    writeln!(std::io::stdout(), "{row}")?;
     Ok(())
 }
