@@ -8,6 +8,7 @@ use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::elementary::Float;
+use crate::fresh::zeros;
 use crate::fused::{Fused, apply};
 use crate::simd::{Level, Work};
 use crate::slices::{check, tensor, values, with_float};
@@ -112,7 +113,7 @@ pub(crate) struct Form {
 
 pub(crate) fn forward<T: Float>(level: Level, qkv: &[T], form: Form, lengths: &[usize]) -> Vec<T> {
     let width = form.heads * form.head;
-    let mut y = vec![T::ZERO; qkv.len() / 3];
+    let mut y = zeros(qkv.len() / 3);
     let inputs = split(qkv, lengths, 3 * width);
     let outputs = split_mut(&mut y, lengths, width);
     inputs.into_par_iter().zip(outputs).for_each_init(Scratch::default, |scratch, (qkv, y)| {
@@ -129,7 +130,7 @@ pub(crate) fn backward<T: Float>(
     lengths: &[usize],
 ) -> Vec<T> {
     let width = form.heads * form.head;
-    let mut dx = vec![T::ZERO; qkv.len()];
+    let mut dx = zeros(qkv.len());
     let inputs = split(qkv, lengths, 3 * width);
     let gradients = split(dy, lengths, width);
     let outputs = split_mut(&mut dx, lengths, 3 * width);

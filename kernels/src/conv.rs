@@ -7,9 +7,10 @@ use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::elementary::Float;
+use crate::fresh::repeated;
 use crate::fused::{Fused, apply};
-use crate::gemm::{Matrix, product};
-use crate::linear::column_sums;
+use crate::gemm::Matrix;
+use crate::linear::{Products, column_sums};
 use crate::simd::Level;
 use crate::slices::{check, tensor, values, with_float};
 use crate::window::Windows;
@@ -23,6 +24,23 @@ use crate::window::Windows;
 /// # Errors
 /// Other shapes, dtypes than one of f32 and f64, or devices than the CPU.
 pub fn conv3x3(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: usize) -> Result<Tensor> {
+    conv3x3_in(x, weight, bias, stride, Products::F32)
+}
+
+/// [`conv3x3()`] with products of this format, forward and backward.
+///
+/// # Shapes
+/// As [`conv3x3()`].
+///
+/// # Errors
+/// As [`conv3x3()`]; [`Products::Bf16`] takes f32 alone.
+pub fn conv3x3_in(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    stride: usize,
+    products: Products,
+) -> Result<Tensor> {
     check("conv3x3", x)?;
     let windows = Windows::of("conv3x3", x, stride)?;
     let out = weight.dims().first().copied().unwrap_or(0);
@@ -34,11 +52,12 @@ pub fn conv3x3(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: usize) -> Res
             bias.dims()
         );
     }
-    apply(Conv { stride }, &[x, weight, bias])
+    apply(Conv { stride, products }, &[x, weight, bias])
 }
 
 struct Conv {
     stride: usize,
+    products: Products,
 }
 
 /// Elements of window rows that are laid out at a time; fixed, so that the order of the sums of a
@@ -104,10 +123,7 @@ impl Fused for Conv {
             let (xs, w) = (values::<T>(x, "conv3x3")?, values::<T>(weight, "conv3x3")?);
             let bias = values::<T>(bias, "conv3x3")?;
             let w = taps_first(&w, out, channels);
-            let mut y: Vec<T> = Vec::with_capacity(lines * columns * out);
-            for _ in 0..lines * columns {
-                y.extend_from_slice(&bias);
-            }
+            let mut y: Vec<T> = repeated(&bias, lines * columns);
             let step = lines_at_a_time(&windows);
             let mut rows = vec![<T as Float>::ZERO; step.min(lines) * columns * 9 * channels];
             for (i, y) in y.chunks_mut(step * columns * out).enumerate() {
@@ -115,7 +131,7 @@ impl Fused for Conv {
                 let rows = &mut rows[..count * 9 * channels];
                 lay_out(&windows, &xs, i * step, rows);
                 let kernel = Matrix::new(&w, out, 9 * channels).transposed();
-                product(y, true, Matrix::new(rows, count, 9 * channels), kernel);
+                self.products.of(y, true, Matrix::new(rows, count, 9 * channels), kernel)?;
             }
             let y = <T as candle_core::WithDType>::to_cpu_storage_owned(y);
             Ok((y, Shape::from((windows.batch, windows.rows(), columns, out))))
@@ -150,8 +166,9 @@ impl Fused for Conv {
                 let rows = &mut rows[..count * 9 * channels];
                 lay_out(&windows, &xs, i * step, rows);
                 let dys = Matrix::new(dy, count, out);
-                product(&mut dw, true, dys.transposed(), Matrix::new(rows, count, 9 * channels));
-                product(rows, false, dys, Matrix::new(&w, out, 9 * channels));
+                let laid = Matrix::new(rows, count, 9 * channels);
+                self.products.of(&mut dw, true, dys.transposed(), laid)?;
+                self.products.of(rows, false, dys, Matrix::new(&w, out, 9 * channels))?;
                 gather(&windows, rows, dx);
             }
             let db = column_sums(Level::best(), &dy, out);

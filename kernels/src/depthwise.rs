@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::elementary::Float;
+use crate::fresh::zeros;
 use crate::fused::{Fused, apply};
 use crate::linear::column_sums;
 use crate::rows::add_to;
@@ -102,7 +103,7 @@ pub(crate) fn forward<T: Float>(
 ) -> Vec<T> {
     let (channels, columns) = (windows.channels, windows.columns());
     let picture = windows.height * windows.line();
-    let mut y = vec![T::ZERO; windows.batch * windows.rows() * columns * channels];
+    let mut y = zeros(windows.batch * windows.rows() * columns * channels);
     y.par_chunks_mut(columns * channels).enumerate().for_each(|(i, y)| {
         let (b, oy) = (i / windows.rows(), i % windows.rows());
         let x = &x[b * picture..][..picture];
@@ -121,7 +122,7 @@ pub(crate) fn backward<T: Float>(
 ) -> (Vec<T>, Vec<T>) {
     let (channels, line) = (windows.channels, windows.columns() * windows.channels);
     let (picture, result) = (windows.height * windows.line(), windows.rows() * line);
-    let mut dx = vec![T::ZERO; x.len()];
+    let mut dx = zeros(x.len());
     dx.par_chunks_mut(windows.line()).enumerate().for_each(|(i, dx)| {
         let (b, y) = (i / windows.height, i % windows.height);
         let dy = &dy[b * result..][..result];

@@ -46,6 +46,10 @@ pub(crate) trait Float:
     fn single_mut(_: &mut [Self]) -> Option<&mut [f32]> {
         None
     }
+    /// The slice itself, if this type is f32.
+    fn of_single_mut(_: &mut [f32]) -> Option<&mut [Self]> {
+        None
+    }
 
     /// The larger; of a number and a NaN either.
     #[inline(always)]
@@ -137,6 +141,10 @@ impl Float for f32 {
     }
 
     fn single_mut(slice: &mut [Self]) -> Option<&mut [f32]> {
+        Some(slice)
+    }
+
+    fn of_single_mut(slice: &mut [f32]) -> Option<&mut [Self]> {
         Some(slice)
     }
 

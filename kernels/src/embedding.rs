@@ -1,7 +1,9 @@
 //! Rows of a table by index.
 
-use candle_core::{CpuStorage, Result, Shape, Tensor};
+use candle_core::{CpuStorage, Result, Shape, Tensor, TensorId};
 
+use crate::collect::collect;
+use crate::elementary::Float;
 use crate::fused::{Fused, apply};
 use crate::rows::add_to;
 use crate::slices::{check, indices, tensor, values, with_float};
@@ -52,6 +54,16 @@ impl Fused for Embedding {
     fn backward(
         &self,
         inputs: &[Tensor],
+        output: &Tensor,
+        grad: &Tensor,
+    ) -> Result<Vec<Option<Tensor>>> {
+        self.backward_collected(inputs, &[], output, grad)
+    }
+
+    fn backward_collected(
+        &self,
+        inputs: &[Tensor],
+        ids: &[TensorId],
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<Vec<Option<Tensor>>> {
@@ -59,11 +71,24 @@ impl Fused for Embedding {
         let (entries, width) = table.dims2()?;
         with_float!("embedding", table.dtype(), T => {
             let dy = values::<T>(grad, "embedding")?;
-            let mut rows: Vec<T> = vec![<T as crate::elementary::Float>::ZERO; entries * width];
-            for (id, dy) in self.ids.iter().zip(dy.chunks_exact(width.max(1))) {
-                add_to(&mut rows[*id as usize * width..][..width], dy);
+            let rows = |into: &mut [T]| {
+                for (id, dy) in self.ids.iter().zip(dy.chunks_exact(width.max(1))) {
+                    add_to(&mut into[*id as usize * width..][..width], dy);
+                }
+            };
+            let collected = collect(ids.first(), entries * width, |into: &mut [T], add| {
+                if !add {
+                    into.fill(<T as Float>::ZERO);
+                }
+                rows(into);
+                Ok(())
+            });
+            if let Some(done) = collected {
+                return done.map(|()| vec![None]);
             }
-            Ok(vec![Some(tensor(rows, (entries, width))?)])
+            let mut table: Vec<T> = vec![<T as Float>::ZERO; entries * width];
+            rows(&mut table);
+            Ok(vec![Some(tensor(table, (entries, width))?)])
         })
     }
 }

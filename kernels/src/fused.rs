@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Tensor,
+    TensorId,
 };
 
 /// An operator with its own backward pass.
@@ -27,6 +28,18 @@ pub(crate) trait Fused: Send + Sync + 'static {
         output: &Tensor,
         gradient: &Tensor,
     ) -> Result<Vec<Option<Tensor>>>;
+
+    /// The same; gradients of inputs whose id a [`crate::Collected`] waits for may go there, with
+    /// None in their place.
+    fn backward_collected(
+        &self,
+        inputs: &[Tensor],
+        _: &[TensorId],
+        output: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<Vec<Option<Tensor>>> {
+        self.backward(inputs, output, gradient)
+    }
 }
 
 /// Applies the operator to 1 or more tensors, all contiguous from here on.
@@ -36,6 +49,7 @@ pub(crate) fn apply(operator: impl Fused, inputs: &[&Tensor]) -> Result<Tensor> 
     let result = operator.forward(&values)?;
     let node = Node {
         operator: Arc::new(operator),
+        ids: inputs.iter().map(Tensor::id).collect(),
         result: Mutex::new(Some(result)),
         packed: Arc::default(),
     };
@@ -56,6 +70,8 @@ type Shared<T> = Arc<Mutex<T>>;
 
 struct Node<F> {
     operator: Arc<F>,
+    /// Of the inputs as the graph knows them.
+    ids: Vec<TensorId>,
     result: Mutex<Option<(CpuStorage, Shape)>>,
     packed: Shared<Vec<Option<Tensor>>>,
 }
@@ -73,7 +89,8 @@ impl<F: Fused> Node<F> {
         gradient: &Tensor,
     ) -> Result<Vec<Option<Tensor>>> {
         let inputs: Vec<Tensor> = inputs.iter().map(|t| t.detach()).collect();
-        self.operator.backward(&inputs, &output.detach(), &gradient.contiguous()?)
+        let gradient = gradient.contiguous()?;
+        self.operator.backward_collected(&inputs, &self.ids, &output.detach(), &gradient)
     }
 }
 

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::elementary::Float;
+use crate::fresh::zeros;
 use crate::fused::{Fused, apply};
 use crate::gelu::Form;
 use crate::rows::ELEMENTS;
@@ -58,7 +59,7 @@ impl Fused for Geglu {
 }
 
 pub(crate) fn forward<T: Float>(level: Level, gate: &[T], value: &[T]) -> Vec<T> {
-    let mut y = vec![T::ZERO; gate.len()];
+    let mut y = zeros(gate.len());
     y.par_chunks_mut(ELEMENTS)
         .zip(gate.par_chunks(ELEMENTS))
         .zip(value.par_chunks(ELEMENTS))
@@ -73,7 +74,7 @@ pub(crate) fn backward<T: Float>(
     value: &[T],
     dy: &[T],
 ) -> (Vec<T>, Vec<T>) {
-    let (mut dg, mut dv) = (vec![T::ZERO; gate.len()], vec![T::ZERO; gate.len()]);
+    let (mut dg, mut dv) = (zeros(gate.len()), zeros(gate.len()));
     dg.par_chunks_mut(ELEMENTS)
         .zip(dv.par_chunks_mut(ELEMENTS))
         .zip(gate.par_chunks(ELEMENTS))

@@ -7,6 +7,7 @@ use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::elementary::Float;
+use crate::fresh::zeros;
 use crate::fused::{Fused, apply};
 use crate::rows::ELEMENTS;
 use crate::simd::{Level, Work};
@@ -139,7 +140,7 @@ pub(crate) fn forward<T: Float>(
     split: Option<(usize, usize)>,
     x: &[T],
 ) -> Vec<T> {
-    let mut y = vec![T::ZERO; x.len()];
+    let mut y = zeros(x.len());
     let piece = piece(split);
     y.par_chunks_mut(piece)
         .zip(x.par_chunks(piece))
@@ -154,7 +155,7 @@ pub(crate) fn backward<T: Float>(
     x: &[T],
     dy: &[T],
 ) -> Vec<T> {
-    let mut dx = vec![T::ZERO; x.len()];
+    let mut dx = zeros(x.len());
     let piece = piece(split);
     dx.par_chunks_mut(piece)
         .zip(x.par_chunks(piece))

@@ -14,17 +14,18 @@ use candle_core::DType;
 use rayon::prelude::*;
 
 use crate::elementary::Float;
+use crate::fresh::zeros;
 use crate::simd::Level;
 use crate::tiles::{Span, Strip, fused, has_fused};
 
 /// A matrix over a slice.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a, T> {
-    data: &'a [T],
-    rows: usize,
-    columns: usize,
+    pub(crate) data: &'a [T],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
     /// Distance of two neighbours in a column, and in a row.
-    strides: (usize, usize),
+    pub(crate) strides: (usize, usize),
 }
 
 impl<'a, T: Float> Matrix<'a, T> {
@@ -39,6 +40,12 @@ impl<'a, T: Float> Matrix<'a, T> {
         let (down, right) = self.strides;
         Self { rows: self.columns, columns: self.rows, strides: (right, down), ..self }
     }
+
+    /// The same matrix, if its numbers are f32.
+    pub(crate) fn single(self) -> Option<Matrix<'a, f32>> {
+        let data = T::single(self.data)?;
+        Some(Matrix { data, rows: self.rows, columns: self.columns, strides: self.strides })
+    }
 }
 
 /// `into = a b`, or `into += a b` if `add`; `into` is row after row.
@@ -50,18 +57,13 @@ pub(crate) fn product<T: Float>(into: &mut [T], add: bool, a: Matrix<T>, b: Matr
     }
     let level = Level::best();
     if has_fused(level)
-        && let (Some(a), Some(b)) = (single(a), single(b))
+        && let (Some(a), Some(b)) = (a.single(), b.single())
         && let Some(into) = T::single_mut(into)
     {
         own_product(level, into, add, a, b);
         return;
     }
     gemm_product(into, add, a, b);
-}
-
-fn single<T: Float>(m: Matrix<'_, T>) -> Option<Matrix<'_, f32>> {
-    let data = T::single(m.data)?;
-    Some(Matrix { data, rows: m.rows, columns: m.columns, strides: m.strides })
 }
 
 /// Steps of the inner dimension in one block.
@@ -89,7 +91,7 @@ const COPIED: usize = 64;
 /// The right factor in panels: for each [`WIDE`] columns all rows, zeros beyond the last column.
 fn panels(b: Matrix<f32>) -> Vec<f32> {
     let (down, right) = b.strides;
-    let mut packed = vec![0.0; b.columns.div_ceil(WIDE) * b.rows * WIDE];
+    let mut packed = zeros(b.columns.div_ceil(WIDE) * b.rows * WIDE);
     packed.par_chunks_mut(b.rows * WIDE).enumerate().for_each(|(panel, packed)| {
         let first = panel * WIDE;
         let count = WIDE.min(b.columns - first);
@@ -112,15 +114,53 @@ fn panels(b: Matrix<f32>) -> Vec<f32> {
     packed
 }
 
+/// A right factor laid out once for many products.
+#[derive(Debug, Clone)]
+pub(crate) struct Panels {
+    packed: Vec<f32>,
+    /// Rows and columns of the factor.
+    depth: usize,
+    columns: usize,
+}
+
+impl Panels {
+    /// None where products are the `gemm` crate's.
+    pub(crate) fn new(b: Matrix<f32>) -> Option<Self> {
+        has_fused(Level::best()).then(|| Self {
+            packed: panels(b),
+            depth: b.rows,
+            columns: b.columns,
+        })
+    }
+
+    /// `into += a b`
+    pub(crate) fn add_product(&self, into: &mut [f32], a: Matrix<f32>) {
+        assert_eq!(a.columns, self.depth, "inner dimensions");
+        assert_eq!(into.len(), a.rows * self.columns, "the product");
+        if !into.is_empty() && self.depth > 0 {
+            packed_product(Level::best(), into, true, a, &self.packed, (self.depth, self.columns));
+        }
+    }
+}
+
 fn own_product(level: Level, into: &mut [f32], add: bool, a: Matrix<f32>, b: Matrix<f32>) {
-    let (depth, columns) = (b.rows, b.columns);
-    if depth == 0 {
+    if b.rows == 0 {
         if !add {
             into.fill(0.0);
         }
         return;
     }
-    let packed = panels(b);
+    packed_product(level, into, add, a, &panels(b), (b.rows, b.columns));
+}
+
+fn packed_product(
+    level: Level,
+    into: &mut [f32],
+    add: bool,
+    a: Matrix<f32>,
+    packed: &[f32],
+    (depth, columns): (usize, usize),
+) {
     let (down, right) = a.strides;
     let task_rows = rows_in_a_task(a.rows);
     into.par_chunks_mut(task_rows * columns).enumerate().for_each(|(task, into)| {

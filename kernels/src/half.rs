@@ -6,43 +6,21 @@
 //! without the instruction give the same bits, numbers below the smallest normal one apart.
 
 use candle_core::{Result, Tensor};
-use rayon::prelude::*;
 
-use crate::simd::{Level, Work};
+use crate::fresh::repeated;
+use crate::gemm::Matrix;
+use crate::half_product::{has_instruction, multiply, pack_left, pack_right};
+use crate::simd::Level;
 use crate::slices::{tensor, values};
-
-/// Columns of a panel: two AVX-512 registers of f32.
-const WIDE: usize = 32;
-
-/// Rows of a tile.
-const TALL: usize = 12;
-
-/// Pairs of the inner dimension in one block, so that a panel's part (32 KiB) stays in the
-/// first-level cache.
-const DEPTH: usize = 256;
 
 /// A weight (N, K) in bf16, laid out for [`HalfLinear::forward`].
 #[derive(Debug, Clone)]
 pub struct HalfLinear {
-    /// For each [`WIDE`] columns, for each pair of the inner dimension: the columns' pairs, zeros
+    /// For each 32 columns, for each pair of the inner dimension: the columns' pairs, zeros
     /// beyond the last column and the last number.
     panels: Vec<u32>,
     columns: usize,
     depth: usize,
-}
-
-/// The nearest bf16 number, ties to even; NaN stays NaN.
-#[inline(always)]
-fn rounded(value: f32) -> u32 {
-    let bits = value.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    if value.is_nan() { (bits >> 16) | 0x40 } else { rounded }
-}
-
-/// Two neighbours as the instruction takes them: the first in the lower half.
-#[inline(always)]
-fn pair(first: f32, second: f32) -> u32 {
-    rounded(first) | rounded(second) << 16
 }
 
 impl HalfLinear {
@@ -57,16 +35,7 @@ impl HalfLinear {
         let (columns, depth) = weight.dims2()?;
         let weight = weight.contiguous()?;
         let weight = values::<f32>(&weight, "half_linear")?;
-        let pairs = depth.div_ceil(2);
-        let mut panels = vec![0; columns.div_ceil(WIDE) * pairs * WIDE];
-        panels.par_chunks_mut((pairs * WIDE).max(1)).enumerate().for_each(|(panel, packed)| {
-            let rows = weight[panel * WIDE * depth..].chunks_exact(depth.max(1)).take(WIDE);
-            for (column, row) in rows.enumerate() {
-                for (to, two) in packed[column..].iter_mut().step_by(WIDE).zip(row.chunks(2)) {
-                    *to = pair(two[0], two.get(1).copied().unwrap_or(0.0));
-                }
-            }
-        });
+        let panels = pack_right(Level::best(), Matrix::new(&weight, columns, depth).transposed());
         Ok(Self { panels, columns, depth })
     }
 
@@ -100,201 +69,13 @@ impl HalfLinear {
 
     fn product(&self, level: Level, instruction: bool, x: &[f32], bias: &[f32]) -> Vec<f32> {
         let rows = x.len() / self.depth.max(1);
-        let mut y = Vec::with_capacity(rows * self.columns);
-        for _ in 0..rows {
-            y.extend_from_slice(bias);
-        }
+        let mut y = repeated(bias, rows);
         if y.is_empty() || self.depth == 0 {
             return y;
         }
-        let pairs = self.depth.div_ceil(2);
-        let mut halves = vec![0; rows * pairs];
-        halves.par_chunks_mut(pairs).zip(x.par_chunks(self.depth)).for_each(|(to, from)| {
-            level.run(Round { from, to });
-        });
-        let tasks = 2 * rayon::current_num_threads().max(1);
-        let task = rows.div_ceil(tasks).next_multiple_of(TALL).min(32 * TALL);
-        y.par_chunks_mut(task * self.columns).zip(halves.par_chunks(task * pairs)).for_each(
-            |(y, halves)| {
-                for start in (0..pairs).step_by(DEPTH) {
-                    let steps = DEPTH.min(pairs - start);
-                    for (panel, b) in self.panels.chunks_exact(pairs * WIDE).enumerate() {
-                        let b = &b[start * WIDE..(start + steps) * WIDE];
-                        let first = panel * WIDE;
-                        let count = WIDE.min(self.columns - first);
-                        for (y, a) in
-                            y.chunks_mut(TALL * self.columns).zip(halves.chunks(TALL * pairs))
-                        {
-                            let rows = y.len() / self.columns;
-                            let tile = Tile {
-                                a: &a[start..],
-                                pairs,
-                                b,
-                                rows,
-                                y: &mut y[first..],
-                                columns: self.columns,
-                                count,
-                            };
-                            tile.run(instruction, level);
-                        }
-                    }
-                }
-            },
-        );
+        let left = pack_left(level, Matrix::new(x, rows, self.depth));
+        multiply(level, instruction, &mut y, &left, &self.panels, self.depth.div_ceil(2));
         y
-    }
-}
-
-/// Whether this machine has the instruction.
-fn has_instruction() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
-    }
-}
-
-struct Round<'a> {
-    from: &'a [f32],
-    to: &'a mut [u32],
-}
-
-impl Work for Round<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let mut twos = self.from.chunks_exact(2);
-        for (to, two) in self.to.iter_mut().zip(&mut twos) {
-            *to = pair(two[0], two[1]);
-        }
-        if let ([last], Some(to)) = (twos.remainder(), self.to.last_mut()) {
-            *to = pair(*last, 0.0);
-        }
-    }
-}
-
-/// `y += a b` for at most [`TALL`] rows and [`WIDE`] columns.
-struct Tile<'a> {
-    /// Pair l of row i is `a[i·pairs + l]`.
-    a: &'a [u32],
-    pairs: usize,
-    /// Pair l of column j is `b[l·WIDE + j]`.
-    b: &'a [u32],
-    rows: usize,
-    /// Element (i, j) is `y[i·columns + j]` for j < count.
-    y: &'a mut [f32],
-    columns: usize,
-    count: usize,
-}
-
-impl Tile<'_> {
-    fn run(self, instruction: bool, level: Level) {
-        let steps = self.b.len() / WIDE;
-        // What the loops read and write without a check.
-        assert!((1..=TALL).contains(&self.rows) && (1..=WIDE).contains(&self.count));
-        assert!(steps > 0 && self.b.len() == steps * WIDE);
-        assert!(self.a.len() >= (self.rows - 1) * self.pairs + steps);
-        assert!(self.y.len() >= (self.rows - 1) * self.columns + self.count);
-        #[cfg(target_arch = "x86_64")]
-        if instruction && has_instruction() {
-            // SAFETY: the instruction is there, and the sizes were checked in the lines above.
-            unsafe { tile_avx512(self, steps) };
-            return;
-        }
-        let _ = instruction;
-        level.run(Emulated { tile: self, steps });
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-/// # Safety
-/// The machine has AVX-512 F and BF16; `a` holds `steps` pairs of every row, `b` holds
-/// `steps · WIDE` pairs, `y` holds `count` elements of every row.
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn tile_avx512(tile: Tile, steps: usize) {
-    use std::arch::x86_64::{
-        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-        _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
-    };
-    let Tile { a, pairs, b, rows, y, columns, count } = tile;
-    let mut values = [[0f32; WIDE]; TALL];
-    let mut sums: [[__m512; 2]; TALL] = [[_mm512_setzero_ps(); 2]; TALL];
-    let whole = count == WIDE;
-    for (i, sums) in sums.iter_mut().enumerate().take(rows) {
-        let from = if whole {
-            y[i * columns..].as_ptr()
-        } else {
-            values[i][..count].copy_from_slice(&y[i * columns..][..count]);
-            values[i].as_ptr()
-        };
-        // SAFETY: `from` points at WIDE = 32 elements: of `y` where all columns are there (checked
-        // by the caller), of `values` where not.
-        unsafe { *sums = [_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16))] };
-    }
-    // Rows beyond the last repeat it; their sums are not stored.
-    let offsets: [usize; TALL] = std::array::from_fn(|i| i.min(rows - 1) * pairs);
-    let bits = |v: __m512i| -> __m512bh {
-        // SAFETY: both types are 512 bits without invalid patterns.
-        unsafe { std::mem::transmute(v) }
-    };
-    for l in 0..steps {
-        // SAFETY: l < steps, and b has steps·WIDE elements of 4 bytes.
-        let b: [__m512bh; 2] = unsafe {
-            let at = b.as_ptr().add(l * WIDE);
-            [bits(_mm512_loadu_si512(at.cast())), bits(_mm512_loadu_si512(at.add(16).cast()))]
-        };
-        for i in 0..TALL {
-            // SAFETY: offsets[i] + l ≤ (rows - 1)·pairs + steps - 1 < a.len().
-            let a = unsafe { *a.get_unchecked(offsets[i] + l) };
-            let a = bits(_mm512_set1_epi32(a.cast_signed()));
-            sums[i][0] = _mm512_dpbf16_ps(sums[i][0], a, b[0]);
-            sums[i][1] = _mm512_dpbf16_ps(sums[i][1], a, b[1]);
-        }
-    }
-    for (i, sums) in sums.iter().enumerate().take(rows) {
-        let to = if whole { y[i * columns..].as_mut_ptr() } else { values[i].as_mut_ptr() };
-        // SAFETY: as for the loads.
-        unsafe {
-            _mm512_storeu_ps(to, sums[0]);
-            _mm512_storeu_ps(to.add(16), sums[1]);
-        }
-        if !whole {
-            y[i * columns..][..count].copy_from_slice(&values[i][..count]);
-        }
-    }
-}
-
-/// The instruction's arithmetic in plain steps.
-struct Emulated<'a> {
-    tile: Tile<'a>,
-    steps: usize,
-}
-
-impl Work for Emulated<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Tile { a, pairs, b, rows, y, columns, count } = self.tile;
-        let low = |pair: u32| f32::from_bits(pair << 16);
-        let high = |pair: u32| f32::from_bits(pair & 0xffff_0000);
-        for i in 0..rows {
-            let mut sums = [0f32; WIDE];
-            sums[..count].copy_from_slice(&y[i * columns..][..count]);
-            for (a, b) in a[i * pairs..][..self.steps].iter().zip(b.chunks_exact(WIDE)) {
-                let (first, second) = (low(*a), high(*a));
-                for (sum, b) in sums.iter_mut().zip(b) {
-                    // The products are exact.
-                    let with_second = *sum + second * high(*b);
-                    *sum = with_second + first * low(*b);
-                }
-            }
-            y[i * columns..][..count].copy_from_slice(&sums[..count]);
-        }
     }
 }
 
@@ -303,6 +84,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::half_product::rounded;
 
     fn noise(count: usize, seed: u32) -> Vec<f32> {
         let bits =
@@ -312,23 +94,6 @@ mod tests {
 
     fn matrix(rows: usize, columns: usize, seed: u32) -> Tensor {
         Tensor::from_vec(noise(rows * columns, seed), (rows, columns), &Device::Cpu).unwrap()
-    }
-
-    #[test]
-    fn bf16_is_rounded_to_the_nearest_even() {
-        for (value, bits) in [
-            (1.0, 0x3f80),
-            (-2.5, 0xc020),
-            (1.003_906_25, 0x3f80), // a tie, down to even
-            (1.011_718_75, 0x3f82), // a tie, up to even
-            (1.003_907, 0x3f81),
-            (f32::INFINITY, 0x7f80),
-            (f32::MAX, 0x7f80),
-        ] {
-            assert_eq!(rounded(value), bits, "{value}");
-        }
-        assert!(f32::from_bits(rounded(f32::NAN) << 16).is_nan());
-        assert_eq!(rounded(1.1), 0x3f8d); // 1.1015625
     }
 
     #[test]

@@ -6,6 +6,7 @@ use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::elementary::Float;
+use crate::fresh::zeros;
 use crate::fused::{Fused, apply};
 use crate::rows::{PIECE, add_to, lane_sum, lane_sum2};
 use crate::simd::{Level, Work};
@@ -75,7 +76,7 @@ impl Fused for LayerNorm {
 /// y for rows of `weight.len()` elements.
 pub(crate) fn forward<T: Float>(level: Level, x: &[T], weight: &[T], bias: &[T], eps: T) -> Vec<T> {
     let width = weight.len();
-    let mut y = vec![T::ZERO; x.len()];
+    let mut y = zeros(x.len());
     y.par_chunks_mut(PIECE * width)
         .zip(x.par_chunks(PIECE * width))
         .for_each(|(y, x)| level.run(Forward { x, weight, bias, eps, y }));
@@ -91,7 +92,7 @@ pub(crate) fn backward<T: Float>(
     eps: T,
 ) -> (Vec<T>, Vec<T>, Vec<T>) {
     let width = weight.len();
-    let mut dx = vec![T::ZERO; x.len()];
+    let mut dx = zeros(x.len());
     let pieces = x.len().div_ceil(PIECE * width);
     let mut sums = vec![T::ZERO; pieces * 2 * width];
     dx.par_chunks_mut(PIECE * width)

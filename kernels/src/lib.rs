@@ -24,31 +24,38 @@
 //! `gemm` crate's and follow the caches of the machine. In f32 with FMA a row of a result does not
 //! depend on the rows beside it.
 //!
-//! Reading order: [`linear()`], [`layer_norm()`], [`gelu()`], [`attention()`], [`batch_norm()`],
+//! Reading order: [`linear()`], [`layer_norm()`], [`gelu()`], [`attention()`], the halves of a block
+//! made of them ([`attention_half()`], [`mlp_half()`]), [`Collected`], [`batch_norm()`],
 //! [`softmax()`], [`cross_entropy()`], [`embedding()`], [`patches()`], [`l2_normalize()`],
 //! [`adamw_step()`], [`keep_freed_memory()`],
 //! [`limit_address_space()`]; below them `gemm` and `tiles` (matrix products),
 //! `simd` (the choice of SIMD level), `elementary` (exponential and normal distribution), `rows`
 //! (sums), `slices` (tensors as slices) and `fused` (operators with any number of inputs).
-#![allow(unsafe_code)] // in `simd`, `tiles`, `gemm` and `memory`, each with its proof
+#![allow(unsafe_code)] // in `simd`, `tiles`, `half_product`, `gemm`, `fresh` and `memory`, each with its proof
 
 mod adamw;
+mod adamw_pass;
 mod attention;
 mod batch_norm;
+mod collect;
 mod conv;
 mod cross_entropy;
 mod depthwise;
 mod elementary;
 mod embedding;
+mod fresh;
 mod fused;
 mod geglu;
 mod gelu;
 mod gemm;
 mod half;
+mod half_product;
+mod halves;
 mod layer_norm;
 mod linear;
 mod memory;
 mod normalize;
+mod packed;
 mod patches;
 mod pool;
 mod recompute;
@@ -56,27 +63,33 @@ mod rows;
 mod simd;
 mod slices;
 mod softmax;
+mod sum;
 mod tiles;
 mod window;
 
 pub use adamw::{AdamW, adamw_step};
+pub use adamw_pass::{AdamWPass, sum_of_squares};
 pub use attention::{attention, attention_ragged};
 pub use batch_norm::{BatchStatistics, batch_norm, batch_norm_train};
-pub use conv::conv3x3;
+pub use collect::Collected;
+pub use conv::{conv3x3, conv3x3_in};
 pub use cross_entropy::cross_entropy;
 pub use depthwise::depthwise3x3;
 pub use embedding::embedding;
 pub use geglu::geglu;
 pub use gelu::{gelu, gelu_first, quick_gelu};
 pub use half::HalfLinear;
+pub use halves::{Half, HalfForm, attention_half, mlp_half};
 pub use layer_norm::layer_norm;
-pub use linear::{linear, project};
+pub use linear::{Products, linear, linear_in, project};
 pub use memory::{keep_freed_memory, limit_address_space};
 pub use normalize::l2_normalize;
+pub use packed::PackedLinear;
 pub use patches::{patches, with_class_and_positions};
 pub use pool::avg_pool3x3;
 pub use recompute::recompute;
 pub use softmax::softmax;
+pub use sum::add;
 
 #[cfg(test)]
 mod levels;

@@ -1,19 +1,54 @@
 //! The linear layer `x wᵀ + b`.
 
-use candle_core::{CpuStorage, Result, Shape, Tensor};
+use candle_core::{CpuStorage, Result, Shape, Tensor, TensorId};
 use rayon::prelude::*;
 
+use crate::collect::collect;
 use crate::elementary::Float;
+use crate::fresh::{repeated, zeros};
 use crate::fused::{Fused, apply};
 use crate::gemm::{Matrix, product};
+use crate::half_product::half_product;
 use crate::rows::{PIECE, add_to};
 use crate::simd::{Level, Work};
 use crate::slices::{check, tensor, values, with_float};
 
+/// Number format of the products of linear layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Products {
+    /// f32.
+    #[default]
+    F32,
+    /// Both factors rounded to bf16, sums and everything else f32; in the forward pass and in both
+    /// products of the backward pass. The same bits on every machine.
+    Bf16,
+}
+
+impl Products {
+    /// `into = a b`, or `into += a b` if `add`.
+    pub(crate) fn of<T: Float>(
+        self,
+        into: &mut [T],
+        add: bool,
+        a: Matrix<T>,
+        b: Matrix<T>,
+    ) -> Result<()> {
+        match (self, a.single(), b.single()) {
+            (Self::F32, ..) => product(into, add, a, b),
+            (Self::Bf16, Some(a), Some(b)) => {
+                if let Some(into) = T::single_mut(into) {
+                    half_product(into, add, a, b);
+                }
+            }
+            _ => candle_core::bail!("products in bf16 take f32, got {:?}", T::DTYPE),
+        }
+        Ok(())
+    }
+}
+
 /// `x wᵀ + bias`, with gradients for all tensors.
 ///
-/// The product is the `gemm` crate's: the same bits at any number of threads, but its blocking
-/// follows the caches of the machine, and it contracts where the machine can.
+/// In f32 the product is that of this crate; the bits are the same at any number of threads.
 ///
 /// # Shapes
 /// `x` (.., K), `weight` (N, K), `bias` (N) → (.., N)
@@ -21,6 +56,22 @@ use crate::slices::{check, tensor, values, with_float};
 /// # Errors
 /// Other shapes, dtypes than one of f32 and f64, or devices than the CPU.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    linear_in(x, weight, bias, Products::F32)
+}
+
+/// [`linear()`] with products of this format.
+///
+/// # Shapes
+/// `x` (.., K), `weight` (N, K), `bias` (N) → (.., N)
+///
+/// # Errors
+/// As [`linear()`]; [`Products::Bf16`] takes f32 alone.
+pub fn linear_in(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    products: Products,
+) -> Result<Tensor> {
     check("linear", x)?;
     let bad = match (x.dims().last(), weight.dims()) {
         (Some(k), [n, columns]) => k != columns || bias.is_some_and(|b| b.dims() != [*n]),
@@ -35,8 +86,8 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
         );
     }
     match bias {
-        Some(bias) => apply(Linear, &[x, weight, bias]),
-        None => apply(Linear, &[x, weight]),
+        Some(bias) => apply(Linear { products }, &[x, weight, bias]),
+        None => apply(Linear { products }, &[x, weight]),
     }
 }
 
@@ -104,7 +155,9 @@ impl Fused for Project {
     }
 }
 
-struct Linear;
+struct Linear {
+    products: Products,
+}
 
 impl Fused for Linear {
     fn name(&self) -> &'static str {
@@ -124,7 +177,7 @@ impl Fused for Linear {
                 Some(bias) => Some(values::<T>(bias, "linear")?),
                 None => None,
             };
-            let y = forward(&xs, &w, bias.as_deref(), (rows, n, k));
+            let y = forward(self.products, &xs, &w, bias.as_deref(), (rows, n, k))?;
             Ok((<T as candle_core::WithDType>::to_cpu_storage_owned(y), Shape::from(shape)))
         })
     }
@@ -132,6 +185,16 @@ impl Fused for Linear {
     fn backward(
         &self,
         inputs: &[Tensor],
+        output: &Tensor,
+        grad: &Tensor,
+    ) -> Result<Vec<Option<Tensor>>> {
+        self.backward_collected(inputs, &[], output, grad)
+    }
+
+    fn backward_collected(
+        &self,
+        inputs: &[Tensor],
+        ids: &[TensorId],
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<Vec<Option<Tensor>>> {
@@ -140,12 +203,10 @@ impl Fused for Linear {
         with_float!("linear", x.dtype(), T => {
             let (xs, w) = (values::<T>(x, "linear")?, values::<T>(weight, "linear")?);
             let dy = values::<T>(grad, "linear")?;
-            let rows = dy.len() / n.max(1);
-            let mut dx = vec![T::ZERO; xs.len()];
-            product(&mut dx, false, Matrix::new(&dy, rows, n), Matrix::new(&w, n, k));
-            let mut dw = vec![T::ZERO; w.len()];
-            product(&mut dw, false, Matrix::new(&dy, rows, n).transposed(), Matrix::new(&xs, rows, k));
-            let mut all = vec![Some(tensor(dx, x.shape())?), Some(tensor(dw, (n, k))?)];
+            let sizes = (dy.len() / n.max(1), n, k);
+            let dx = backward_x(self.products, &dy, &w, sizes)?;
+            let dw = backward_w(self.products, ids.get(1), &dy, &xs, sizes)?;
+            let mut all = vec![Some(tensor(dx, x.shape())?), dw];
             if inputs.len() > 2 {
                 all.push(Some(tensor(column_sums(Level::best(), &dy, n), n)?));
             }
@@ -156,23 +217,50 @@ impl Fused for Linear {
 
 /// x wᵀ + bias for (rows, n, k).
 pub(crate) fn forward<T: Float>(
+    products: Products,
     x: &[T],
     w: &[T],
     bias: Option<&[T]>,
     (rows, n, k): (usize, usize, usize),
-) -> Vec<T> {
+) -> Result<Vec<T>> {
     let mut y = match bias {
-        Some(bias) => {
-            let mut y = Vec::with_capacity(rows * n);
-            for _ in 0..rows {
-                y.extend_from_slice(bias);
-            }
-            y
-        }
-        None => vec![T::ZERO; rows * n],
+        Some(bias) => repeated(bias, rows),
+        None => zeros(rows * n),
     };
-    product(&mut y, bias.is_some(), Matrix::new(x, rows, k), Matrix::new(w, n, k).transposed());
-    y
+    let w = Matrix::new(w, n, k).transposed();
+    products.of(&mut y, bias.is_some(), Matrix::new(x, rows, k), w)?;
+    Ok(y)
+}
+
+/// dy w for (rows, n, k).
+pub(crate) fn backward_x<T: Float>(
+    products: Products,
+    dy: &[T],
+    w: &[T],
+    (rows, n, k): (usize, usize, usize),
+) -> Result<Vec<T>> {
+    let mut dx = zeros(rows * k);
+    products.of(&mut dx, false, Matrix::new(dy, rows, n), Matrix::new(w, n, k))?;
+    Ok(dx)
+}
+
+/// dyᵀ x for (rows, n, k), where the gradient of this weight is collected, else as a tensor.
+pub(crate) fn backward_w<T: Float>(
+    products: Products,
+    id: Option<&TensorId>,
+    dy: &[T],
+    x: &[T],
+    (rows, n, k): (usize, usize, usize),
+) -> Result<Option<Tensor>> {
+    let of = |into: &mut [T], add: bool| {
+        products.of(into, add, Matrix::new(dy, rows, n).transposed(), Matrix::new(x, rows, k))
+    };
+    if let Some(done) = collect(id, n * k, |into, add| of(into, add)) {
+        return done.map(|()| None);
+    }
+    let mut dw = zeros(n * k);
+    of(&mut dw, false)?;
+    Ok(Some(tensor(dw, (n, k))?))
 }
 
 /// Σ over rows, in pieces of [`PIECE`] rows.

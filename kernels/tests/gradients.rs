@@ -2,9 +2,10 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use kernels::{
-    attention, attention_ragged, avg_pool3x3, batch_norm, batch_norm_train, conv3x3, cross_entropy,
-    depthwise3x3, embedding, geglu, gelu, gelu_first, l2_normalize, layer_norm, linear, patches,
-    project, quick_gelu, recompute, softmax, with_class_and_positions,
+    Half, HalfForm, Products, add, attention, attention_half, attention_ragged, avg_pool3x3,
+    batch_norm, batch_norm_train, conv3x3, cross_entropy, depthwise3x3, embedding, geglu, gelu,
+    gelu_first, l2_normalize, layer_norm, linear, linear_in, mlp_half, patches, project,
+    quick_gelu, recompute, softmax, with_class_and_positions,
 };
 
 /// Reproducible numbers in -1..1, without a random generator.
@@ -322,4 +323,115 @@ fn wrong_shapes_are_refused_with_the_shapes() {
     assert!(embedding(&noise(&[5, 3], 1), &ids).unwrap_err().to_string().contains("id 5"));
     assert!(cross_entropy(&noise(&[1, 5], 1), &ids).is_err());
     assert!(gelu_first(&x, 4, false).is_err());
+}
+
+fn half(t: &[Tensor]) -> Half<'_> {
+    Half { norm: [&t[1], &t[2]], first: [&t[3], &t[4]], second: [&t[5], &t[6]] }
+}
+
+fn form(again: bool) -> HalfForm {
+    HalfForm { eps: 1e-5, products: Products::F32, again }
+}
+
+#[test]
+fn the_halves_of_a_block_have_the_gradients_of_their_formulas() {
+    for again in [false, true] {
+        for causal in [false, true] {
+            let shapes: [&[usize]; 7] = [&[7, 6], &[6], &[6], &[18, 6], &[18], &[6, 6], &[6]];
+            check(&shapes, |t| attention_half(&t[0], half(t), &[4, 0, 3], 2, causal, form(again)));
+        }
+        let shapes: [&[usize]; 7] = [&[2, 3, 5], &[5], &[5], &[9, 5], &[9], &[5, 9], &[5]];
+        for quick in [false, true] {
+            check(&shapes, |t| mlp_half(&t[0], half(t), quick, form(again)));
+        }
+    }
+}
+
+/// Inputs of a half in f32, x (67, width).
+fn half_inputs(width: usize, hidden: usize, inner: usize) -> Vec<Var> {
+    let shapes: [&[usize]; 7] =
+        [&[67, width], &[width], &[width], &[hidden, width], &[hidden], &[width, inner], &[width]];
+    let var = |(i, shape): (usize, &&[usize])| {
+        Var::from_tensor(&noise(shape, 3 + i as u64).to_dtype(DType::F32).unwrap()).unwrap()
+    };
+    shapes.iter().enumerate().map(var).collect()
+}
+
+/// The result and all gradients, as bits.
+fn all_bits(inputs: &[Var], f: impl Fn(&[Tensor]) -> Tensor) -> Vec<Vec<u32>> {
+    let tensors: Vec<Tensor> = inputs.iter().map(|v| v.as_tensor().clone()).collect();
+    let y = f(&tensors);
+    let cotangent = noise(y.dims(), 99).to_dtype(DType::F32).unwrap();
+    let grads = (&y * cotangent).unwrap().sum_all().unwrap().backward().unwrap();
+    let bits = |t: &Tensor| -> Vec<u32> {
+        let values = t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    };
+    let gradients = inputs.iter().map(|input| bits(grads.get(input).unwrap()));
+    std::iter::once(bits(&y)).chain(gradients).collect()
+}
+
+#[test]
+fn the_halves_have_the_bits_of_their_parts_in_both_formats() {
+    for products in [Products::F32, Products::Bf16] {
+        for again in [false, true] {
+            let form = HalfForm { eps: 1e-5, products, again };
+            let lin =
+                |x: &Tensor, w: &Tensor, b: &Tensor| linear_in(x, w, Some(b), products).unwrap();
+            let inputs = half_inputs(24, 72, 24);
+            let whole = all_bits(&inputs, |t| {
+                attention_half(&t[0], half(t), &[60, 7], 3, true, form).unwrap()
+            });
+            let parts = all_bits(&inputs, |t| {
+                let qkv = lin(&layer_norm(&t[0], &t[1], &t[2], 1e-5).unwrap(), &t[3], &t[4]);
+                let y = attention_ragged(&qkv, &[60, 7], 3, true).unwrap();
+                (&t[0] + lin(&y, &t[5], &t[6])).unwrap()
+            });
+            assert_eq!(whole, parts);
+            let inputs = half_inputs(24, 50, 50);
+            let whole = all_bits(&inputs, |t| mlp_half(&t[0], half(t), false, form).unwrap());
+            let parts = all_bits(&inputs, |t| {
+                let h = lin(&layer_norm(&t[0], &t[1], &t[2], 1e-5).unwrap(), &t[3], &t[4]);
+                (&t[0] + lin(&gelu(&h).unwrap(), &t[5], &t[6])).unwrap()
+            });
+            assert_eq!(whole, parts);
+        }
+    }
+}
+
+/// bf16 keeps 8 digits: a factor is off by at most 2^-9 of itself.
+#[test]
+fn gradients_of_bf16_products_are_those_of_f32_within_bf16s_rounding() {
+    let inputs = half_inputs(40, 96, 96);
+    let gradients = |products: Products| -> Vec<Vec<f64>> {
+        let form = HalfForm { eps: 1e-5, products, again: false };
+        all_bits(&inputs, |t| mlp_half(&t[0], half(t), false, form).unwrap())
+            .into_iter()
+            .map(|bits| bits.into_iter().map(|b| f64::from(f32::from_bits(b))).collect())
+            .collect()
+    };
+    let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+    for (i, (half, full)) in
+        gradients(Products::Bf16).iter().zip(&gradients(Products::F32)).enumerate()
+    {
+        let apart: Vec<f64> = half.iter().zip(full).map(|(a, b)| a - b).collect();
+        let share = norm(&apart) / norm(full);
+        assert!(share < 1e-2, "{i}: {share}");
+        // The shift and bias behind the last product see nothing but f32.
+        assert!(share > 1e-5 || i == 7, "{i}: {share} says that nothing was rounded");
+    }
+}
+
+#[test]
+fn a_sum_has_the_gradient_of_its_formula() {
+    check(&[&[3, 5], &[3, 5]], |t| add(&t[0], &t[1]));
+    check(&[&[3, 5]], |t| add(&t[0], &t[0]));
+    assert!(add(&noise(&[2, 3], 1), &noise(&[3, 2], 1)).is_err());
+}
+
+#[test]
+fn bf16_products_of_f64_are_refused() {
+    let x = noise(&[2, 3], 1);
+    let refused = linear_in(&x, &x, None, Products::Bf16).unwrap_err().to_string();
+    assert!(refused.contains("bf16 take f32"), "{refused}");
 }

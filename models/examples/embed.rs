@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for name in names.split(',') {
         let config = ClipConfig::named(name)?;
         let clip = Clip::init(&config, &[], 0, &Device::Cpu)?;
-        let clip = if half { clip.with_half_weights()? } else { clip };
+        let clip = if half { clip.with_half_weights()? } else { clip.with_packed_weights()? };
         let side = config.image_size() as usize;
         let pixels = Tensor::randn(0f32, 1f32, (batch, 3, side, side), &Device::Cpu)?;
         let mut times = Vec::new();

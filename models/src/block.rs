@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use candle_core::{D, Result, Tensor, Var};
+use kernels::{Half, HalfForm, Products};
 
-use crate::linear::Linear;
+use crate::linear::{Layout, Linear};
 use crate::repavit::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, BatchNorm, FoldedFfn, IdleFfn};
 use crate::shapes::Ffn;
 
@@ -18,8 +19,8 @@ pub(crate) type Pair = (Tensor, Tensor);
 pub(crate) struct Source<'a> {
     pub(crate) tensors: &'a BTreeMap<String, Tensor>,
     pub(crate) buffers: &'a BTreeMap<String, Var>,
-    /// Whether the linear layers of the blocks have bf16 weights.
-    pub(crate) half: bool,
+    /// How the weights of the blocks' linear layers lie.
+    pub(crate) layout: Layout,
 }
 
 impl Source<'_> {
@@ -58,7 +59,7 @@ impl Source<'_> {
     }
 
     fn linear_of(&self, weight: &str, bias: &str) -> Result<Linear> {
-        Linear::new(self.get(weight)?, self.get(bias)?, self.half)
+        Linear::new(self.get(weight)?, self.get(bias)?, self.layout)
     }
 
     pub(crate) fn norm(&self, at: &str, eps: f64) -> Result<Norm> {
@@ -130,6 +131,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) quick: bool,
     pub(crate) heads: usize,
     pub(crate) causal: bool,
+    /// Format of the products of the linear layers.
+    pub(crate) products: Products,
     /// For (ΣN, C) inputs the length of each sequence; for (B, N, C) inputs nothing.
     pub(crate) lengths: Option<&'a [usize]>,
 }
@@ -216,8 +219,8 @@ impl Block {
 
     /// (B, N, C) → (B, N, C), or (ΣN, C) → (ΣN, C) with `pass.lengths`
     pub(crate) fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        let x = self.attend(x, pass)?;
-        self.feed(&x, pass)
+        let x = self.attend(x, pass, false)?;
+        self.feed(&x, pass, false)
     }
 
     /// [`Block::forward`] for these rows of (.., C) alone, counted through: (rows, C). What follows
@@ -226,8 +229,8 @@ impl Block {
     pub(crate) fn forward_rows(&self, x: &Tensor, rows: &Tensor, pass: Pass) -> Result<Tensor> {
         let pick = |t: &Tensor| kernels::embedding(&t.reshape(((), t.dim(D::Minus1)?))?, rows);
         let y = pick(&self.look(x, pass)?)?;
-        let x = self.join(&pick(x)?, &y)?;
-        self.feed(&x, pass)
+        let x = self.join(&pick(x)?, &y, pass)?;
+        self.feed(&x, pass, false)
     }
 
     /// Whether every row of the result depends on its own token after the attention; batch
@@ -237,24 +240,50 @@ impl Block {
     }
 
     /// The attention half, with its residual.
-    fn attend(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        self.join(x, &self.look(x, pass)?)
+    fn attend(&self, x: &Tensor, pass: Pass, again: bool) -> Result<Tensor> {
+        if let Some(half) = self.half(&self.ln_1, &self.in_proj, &self.out_proj) {
+            let each;
+            let lengths = match pass.lengths {
+                Some(lengths) => lengths,
+                None => {
+                    let (batch, tokens, _) = x.dims3()?;
+                    each = vec![tokens; batch];
+                    &each
+                }
+            };
+            let form = HalfForm { eps: self.ln_1.eps, products: pass.products, again };
+            return kernels::attention_half(x, half, lengths, pass.heads, pass.causal, form);
+        }
+        self.join(x, &self.look(x, pass)?, pass)
+    }
+
+    /// A half of the block as one operator, where its weights are f32 and it has no learned scale.
+    fn half<'a>(
+        &'a self,
+        norm: &'a Norm,
+        first: &'a Linear,
+        second: &'a Linear,
+    ) -> Option<Half<'a>> {
+        match (&self.scales, first.full(), second.full()) {
+            (None, Some(first), Some(second)) => Some(Half { norm: norm.tensors(), first, second }),
+            _ => None,
+        }
     }
 
     /// The heads' outputs, side by side.
     fn look(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        let qkv = self.in_proj.forward(&self.ln_1.forward(x)?)?;
+        let qkv = self.in_proj.forward(&self.ln_1.forward(x)?, pass.products)?;
         match pass.lengths {
             Some(lengths) => kernels::attention_ragged(&qkv, lengths, pass.heads, pass.causal),
             None => kernels::attention(&qkv, pass.heads, pass.causal),
         }
     }
 
-    fn join(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-        let y = self.out_proj.forward(y)?;
+    fn join(&self, x: &Tensor, y: &Tensor, pass: Pass) -> Result<Tensor> {
+        let y = self.out_proj.forward(y, pass.products)?;
         match &self.scales {
-            Some((scale, _)) => x + y.broadcast_mul(scale)?,
-            None => x + y,
+            Some((scale, _)) => kernels::add(x, &y.broadcast_mul(scale)?),
+            None => kernels::add(x, &y),
         }
     }
 
@@ -265,15 +294,20 @@ impl Block {
         let Some(tensors) = self.tensors().filter(|_| again) else {
             return self.forward(x, pass);
         };
+        if self.scales.is_none() && self.in_proj.full().is_some() {
+            // The halves forget by themselves.
+            return self.feed(&self.attend(x, pass, true)?, pass, true);
+        }
         let mut inputs = vec![x];
         inputs.extend(tensors);
         let (block, lengths) = (self.clone(), pass.lengths.map(<[usize]>::to_vec));
-        let Pass { train, quick, heads, causal, .. } = pass;
+        let Pass { train, quick, heads, causal, products, .. } = pass;
         kernels::recompute(&inputs, move |tensors| {
             let Some((x, rest)) = tensors.split_first() else {
                 candle_core::bail!("a block without input")
             };
-            let pass = Pass { train, quick, heads, causal, lengths: lengths.as_deref() };
+            let lengths = lengths.as_deref();
+            let pass = Pass { train, quick, heads, causal, products, lengths };
             block.replaced(&mut Replaced::new(rest))?.forward(x, pass)
         })
     }
@@ -307,22 +341,27 @@ impl Block {
     }
 
     /// The FFN half, with its residual.
-    fn feed(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+    fn feed(&self, x: &Tensor, pass: Pass, again: bool) -> Result<Tensor> {
         let gelu = if pass.quick { kernels::quick_gelu } else { kernels::gelu };
+        let products = pass.products;
         match &self.ffn {
             FfnLayer::Plain { ln_2, fc, proj } => {
-                let h = gelu(&fc.forward(&ln_2.forward(x)?)?)?;
-                let y = proj.forward(&h)?;
+                if let Some(half) = self.half(ln_2, fc, proj) {
+                    let form = HalfForm { eps: ln_2.eps, products, again };
+                    return kernels::mlp_half(x, half, pass.quick, form);
+                }
+                let h = gelu(&fc.forward(&ln_2.forward(x)?, products)?)?;
+                let y = proj.forward(&h, products)?;
                 match &self.scales {
-                    Some((_, scale)) => x + y.broadcast_mul(scale)?,
-                    None => x + y,
+                    Some((_, scale)) => kernels::add(x, &y.broadcast_mul(scale)?),
+                    None => kernels::add(x, &y),
                 }
             }
             FfnLayer::Idle(ffn) => {
-                let h = ffn.fc.forward(&ffn.bn_1.forward(x, pass)?)?;
+                let h = ffn.fc.forward(&ffn.bn_1.forward(x, pass)?, products)?;
                 let h = kernels::gelu_first(&h, ffn.active, pass.quick)?;
                 let h = ffn.bn_2.forward(&h, pass)?;
-                x + ffn.proj.forward(&h)?
+                kernels::add(x, &ffn.proj.forward(&h, products)?)
             }
             FfnLayer::Folded(ffn) => {
                 let y = kernels::linear(x, &ffn.idle_weight, Some(&ffn.idle_bias))?;
@@ -330,7 +369,7 @@ impl Block {
                     None => Ok(y),
                     Some((u, shift, v)) => {
                         let h = gelu(&kernels::linear(x, u, Some(shift))?)?;
-                        y + kernels::linear(&h, v, None)?
+                        kernels::add(&y, &kernels::linear(&h, v, None)?)
                     }
                 }
             }

@@ -59,7 +59,7 @@ impl Encoder {
             return Err(Error::model(message));
         }
         let device = Device::Cpu;
-        let clip = crate::open(checkpoint, base, &device)?;
+        let clip = crate::open(checkpoint, base, &device)?.with_packed_weights()?;
         clip.config().check_tokenizer(0)?;
         Ok(Self {
             clip,

@@ -9,12 +9,20 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor, Var, safetensors};
 
 use crate::block::{Block, Pass, Source};
+use crate::linear::Layout;
 use crate::repavit::{active_channels, fold_block};
 use crate::shapes::Ffn;
 
 type Tensors = BTreeMap<String, Tensor>;
 
-const PASS: Pass = Pass { train: false, quick: false, heads: 3, causal: false, lengths: None };
+const PASS: Pass = Pass {
+    train: false,
+    quick: false,
+    heads: 3,
+    causal: false,
+    products: kernels::Products::F32,
+    lengths: None,
+};
 
 fn load(folder: &Path, file: &str) -> Tensors {
     safetensors::load(folder.join(file), &Device::Cpu).unwrap().into_iter().collect()
@@ -59,7 +67,7 @@ fn variables(weights: &Tensors, case: &str) -> (BTreeMap<String, Var>, BTreeMap<
 fn block(vars: &BTreeMap<String, Var>, buffers: &BTreeMap<String, Var>, active: usize) -> Block {
     let tensors: Tensors =
         vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
-    let source = Source { tensors: &tensors, buffers, half: false };
+    let source = Source { tensors: &tensors, buffers, layout: Layout::Plain };
     Block::new(&source, "b", Some(Ffn::Idle { active })).unwrap()
 }
 
@@ -101,7 +109,7 @@ fn outputs_statistics_gradients_and_folds_equal_the_references() {
             tensors.insert("b.mlp.c_fc.bias".into(), shift);
             tensors.insert("b.mlp.c_proj.weight".into(), v);
         }
-        let source = Source { tensors: &tensors, buffers: &BTreeMap::new(), half: false };
+        let source = Source { tensors: &tensors, buffers: &BTreeMap::new(), layout: Layout::Plain };
         let inference = Block::new(&source, "b", Some(Ffn::Folded { active })).unwrap();
         let z = inference.forward(&inputs["x"], PASS).unwrap();
         let expected = &outputs[&format!("{case}.folded")];

@@ -6,6 +6,7 @@
 //! fraction of the context).
 
 use candle_core::{Result, Tensor, Var};
+use kernels::Products;
 
 use crate::block::{Block, LAYER_NORM_EPS, Norm, Pass, Source};
 use crate::config::{TextConfig, TextPool};
@@ -102,7 +103,7 @@ impl Text {
 
     fn encode(&self, captions: &Captions, table: &Tensor, run: Run) -> Result<Tensor> {
         let lengths = captions.lengths();
-        let pass = self.pass(run.quick, &lengths);
+        let pass = self.pass(run.quick, run.step.products, &lengths);
         let mut x = self.embed(&captions.rows, &lengths, table)?; // (ΣN, C)
         let Some((last, blocks)) = self.blocks.split_last() else {
             candle_core::bail!("a tower without blocks")
@@ -136,15 +137,16 @@ impl Text {
         let lengths = vec![n; batch];
         let mut x = self.embed(&rows, &lengths, &self.tokens)?;
         for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, self.pass(quick, &lengths))?;
+            x = block.forward(&x, self.pass(quick, Products::F32, &lengths))?;
             seen(format!("resblocks.{i}"), &x.reshape((batch, n, ()))?);
         }
         seen("ln_final".to_owned(), &self.ln_final.forward(&x)?.reshape((batch, n, ()))?);
         Ok(())
     }
 
-    fn pass<'a>(&self, quick: bool, lengths: &'a [usize]) -> Pass<'a> {
-        Pass { train: false, quick, heads: self.heads, causal: self.causal, lengths: Some(lengths) }
+    fn pass<'a>(&self, quick: bool, products: Products, lengths: &'a [usize]) -> Pass<'a> {
+        let (heads, causal, lengths) = (self.heads, self.causal, Some(lengths));
+        Pass { train: false, quick, heads, causal, products, lengths }
     }
 
     /// The first `lengths` tokens of each row with their positions: (ΣN, C).

@@ -20,6 +20,8 @@ pub struct Step {
     /// Whether the blocks keep only their inputs and are computed again in the backward pass:
     /// gradient checkpointing, less memory for a second forward pass of the blocks.
     pub recompute: bool,
+    /// Format of the products of the linear layers in the blocks.
+    pub products: kernels::Products,
 }
 
 /// How a forward pass of a tower runs.

@@ -120,7 +120,7 @@ fn gradients(golden: &Golden, step: Step) -> BTreeMap<String, Tensor> {
 fn gradients_equal_timms_and_open_clips_whether_kept_or_computed_again() {
     let Some(golden) = golden() else { return };
     for recompute in [false, true] {
-        let got = gradients(&golden, Step { recompute, noise: None });
+        let got = gradients(&golden, Step { recompute, ..Step::default() });
         assert_eq!(got.keys().collect::<Vec<_>>(), golden.grads.keys().collect::<Vec<_>>());
         for (name, got) in &got {
             let expected = &golden.grads[name];
@@ -146,7 +146,7 @@ fn drop_path_changes_a_training_step_and_only_with_a_seed() {
     let Some(golden) = golden() else { return };
     let clip = golden.clip();
     let with = |noise: Option<u64>| {
-        let step = Step { noise, recompute: false };
+        let step = Step { noise, ..Step::default() };
         clip.encode_image_step(&golden.image, step).unwrap().to_vec2::<f32>().unwrap()
     };
     let plain = clip.encode_image(&golden.image, Mode::Eval).unwrap().to_vec2::<f32>().unwrap();

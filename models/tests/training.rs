@@ -76,7 +76,7 @@ fn every_parameter_of_every_kind_gets_a_gradient_whether_kept_or_computed_again(
         let side = config.image_size() as usize;
         let pixels = Tensor::rand(-1f32, 1., (4, 3, side, side), &Device::Cpu).unwrap();
         let grads = |recompute: bool| {
-            let step = models::Step { noise: Some(3), recompute };
+            let step = models::Step { noise: Some(3), recompute, ..models::Step::default() };
             let i = normalize(&clip.encode_image_step(&pixels, step).unwrap()).unwrap();
             let (t, rows) = clip.encode_text_rows_step(&tokens, step).unwrap();
             let logits = i.matmul(&normalize(&t).unwrap().t().unwrap()).unwrap();
@@ -344,5 +344,64 @@ fn bf16_weights_change_features_in_the_third_digit_and_training_not_at_all() {
                 assert!(cosine > 0.9995, "{cosine}");
             }
         }
+    }
+}
+
+#[test]
+fn weights_laid_out_for_inference_give_the_same_bits() {
+    for config in all_kinds() {
+        let plain = Clip::init(&config, &[], 1, &Device::Cpu).unwrap();
+        let packed = plain.clone().with_packed_weights().unwrap();
+        let side = config.image_size() as usize;
+        let pixels = Tensor::rand(-1f32, 1., (3, 3, side, side), &Device::Cpu).unwrap();
+        let (_, tokens) = batch();
+        for mode in [Mode::Eval, Mode::Train] {
+            let image = |clip: &Clip| clip.encode_image(&pixels, mode).unwrap();
+            let text = |clip: &Clip| clip.encode_text(&tokens, mode).unwrap();
+            for features in [&image as &dyn Fn(&Clip) -> Tensor, &text] {
+                let numbers = |clip: &Clip| features(clip).to_vec2::<f32>().unwrap();
+                assert_eq!(numbers(&packed), numbers(&plain));
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_with_bf16_products_are_those_of_f32_within_bf16s_rounding() {
+    for config in all_kinds() {
+        let clip = Clip::init(&config, &[], 1, &Device::Cpu).unwrap();
+        let side = config.image_size() as usize;
+        let count = 4 * 3 * side * side;
+        let pixels = (0..count).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect::<Vec<_>>();
+        let pixels = Tensor::from_vec(pixels, (4, 3, side, side), &Device::Cpu).unwrap();
+        let (_, tokens) = batch();
+        let tokens = tokens.narrow(0, 0, 4).unwrap();
+        let targets = Tensor::arange(0u32, 4, &Device::Cpu).unwrap();
+        let gradients = |products: kernels::Products, recompute: bool| {
+            let step = models::Step { products, recompute, ..models::Step::default() };
+            let i = normalize(&clip.encode_image_step(&pixels, step).unwrap()).unwrap();
+            let t = normalize(&clip.encode_text_step(&tokens, step).unwrap()).unwrap();
+            let logits = (i.matmul(&t.t().unwrap()).unwrap() * 10.0).unwrap();
+            let loss = kernels::cross_entropy(&logits, &targets).unwrap();
+            let grads = loss.backward().unwrap();
+            let of = |var: &candle_core::Var| {
+                let gradient = grads.get(var)?.flatten_all().unwrap();
+                Some(gradient.to_vec1::<f32>().unwrap())
+            };
+            clip.params().vars().iter().map(|(n, v)| (n.clone(), of(v))).collect::<Vec<_>>()
+        };
+        use kernels::Products::{Bf16, F32};
+        let half = gradients(Bf16, false);
+        assert_eq!(half, gradients(Bf16, true));
+        let (mut apart, mut whole) = (0.0, 0.0);
+        for ((_, half), (_, full)) in half.iter().zip(&gradients(F32, false)) {
+            let (Some(half), Some(full)) = (half, full) else { continue };
+            for (a, b) in half.iter().zip(full) {
+                apart += f64::from(a - b).powi(2);
+                whole += f64::from(*b).powi(2);
+            }
+        }
+        let share = (apart / whole).sqrt();
+        assert!((1e-5..0.06).contains(&share), "{share}");
     }
 }

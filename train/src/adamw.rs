@@ -4,15 +4,13 @@
 //! in the operation order of torch's `optim/adamw.py` (`_single_tensor_adamw`), so that f32 results
 //! agree with it to rounding.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use candle_core::{CpuStorage, Error, InplaceOp2, Layout, Result, Var};
-use rayon::prelude::*;
+use candle_core::{Error, Result, Var};
+use kernels::AdamWPass;
 
-use crate::gradients::{CHUNK, Gradients};
+use crate::gradients::Gradients;
 use crate::ranks::Ranks;
-use crate::slices::{contiguous, contiguous_mut};
 
 /// The constants of the optimiser; the learning rate comes with each step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,7 +77,7 @@ impl AdamW {
                 .slots
                 .get_mut(name)
                 .ok_or_else(|| Error::Msg(format!("the optimiser does not know {name}")))?;
-            let update = Update {
+            let pass = AdamWPass {
                 factor,
                 keep: if slot.decays { (1.0 - lr * wd) as f32 } else { 1.0 },
                 one_minus_beta1: (1.0 - beta1) as f32,
@@ -89,7 +87,7 @@ impl AdamW {
                 eps: eps as f32,
                 step_size: (lr / (1.0 - beta1.powf(t))) as f32,
             };
-            var.inplace_op2(gradient, &Fused { update, slot: RefCell::new(slot) })?;
+            pass.apply(var, gradient, &mut slot.first, &mut slot.second)?;
         }
         Ok(())
     }
@@ -126,75 +124,6 @@ impl AdamW {
     }
 }
 
-/// Algorithm 2 with everything that is the same for all numbers of a parameter worked out.
-#[derive(Clone, Copy)]
-struct Update {
-    factor: f32,
-    keep: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    correction2: f32,
-    eps: f32,
-    step_size: f32,
-}
-
-impl Update {
-    fn apply(self, value: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
-        let numbers = value.iter_mut().zip(gradient).zip(first.iter_mut().zip(second));
-        for ((p, g), (m, v)) in numbers {
-            let g = g * self.factor;
-            *m += (g - *m) * self.one_minus_beta1; // torch's lerp_
-            *v = *v * self.beta2 + self.one_minus_beta2 * g * g;
-            let denominator = v.sqrt() / self.correction2 + self.eps;
-            *p = *p * self.keep - self.step_size * (*m / denominator);
-        }
-    }
-}
-
-struct Fused<'a> {
-    update: Update,
-    slot: RefCell<&'a mut Slot>,
-}
-
-impl InplaceOp2 for Fused<'_> {
-    fn name(&self) -> &'static str {
-        "adamw"
-    }
-
-    fn cpu_fwd(
-        &self,
-        value: &mut CpuStorage,
-        value_layout: &Layout,
-        gradient: &CpuStorage,
-        gradient_layout: &Layout,
-    ) -> Result<()> {
-        let (update, mut slot) = (self.update, self.slot.borrow_mut());
-        let Slot { first, second, .. } = &mut **slot;
-        let gradient = contiguous(gradient, gradient_layout)?;
-        let value = contiguous_mut(value, value_layout)?;
-        if value.len() != gradient.len() {
-            return Err(Error::Msg(format!(
-                "a gradient of {} numbers for a parameter of {}",
-                gradient.len(),
-                value.len()
-            )));
-        }
-        if value.len() <= CHUNK {
-            update.apply(value, gradient, first, second);
-            return Ok(());
-        }
-        value
-            .par_chunks_mut(CHUNK)
-            .zip(gradient.par_chunks(CHUNK))
-            .zip(first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK)))
-            .for_each(|((value, gradient), (first, second))| {
-                update.apply(value, gradient, first, second);
-            });
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Tensor};
@@ -215,8 +144,8 @@ mod tests {
         let mut adamw = AdamW::new(&vars, constants, rule);
         for _ in 0..steps {
             let loss = (vars["w"].sqr().unwrap().sum_all().unwrap() * 0.5).unwrap();
-            let mut gradients = Gradients::default();
-            gradients.add(&vars, &mut loss.backward().unwrap()).unwrap();
+            let mut gradients = Gradients::new(&vars);
+            gradients.add(&loss).unwrap();
             adamw.step(&vars, &gradients, 0.1, 1.0).unwrap();
         }
         vars["w"].flatten_all().unwrap().to_vec1().unwrap()
@@ -249,14 +178,14 @@ mod tests {
 
     #[test]
     fn long_parameters_are_updated_to_the_last_number() {
-        let n = CHUNK * 2 + 7;
+        let n = 100_007;
         let vars = BTreeMap::from([(
             "w".to_owned(),
             Var::ones(n, candle_core::DType::F32, &Device::Cpu).unwrap(),
         )]);
         let mut adamw = AdamW::new(&vars, PLAIN, decays);
-        let mut gradients = Gradients::default();
-        gradients.add(&vars, &mut vars["w"].sum_all().unwrap().backward().unwrap()).unwrap();
+        let mut gradients = Gradients::new(&vars);
+        gradients.add(&vars["w"].sum_all().unwrap()).unwrap();
         adamw.step(&vars, &gradients, 0.5, 1.0).unwrap();
         let values: Vec<f32> = Tensor::to_vec1(&vars["w"]).unwrap();
         assert!(values.iter().all(|v| (v - 0.5).abs() < 1e-5));

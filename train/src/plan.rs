@@ -7,6 +7,7 @@ pub mod open_clip;
 mod scale;
 mod settings;
 
+use kernels::Products;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -93,6 +94,10 @@ pub struct TrainPlan {
     /// Share of the patch tokens of a plain ViT that a step leaves out, 0 or more and below 1
     /// (FLIP, arXiv 2212.00794). Default the model's own.
     pub force_patch_dropout: Option<f64>,
+    /// Side of the pictures in place of the model's own, a multiple of its patch: open_clip's flag,
+    /// for a square. Positions of a `pretrained` checkpoint are resampled (bicubic). Default the
+    /// model's own.
+    pub force_image_size: Option<u32>,
     /// Keeps the image tower as it starts (LiT, arXiv 2111.07991). Default false.
     pub lock_image: bool,
     /// Groups at the end of a locked image tower that are trained: 1 the projection, 2 the last
@@ -105,7 +110,9 @@ pub struct TrainPlan {
     pub lock_text_unlocked_layers: u32,
     /// Seed of initialisation, data order and augmentation. Default the recipe's seed.
     pub seed: Option<u64>,
-    /// Number format of the computation. Only `fp32` for now.
+    /// Number format of the computation: `fp32`, or `amp_bf16` (also `amp_bfloat16` and `bf16`):
+    /// products of the blocks' linear layers take both factors rounded to bf16, forward and
+    /// backward; weights, sums, norms, softmax, loss and saved states stay f32. Default fp32.
     pub precision: Precision,
     /// Share of the area that the random crop keeps, low and high, each in 0..=1; `null` crops as
     /// the evaluation does. Default [0.9, 1.0].
@@ -179,6 +186,7 @@ impl Default for TrainPlan {
             grad_clip_norm: None,
             grad_checkpointing: false,
             force_patch_dropout: None,
+            force_image_size: None,
             lock_image: false,
             lock_image_unlocked_groups: 0,
             lock_text: false,
@@ -222,4 +230,37 @@ pub enum Precision {
     Fp16,
     PureBf16,
     PureFp16,
+}
+
+impl Precision {
+    /// The format of products; None where it is not here.
+    #[must_use]
+    pub fn products(self) -> Option<Products> {
+        match self {
+            Self::Fp32 => Some(Products::F32),
+            Self::AmpBf16 | Self::AmpBfloat16 | Self::Bf16 => Some(Products::Bf16),
+            Self::Amp | Self::Fp16 | Self::PureBf16 | Self::PureFp16 => None,
+        }
+    }
+
+    /// open_clip's word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Amp => "amp",
+            Self::AmpBf16 => "amp_bf16",
+            Self::AmpBfloat16 => "amp_bfloat16",
+            Self::Bf16 => "bf16",
+            Self::Fp16 => "fp16",
+            Self::PureBf16 => "pure_bf16",
+            Self::PureFp16 => "pure_fp16",
+        }
+    }
+
+    /// Whether it is the default, which identities of older states leave out.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        *self == Self::Fp32
+    }
 }

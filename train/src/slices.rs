@@ -8,18 +8,6 @@ pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
-/// The same, to write to.
-pub(crate) fn contiguous_mut<'a>(
-    storage: &'a mut CpuStorage,
-    layout: &Layout,
-) -> Result<&'a mut [f32]> {
-    let (start, end) = offsets(layout)?;
-    match storage {
-        CpuStorage::F32(values) => Ok(&mut values[start..end]),
-        _ => Err(Error::Msg("expected f32".into())),
-    }
-}
-
 /// Calls `look` with the numbers of a contiguous f32 tensor on the CPU.
 pub(crate) fn with<T>(tensor: &Tensor, look: impl FnOnce(&[f32]) -> T) -> Result<T> {
     let (storage, layout) = tensor.storage_and_layout();

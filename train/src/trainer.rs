@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Result as TensorResult, Tensor, Var};
+use kernels::Products;
 use models::{Clip, Mode};
 use stage::{Error, Result, ResultExt};
 
@@ -55,6 +56,8 @@ pub struct Choices {
     pub noise: Option<u64>,
     /// Whether blocks keep only their inputs and are computed again in the backward pass.
     pub recompute: bool,
+    /// Format of the products of the blocks' linear layers.
+    pub products: Products,
     /// How ranks divide the loss.
     pub division: Division,
 }
@@ -64,8 +67,9 @@ impl Choices {
     #[must_use]
     pub fn plain(constants: Constants, schedule: Schedule) -> Self {
         let (locks, division) = (Locks::default(), Division::default());
-        let (noise, recompute) = (None, false);
-        Self { constants, schedule, grad_clip_norm: None, locks, noise, recompute, division }
+        let (noise, recompute, products) = (None, false, Products::F32);
+        let grad_clip_norm = None;
+        Self { constants, schedule, grad_clip_norm, locks, noise, recompute, products, division }
     }
 }
 
@@ -97,6 +101,8 @@ pub struct Trainer {
     pub optimizer: AdamW,
     /// The parameters that are trained.
     trained: BTreeMap<String, Var>,
+    /// Of the step in work; the buffers live as long as the trainer.
+    gradients: Gradients,
     choices: Choices,
 }
 
@@ -117,7 +123,8 @@ impl Trainer {
             .map(|(name, var)| (name.clone(), var.clone()))
             .collect();
         let optimizer = AdamW::new(&trained, choices.constants, decays);
-        Self { clip, optimizer, trained, choices }
+        let gradients = Gradients::new(&trained);
+        Self { clip, optimizer, trained, gradients, choices }
     }
 
     /// The parameters that are trained, by name.
@@ -151,13 +158,13 @@ impl Trainer {
         let at = |e: Error| e.at(format!("step {step}"));
         let lr = self.choices.schedule.at(step);
         let before = self.buffers().model("statistics").map_err(at)?;
-        let (loss, gradients) = if count == 1 && ranks.size() == 1 {
+        self.gradients.clear();
+        let loss = if count == 1 && ranks.size() == 1 {
             self.whole(&micro(0)?, Place { step, rank: 0, part: 0 }).map_err(at)?
         } else {
             self.by_features(step, count, micro, &before, ranks).map_err(at)?
         };
-        let norm = |gradients: &Gradients| gradients.norm().model("gradient norm");
-        let grad_norm = gradients.as_ref().map_or(Ok(f64::NAN), norm).map_err(at)?;
+        let grad_norm = if loss.is_finite() { self.gradients.norm() } else { f64::NAN };
         let skipped = if !loss.is_finite() {
             Some("non_finite_loss")
         } else if !grad_norm.is_finite() {
@@ -166,14 +173,13 @@ impl Trainer {
             None
         };
         let mut act = || -> TensorResult<f32> {
-            match (&gradients, skipped) {
-                (Some(gradients), None) => {
-                    let factor = clip_factor(grad_norm, self.choices.grad_clip_norm);
-                    self.optimizer.step(&self.trained, gradients, lr, factor)?;
-                    clamp(&self.clip)?;
-                }
+            if skipped.is_none() {
+                let factor = clip_factor(grad_norm, self.choices.grad_clip_norm);
+                self.optimizer.step(&self.trained, &self.gradients, lr, factor)?;
+                clamp(&self.clip)?;
+            } else {
                 // The statistics have seen the numbers that broke the loss.
-                _ => set_buffers(&self.clip, &before)?,
+                set_buffers(&self.clip, &before)?;
             }
             self.clip.logit_scale().to_scalar()
         };
@@ -182,17 +188,15 @@ impl Trainer {
     }
 
     /// One forward pass, one rank, one loss; no gradients where it is not finite.
-    fn whole(&self, batch: &Batch, place: Place) -> Result<(f32, Option<Gradients>)> {
+    fn whole(&mut self, batch: &Batch, place: Place) -> Result<f32> {
         let (image, text) = self.features(batch, place)?;
-        let backward = || -> TensorResult<(f32, Option<Gradients>)> {
+        let mut backward = || -> TensorResult<f32> {
             let loss = clip_loss(&image, &text, self.clip.logit_scale())?;
             let value: f32 = loss.to_scalar()?;
-            if !value.is_finite() {
-                return Ok((value, None));
+            if value.is_finite() {
+                self.gradients.add(&loss)?;
             }
-            let mut gradients = Gradients::default();
-            gradients.add(&self.trained, &mut loss.backward()?)?;
-            Ok((value, Some(gradients)))
+            Ok(value)
         };
         backward().model("the backward pass failed")
     }
@@ -204,13 +208,13 @@ impl Trainer {
     /// As with open_clip's accumulation, the gradient of the temperature counts once for every
     /// micro-batch.
     fn by_features(
-        &self,
+        &mut self,
         step: u64,
         count: usize,
         micro: &dyn Fn(usize) -> Result<Batch>,
         before: &[Tensor],
         ranks: &mut dyn Ranks,
-    ) -> Result<(f32, Option<Gradients>)> {
+    ) -> Result<f32> {
         let inside = "the backward pass failed";
         let rank = ranks.rank();
         let place = |part: usize| Place { step, rank, part };
@@ -227,9 +231,8 @@ impl Trainer {
         let scale: f32 = self.clip.logit_scale().to_scalar().model(inside)?;
         let joint = joint(&image, &text, scale, self.choices.division, ranks)?;
         if !joint.loss.is_finite() {
-            return Ok((joint.loss, None));
+            return Ok(joint.loss);
         }
-        let mut gradients = Gradients::default();
         if count > 1 {
             // Running statistics move once for every sample, in the pass that trains.
             set_buffers(&self.clip, before).model(inside)?;
@@ -248,27 +251,26 @@ impl Trainer {
                 let product = ((&image * part(&joint.image)?)?.sum_all()?
                     + (&text * part(&joint.text)?)?.sum_all()?)?;
                 first += rows;
-                gradients.add(&self.trained, &mut product.backward()?)
+                self.gradients.add(&product)
             };
             backward().model(inside)?;
         }
         if ranks.size() > 1 {
-            gradients.sum_over(&self.trained, SCALE, ranks)?;
+            self.gradients.sum_over(SCALE, ranks)?;
             self.average_buffers(ranks)?;
         }
-        if let Some(var) = self.trained.get(SCALE) {
-            let gradient = joint.logit_scale * count as f32;
-            let gradient = Tensor::new(gradient, var.device()).model(inside)?;
-            gradients.set(SCALE, gradient);
+        if self.trained.contains_key(SCALE) {
+            self.gradients.set(SCALE, joint.logit_scale * count as f32).model(inside)?;
         }
-        Ok((joint.loss, Some(gradients)))
+        Ok(joint.loss)
     }
 
     /// Normalised features of both towers, (B, E) each. A tower that is not trained at all records
     /// nothing.
     fn features(&self, batch: &Batch, place: Place) -> Result<(Tensor, Tensor)> {
         let noise = self.choices.noise.map(|seed| place.seed(seed));
-        let step = models::Step { noise, recompute: self.choices.recompute };
+        let Choices { recompute, products, .. } = self.choices;
+        let step = models::Step { noise, recompute, products };
         let image = match self.choices.locks.whole_image() {
             true => self.clip.encode_image(&batch.pixels, Mode::Eval)?,
             false => self.clip.encode_image_step(&batch.pixels, step)?,

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use candle_core::{Device, Tensor};
 use shapes::Shapes;
 use stage::{Cancel, Context, Error, Kind, PairSource, Pairs, Progress, Result};
+use train::plan::Precision;
 use train::{Job, TrainOutcome, TrainPlan};
 
 /// A folder for one test: model JSON, work folder, output.
@@ -420,4 +421,69 @@ fn a_bad_batch_changes_neither_weights_nor_statistics() {
     assert_eq!(step.skipped, Some("non_finite_loss"));
     assert!(numbers(&trainer) == before);
     assert_eq!(trainer.optimizer.steps(), 0);
+}
+
+#[test]
+fn products_in_bf16_learn_as_well_and_threads_do_not_change_a_byte() {
+    let data = Shapes::new(64, 64);
+    let run = |precision, threads| {
+        let bench = Bench::new();
+        let plan = bench.plan(|plan| plan.precision = precision);
+        bench.train(&plan, &data, &Context { threads, ..context() }).unwrap().1
+    };
+    let half = run(Precision::AmpBf16, 1);
+    let first = |files: &Files| column(&files["metrics.jsonl"], "loss");
+    assert!(run(Precision::Bf16, 3)["weights.safetensors"] == half["weights.safetensors"]);
+    let (full, half) = (first(&run(Precision::Fp32, 2)), first(&half));
+    assert_ne!(half, full);
+    for (half, full) in half.iter().zip(&full) {
+        assert!((half - full).abs() < 0.02, "{half} {full}");
+    }
+}
+
+#[test]
+fn pictures_of_another_size_start_from_a_checkpoint_with_resampled_positions() {
+    let data = Shapes::new(64, 64);
+    let first = Bench::new();
+    let (_, files) = first.train(&first.plan(|_| ()), &data, &context()).unwrap();
+    let second = Bench::new();
+    let start = second.dir.path().join("start.safetensors");
+    fs::write(&start, &files["weights.safetensors"]).unwrap();
+    let plan = |size| {
+        second.plan(|plan| {
+            plan.force_image_size = size;
+            plan.steps = Some(1);
+            plan.warmup = Some(0);
+            plan.lr = Some(1e-12);
+            plan.aug_scale = None;
+        })
+    };
+    let run = |plan: &TrainPlan| -> Result<Files> {
+        let job = Job { pretrained: Some(start.clone()), ..Job::new(plan, &data) };
+        let dir = tempfile::tempdir().unwrap();
+        let output = store::Output::open(&dir.path().join("out").to_string_lossy()).unwrap();
+        let mut out = output.stage("train").begin("all").unwrap();
+        train::run(job, &dir.path().join("work"), &mut out, &context())?;
+        Ok(read_folder(out.local_dir(), ""))
+    };
+    let larger = run(&plan(Some(64))).unwrap();
+    let config: serde_json::Value =
+        serde_json::from_slice(&larger["open_clip_config.json"]).unwrap();
+    assert_eq!(config["model_cfg"]["vision_cfg"]["image_size"], 64);
+    let positions = |files: &Files| {
+        let tensors =
+            candle_core::safetensors::load_buffer(&files["weights.safetensors"], &Device::Cpu);
+        tensors.unwrap()["visual.positional_embedding"].clone()
+    };
+    assert_eq!(positions(&files).dims(), [17, 32]);
+    assert_eq!(positions(&larger).dims(), [65, 32]);
+    // The class token's row stays, and the mean of a grid is nearly that of its enlarged form.
+    let row = |t: &Tensor| t.get(0).unwrap().to_vec1::<f32>().unwrap();
+    for (old, new) in row(&positions(&files)).iter().zip(row(&positions(&larger))) {
+        assert!((old - new).abs() < 1e-6);
+    }
+    assert_eq!(positions(&run(&plan(None)).unwrap()).dims(), [17, 32]);
+    let odd = run(&plan(Some(60))).unwrap_err();
+    assert_eq!(odd.kind(), Kind::Model);
+    assert!(odd.to_string().contains("60"), "{odd}");
 }

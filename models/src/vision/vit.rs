@@ -1,6 +1,7 @@
 //! The plain image tower: a ViT as open_clip builds it (`transformer.py`, `VisionTransformer`).
 
 use candle_core::{Result, Tensor};
+use kernels::Products;
 
 use super::{Run, dropped};
 use crate::block::{Block, LAYER_NORM_EPS, Norm, Pass, Source};
@@ -49,7 +50,7 @@ impl Vit {
 
     /// (B, 3, S, S) → (B, E)
     pub(crate) fn forward(&self, pixels: &Tensor, run: Run) -> Result<Tensor> {
-        let pass = self.pass(run.train, run.quick);
+        let pass = self.pass(run.train, run.quick, run.step.products);
         let mut x = self.embed(pixels, run.step.noise)?;
         let Some((last, blocks)) = self.blocks.split_last() else {
             candle_core::bail!("a tower without blocks")
@@ -90,7 +91,7 @@ impl Vit {
         quick: bool,
         seen: &mut dyn FnMut(String, &Tensor),
     ) -> Result<()> {
-        let pass = self.pass(false, quick);
+        let pass = self.pass(false, quick, Products::F32);
         let mut x = self.embed(pixels, None)?;
         seen("ln_pre".to_owned(), &x);
         for (i, block) in self.blocks.iter().enumerate() {
@@ -101,8 +102,8 @@ impl Vit {
         Ok(())
     }
 
-    fn pass(&self, train: bool, quick: bool) -> Pass<'static> {
-        Pass { train, quick, heads: self.heads, causal: false, lengths: None }
+    fn pass(&self, train: bool, quick: bool, products: Products) -> Pass<'static> {
+        Pass { train, quick, heads: self.heads, causal: false, products, lengths: None }
     }
 
     /// Patches, class token, positions, patch dropout, the first LayerNorm: (B, G + 1, C)

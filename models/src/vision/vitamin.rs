@@ -6,11 +6,12 @@
 //! has a LayerNorm of its own behind the block's second one: both are in the checkpoints.
 
 use candle_core::{Result, Tensor};
+use kernels::Products;
 
 use super::{Step, dropped};
 use crate::block::{Norm, Pair, Replaced, Source};
 use crate::config::VitaminConfig;
-use crate::linear::Linear;
+use crate::linear::{Layout, Linear};
 
 /// LayerNorm's eps, everywhere in timm's ViTamin.
 const EPS: f64 = 1e-6;
@@ -26,6 +27,8 @@ pub(crate) struct Vitamin {
     fc_norm: Norm,
     head: Tensor,
     drop_path: f64,
+    /// Whether convolutions round to bf16, as the linear layers do.
+    half: bool,
 }
 
 /// An inverted bottleneck with a depthwise convolution and one LayerNorm before it.
@@ -81,6 +84,7 @@ impl Vitamin {
             fc_norm: norm("visual.trunk.fc_norm")?,
             head: source.get("visual.head.proj.weight")?,
             drop_path: config.drop_path,
+            half: source.layout == Layout::Half,
         })
     }
 
@@ -106,25 +110,27 @@ impl Vitamin {
         seen: &mut dyn FnMut(String, &Tensor),
     ) -> Result<Tensor> {
         let (conv1, norm1, conv2) = &self.stem;
+        // Of three channels the first convolution reads the pixels: it stays f32.
+        let products = if self.half { Products::Bf16 } else { step.products };
         let x = kernels::conv3x3(&pixels.permute((0, 2, 3, 1))?, &conv1.0, &conv1.1, 2)?;
         let x = kernels::gelu(&norm1.forward(&x)?)?;
         seen("stem.norm1_gelu".to_owned(), &x);
-        let mut x = kernels::conv3x3(&x, &conv2.0, &conv2.1, 1)?;
+        let mut x = kernels::conv3x3_in(&x, &conv2.0, &conv2.1, 1, products)?;
         seen("stem".to_owned(), &x);
         for (s, stage) in self.stages.iter().enumerate() {
             for (i, block) in stage.iter().enumerate() {
-                let shortcut = block.shortcut(&x)?;
+                let shortcut = block.shortcut(&x, step.products)?;
                 if block.expand.is_some() {
                     seen(format!("stages.{s}.{i}.shortcut"), &shortcut);
                 }
-                x = (block.branch(&x)? + shortcut)?;
+                x = kernels::add(&block.branch(&x, step.products)?, &shortcut)?;
                 seen(format!("stages.{s}.{i}"), &x);
             }
         }
         let (norm, proj) = &self.pool;
         let x = norm.forward(&x)?;
         seen("pool.norm".to_owned(), &x);
-        let x = kernels::conv3x3(&x, &proj.0, &proj.1, 2)?;
+        let x = kernels::conv3x3_in(&x, &proj.0, &proj.1, 2, products)?;
         seen("pool".to_owned(), &x);
         let x = x.flatten(1, 2)?; // (B, N, C)
         seen("tokens_before_pos".to_owned(), &x);
@@ -136,7 +142,7 @@ impl Vitamin {
         for (i, block) in self.blocks.iter().enumerate() {
             let share = dropped::share(self.drop_path, i, depth);
             let drop = step.noise.map(|seed| Drop { share, seed, block: i });
-            x = block.forward_or_again(&x, drop, step.recompute)?;
+            x = block.forward_or_again(&x, drop, step)?;
             seen(format!("blocks.{i}"), &x);
         }
         // The mean comes first, the norm after it.
@@ -160,19 +166,19 @@ impl MbConv {
         })
     }
 
-    fn shortcut(&self, x: &Tensor) -> Result<Tensor> {
+    fn shortcut(&self, x: &Tensor, products: Products) -> Result<Tensor> {
         let x = if self.stride == 2 { kernels::avg_pool3x3(x)? } else { x.clone() };
         match &self.expand {
-            Some(expand) => expand.forward(&x),
+            Some(expand) => expand.forward(&x, products),
             None => Ok(x),
         }
     }
 
-    fn branch(&self, x: &Tensor) -> Result<Tensor> {
-        let h = kernels::gelu(&self.conv1.forward(&self.pre_norm.forward(x)?)?)?;
+    fn branch(&self, x: &Tensor, products: Products) -> Result<Tensor> {
+        let h = kernels::gelu(&self.conv1.forward(&self.pre_norm.forward(x)?, products)?)?;
         let (w, b) = &self.conv2;
         let h = kernels::gelu(&kernels::depthwise3x3(&h, w, b, self.stride)?)?;
-        self.conv3.forward(&h)
+        self.conv3.forward(&h, products)
     }
 }
 
@@ -202,27 +208,29 @@ impl GatedBlock {
     }
 
     /// (B, N, C) → (B, N, C)
-    fn forward(&self, x: &Tensor, drop: Option<Drop>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, drop: Option<Drop>, products: Products) -> Result<Tensor> {
         let path = |y: Tensor, half: &str| match drop {
             Some(Drop { share, seed, block }) => {
                 dropped::paths(&y, share, seed, &format!("blocks.{block}.{half}"))
             }
             None => Ok(y),
         };
-        let qkv = self.qkv.forward(&self.norm1.forward(x)?)?;
-        let y = self.proj.forward(&kernels::attention(&qkv, self.heads, false)?)?;
-        let x = (x + path(y, "attn")?)?;
+        let qkv = self.qkv.forward(&self.norm1.forward(x)?, products)?;
+        let y = self.proj.forward(&kernels::attention(&qkv, self.heads, false)?, products)?;
+        let x = kernels::add(x, &path(y, "attn")?)?;
         let z = self.norm.forward(&self.norm2.forward(&x)?)?;
-        let h = kernels::geglu(&self.gate.forward(&z)?, &self.value.forward(&z)?)?;
-        let y = path(self.out.forward(&h)?, "mlp")?;
-        x + y
+        let h =
+            kernels::geglu(&self.gate.forward(&z, products)?, &self.value.forward(&z, products)?)?;
+        let y = path(self.out.forward(&h, products)?, "mlp")?;
+        kernels::add(&x, &y)
     }
 
-    /// [`GatedBlock::forward`], or where `again` the same with all but its input forgotten until
+    /// [`GatedBlock::forward`], or where the step computes again the same with all but its input forgotten until
     /// the backward pass.
-    fn forward_or_again(&self, x: &Tensor, drop: Option<Drop>, again: bool) -> Result<Tensor> {
-        if !again {
-            return self.forward(x, drop);
+    fn forward_or_again(&self, x: &Tensor, drop: Option<Drop>, step: Step) -> Result<Tensor> {
+        let products = step.products;
+        if !step.recompute {
+            return self.forward(x, drop, products);
         }
         let mut inputs = vec![x];
         inputs.extend(self.tensors());
@@ -231,7 +239,7 @@ impl GatedBlock {
             let Some((x, rest)) = tensors.split_first() else {
                 candle_core::bail!("a block without input")
             };
-            block.replaced(&mut Replaced::new(rest))?.forward(x, drop)
+            block.replaced(&mut Replaced::new(rest))?.forward(x, drop, products)
         })
     }
 

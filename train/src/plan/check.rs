@@ -3,7 +3,7 @@
 use models::ClipConfig;
 use stage::{Error, Result};
 
-use super::{Precision, TrainPlan};
+use super::TrainPlan;
 use crate::schedule::Shape;
 
 impl TrainPlan {
@@ -45,13 +45,15 @@ impl TrainPlan {
         if let Some(length) = self.context_length {
             range("context_length", length as f64, 3.0, 1024.0)?;
         }
-        if self.precision != Precision::Fp32 {
-            let name = serde_json::to_string(&self.precision).unwrap_or_default();
+        if let Some(side) = self.force_image_size {
+            range("force_image_size", f64::from(side), 8.0, 4096.0)?;
+        }
+        if self.precision.products().is_none() {
             return Err(Error::recipe(format!(
-                "precision must be fp32, got {}",
-                name.trim_matches('"')
+                "precision must be fp32, amp_bf16, amp_bfloat16 or bf16, got {}",
+                self.precision.name()
             ))
-            .hint("leave the field out: only fp32 is implemented"));
+            .hint("leave the field out for fp32; amp_bf16 is the fast one"));
         }
         Ok(())
     }
@@ -189,7 +191,16 @@ mod tests {
             with(r#""aug_scale": [0.9, 2]"#),
             "aug_scale must satisfy 0 < low ≤ high ≤ 1, got [0.9, 2]"
         );
-        assert_eq!(with(r#""precision": "amp_bf16""#), "precision must be fp32, got amp_bf16");
+        for name in ["amp", "fp16", "pure_bf16", "pure_fp16"] {
+            assert_eq!(
+                with(&format!(r#""precision": "{name}""#)),
+                format!("precision must be fp32, amp_bf16, amp_bfloat16 or bf16, got {name}")
+            );
+        }
+        assert_eq!(
+            with(r#""force_image_size": 0"#),
+            "force_image_size must lie in 8..=4096, got 0"
+        );
         assert_eq!(refusal(r#"{"steps": 1}"#), "model is required");
     }
 

@@ -79,7 +79,7 @@ const HINTS: &[(&[&str], &str)] = &[
     ),
     (&["aug_cfg"], "use `aug_scale: [low, high]`, the scale of open_clip's one augmentation"),
     (
-        &["force_quick_gelu", "force_custom_text", "force_image_size", "force_context_length"],
+        &["force_quick_gelu", "force_custom_text", "force_context_length"],
         "name the model that has it (`ViT-B-32-quickgelu`), or give a model JSON with the field; `context_length` is a field",
     ),
     (

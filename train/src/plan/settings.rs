@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use stage::{Error, Result};
 
-use super::{DATACOMP_EPOCHS, Scale, TrainPlan};
+use super::{DATACOMP_EPOCHS, Precision, Scale, TrainPlan};
 use crate::decay::Rule;
 use crate::schedule::{Cooldown, Schedule, Shape};
 
@@ -52,6 +52,12 @@ pub struct Settings {
     pub grad_checkpointing: bool,
     /// Share of patch tokens that are left out, where the plan overrides the model.
     pub force_patch_dropout: Option<f64>,
+    /// Side of the pictures, where the plan overrides the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub force_image_size: Option<u32>,
+    /// Number format of the computation.
+    #[serde(skip_serializing_if = "Precision::is_full")]
+    pub precision: Precision,
     /// Groups of the image tower that are trained, where it is locked.
     pub lock_image: Option<u32>,
     /// Groups of the text tower that are trained, where it is locked.
@@ -135,6 +141,8 @@ impl TrainPlan {
             grad_clip_norm: self.grad_clip_norm,
             grad_checkpointing: self.grad_checkpointing,
             force_patch_dropout: self.force_patch_dropout,
+            force_image_size: self.force_image_size,
+            precision: self.precision,
             lock_image: self.lock_image.then_some(self.lock_image_unlocked_groups),
             lock_text: self.lock_text.then_some(self.lock_text_unlocked_layers),
             local_loss: self.local_loss,

@@ -67,6 +67,7 @@ impl<'a> Run<'a> {
             locks,
             noise: Some(seed_for(&settings, "train/noise")),
             recompute: settings.grad_checkpointing,
+            products: settings.precision.products().unwrap_or_default(),
             division: Division {
                 local_loss: settings.local_loss,
                 gather_with_grad: settings.gather_with_grad,
@@ -197,6 +198,15 @@ fn pretrained(
     } else {
         models::open_weights(path, &settings.model, &Device::Cpu).map_err(at)?
     };
+    let clip = match settings.force_image_size {
+        // The pictures alone: captions of another length are refused below.
+        Some(_) => {
+            let mut fit = config.clone();
+            fit.text.context_length = clip.config().context_length();
+            clip.fitted(&fit).map_err(at)?
+        }
+        None => clip,
+    };
     // Names every tensor that is missing, unknown, or of another shape, with both shapes.
     Clip::from_tensors(config, changes, clip.params().tensors(), &Device::Cpu).map_err(at)
 }
@@ -212,6 +222,9 @@ fn model_config(settings: &Settings) -> Result<ClipConfig> {
     let mut config = ClipConfig::named(&settings.model)?;
     if let Some(length) = settings.context_length {
         config.text.context_length = length;
+    }
+    if let Some(side) = settings.force_image_size {
+        config = config.with_image_size(side as usize).map_err(|e| e.at("force_image_size"))?;
     }
     if let Some(share) = settings.force_patch_dropout {
         let VisionConfig::Vit(vit) = &mut config.vision else {
@@ -249,7 +262,8 @@ pub(super) fn params(settings: &Settings, trainer: &Trainer) -> Result<String> {
     fields.insert("parameters".to_owned(), json!(trainer.clip.config().parameters()));
     let trained = trainer.trained().values().map(|var| var.elem_count() as u64).sum::<u64>();
     fields.insert("trained_parameters".to_owned(), json!(trained));
-    fields.insert("precision".to_owned(), json!("fp32"));
+    fields.insert("precision".to_owned(), json!(settings.precision.name()));
+    fields.entry("force_image_size").or_insert(Value::Null);
     let line = |(name, value): (String, Value)| match value {
         Value::Null => format!("{name}: None\n"),
         Value::String(text) => format!("{name}: {text}\n"),
