@@ -11,7 +11,7 @@ use crate::recipe::{Graph, KindInfo, Noun, Recipe, json_schema};
 pub(crate) const SKIPPED: &[&str] = &["output", "threads", "seed", "json", "verbose"];
 
 /// Kinds that are only ever a source for another command.
-const SOURCES: [&str; 4] = ["link_list", "shards", "pool", "checkpoint"];
+const SOURCES: [&str; 5] = ["link_list", "shards", "pool", "embeddings", "checkpoint"];
 
 /// The command of this kind, without its flags.
 pub(crate) fn command(kind: &KindInfo) -> Option<Command> {
@@ -54,6 +54,13 @@ fn example(kind: &str) -> &'static str {
         "embed" => "clipmill embed --urls pool/fetch --checkpoint scorer/train --output embeddings",
         "select" => {
             "clipmill select --parquet scores/judge --where 'clip_score >= quantile(clip_score, 0.7)' --output chosen"
+        }
+        "clusters" => "clipmill clusters --folders embeddings/embed --k 1000 --output clusters",
+        "near_duplicates" => {
+            "clipmill near_duplicates --parquet scores/judge --max_distance 2 --output unique"
+        }
+        "decontaminate" => {
+            "clipmill decontaminate --folders embeddings/embed --against evaluation/embed --min_cosine 0.95 --output clean"
         }
         "reshard" => {
             "clipmill reshard --urls pool/fetch --subset chosen/select/subset.npy --output training"
@@ -102,6 +109,7 @@ fn source(kind: &KindInfo) -> Option<&'static str> {
         Noun::Links => Some("link_list"),
         Noun::Scores | Noun::Subset => Some("pool"),
         Noun::Checkpoint => Some("checkpoint"),
+        Noun::Embeddings => Some("embeddings"),
         _ if kind.name == "train" => None,
         _ => Some("shards"),
     }

@@ -171,6 +171,9 @@ kinds! {
     /// Existing metadata parquets as the source of a selection.
     "pool" => Pool(crate::stages::pool::PoolPlan),
         takes [], optional true, many false, gives Scores;
+    /// Existing embeddings as the source.
+    "embeddings" => Embeddings(crate::stages::embeddings::EmbeddingsPlan),
+        takes [], optional true, many false, gives Embeddings;
     /// An existing model as the source.
     "checkpoint" => Checkpoint(crate::stages::checkpoint::CheckpointPlan),
         takes [], optional true, many false, gives Checkpoint;

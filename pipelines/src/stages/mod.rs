@@ -8,6 +8,7 @@ pub mod checkpoint;
 mod compress;
 mod dedup;
 mod embed;
+pub mod embeddings;
 mod eval;
 mod fetch;
 mod fetch_rows;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use stage::{Context, Counts, Error, Result};
 use store::Attempt;
 
-use super::{Outcome, Site, Stage, Worker, fingerprint, pool};
+use super::{Outcome, Site, Stage, Worker, embeddings, fingerprint, pool};
 use crate::recipe::{Kind, Noun};
 
 impl Stage for NearDuplicatesPlan {
@@ -131,30 +131,25 @@ fn tables_named(site: &Site, name: &str) -> Result<Vec<String>> {
 
 /// The embeddings that a stage takes.
 fn features_of(site: &Site) -> Result<Features> {
-    let files: Vec<String> = site.inputs.iter().flat_map(|input| input.locations("")).collect();
-    Features::read(&partitions(&files)?)
+    let mut all = Vec::new();
+    for input in &site.inputs {
+        all.extend(partitions(&embeddings::of(input)?)?);
+    }
+    Features::read(&all)
 }
 
 fn features_named(site: &Site, name: &str) -> Result<Features> {
     let files = match site.references.get(name) {
-        Some(done) => done.locations(""),
-        None => folder(name)?,
+        Some(done) => embeddings::of(done)?,
+        None => embeddings::folder_files(name)?,
     };
     Features::read(&partitions(&files).map_err(|e| e.at(name.to_owned()))?)
-}
-
-/// The files of a folder in clip-retrieval's layout.
-fn folder(name: &str) -> Result<Vec<String>> {
-    let name = name.trim_end_matches('/');
-    let mut files = store::expand(&format!("{name}/img_emb/*.npy"))?;
-    files.extend(store::expand(&format!("{name}/metadata/*.parquet"))?);
-    Ok(files)
 }
 
 /// Fingerprints of a folder or of parquets that no stage made; a stage's id has that stage's key.
 fn fingerprint_if_there(name: &str) -> Result<Value> {
     if std::path::Path::new(name).is_dir() {
-        return fingerprint(&folder(name).or_else(|_| store::expand(name))?);
+        return fingerprint(&embeddings::folder_files(name).or_else(|_| store::expand(name))?);
     }
     if name.contains('/') || name.ends_with(".parquet") {
         return fingerprint(&[name.to_owned()]);
