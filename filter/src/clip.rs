@@ -63,6 +63,23 @@ impl ClipEncoder {
         self.0.config().embed_dim()
     }
 
+    /// Encodes the pictures of these rows alone, as [`Self::encode`] does both.
+    ///
+    /// # Errors
+    /// The model's, `each`'s, or an interruption.
+    pub fn encode_images(
+        &self,
+        pairs: &Pairs,
+        rows: &[usize],
+        mut each: impl FnMut(usize, Result<&[f32], &'static str>) -> Result<()>,
+    ) -> Result<()> {
+        let images = self.0.images(pairs, rows)?;
+        rows.iter().zip(&images).try_for_each(|(&row, image)| match image {
+            Ok(image) => each(row, Ok(image)),
+            Err(reason) => each(row, Err(reason)),
+        })
+    }
+
     /// Encodes these rows and hands each over in order: its features, or the word for why its
     /// picture cannot be decoded (`no_image`, or the decoder's own).
     ///

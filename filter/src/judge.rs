@@ -14,6 +14,7 @@ mod pictures;
 
 pub mod caption_length;
 pub mod clip_score;
+pub mod embedding_head;
 pub mod faces;
 pub mod image_size;
 pub mod language;
@@ -53,6 +54,11 @@ pub trait JudgePlan {
     /// before anything runs, and another content makes other scores.
     fn files(&self) -> Vec<&str> {
         Vec::new()
+    }
+
+    /// The checkpoint that scoring opens: the id of a stage, or a path.
+    fn checkpoint(&self) -> Option<&str> {
+        None
     }
 
     /// Why a row is turned away, in one `snake_case` word, for each row of these score columns;
@@ -104,6 +110,8 @@ stage::registry! {
         Nsfw(nsfw::Nsfw),
         /// Faces in the picture, their number and their boxes.
         Faces(faces::Faces),
+        /// A number from the picture's embedding by a small network, such as an aesthetic score.
+        EmbeddingHead(embedding_head::EmbeddingHead),
         /// A perceptual hash, by which `near_duplicates` finds copies.
         Phash(phash::Phash),
         /// The caption's language by a fastText model.

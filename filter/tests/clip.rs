@@ -298,3 +298,59 @@ fn embedding_no_pair_is_an_error_that_says_so() {
         (Kind::Input, "embed: no pair 0..0 among 8")
     );
 }
+
+#[test]
+fn a_head_scores_the_picture_by_layers_in_the_order_of_their_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = checkpoint(folder.path(), |_| {});
+    let dim = ClipConfig::named("tiny-32").unwrap().embed_dim();
+    // Layer 10 is the last: 2 a - b of the first two numbers, and 3 more.
+    let cpu = Device::Cpu;
+    let mut first = vec![0f32; 2 * dim];
+    (first[0], first[dim + 1]) = (1.0, 1.0);
+    let tensors = std::collections::HashMap::from([
+        ("layers.2.weight", Tensor::from_vec(first, (2, dim), &cpu).unwrap()),
+        ("layers.2.bias", Tensor::new(&[0f32, 0.0], &cpu).unwrap()),
+        ("layers.10.weight", Tensor::new(&[[2f32, -1.0]], &cpu).unwrap()),
+        ("layers.10.bias", Tensor::new(&[3f32], &cpu).unwrap()),
+    ]);
+    let path = folder.path().join("head.safetensors");
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    let plan = |path: &Path| -> AnyJudge {
+        serde_json::from_value(serde_json::json!({"embedding_head":
+            {"checkpoint": model, "head": path.to_str().unwrap(), "min": 3.0}}))
+        .unwrap()
+    };
+    let cx = Context::default();
+    let plan_of_head = plan(&path);
+    let mut judge = plan_of_head.plan().build(&JudgeContext::new(&cx)).unwrap();
+    let pairs = pairs(Some(2));
+    let found = judge.score(&pairs).unwrap();
+    let scores = found.scores[0].as_primitive::<Float32Type>();
+    let encoder = filter::clip::ClipEncoder::open(&JudgeContext::new(&cx), &model, Precision::F32);
+    encoder
+        .unwrap()
+        .encode(&pairs, &[0, 1], |i, features| {
+            let image = features.unwrap().image;
+            let norm = image.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            let expected = 3.0 + (2.0 * f64::from(image[0]) - f64::from(image[1])) / norm;
+            assert!((f64::from(scores.value(i)) - expected).abs() < 1e-6);
+            Ok(())
+        })
+        .unwrap();
+    assert!(scores.is_null(2) && found.refused[2].is_some(), "a broken picture has no score");
+    let reasons = plan_of_head.plan().reasons(&found.scores);
+    for (i, reason) in reasons.iter().enumerate().filter(|(i, _)| scores.is_valid(*i)) {
+        assert_eq!(reason.is_some(), scores.value(i) < 3.0);
+    }
+    // A head of another model.
+    let other = std::collections::HashMap::from([
+        ("weight", Tensor::new(&[[1f32, 2.0]], &cpu).unwrap()),
+        ("bias", Tensor::new(&[0f32], &cpu).unwrap()),
+    ]);
+    let path = folder.path().join("other.safetensors");
+    candle_core::safetensors::save(&other, &path).unwrap();
+    let error = plan(&path).plan().build(&JudgeContext::new(&cx)).map(drop).unwrap_err();
+    assert_eq!(error.kind(), Kind::Model);
+    assert!(error.to_string().contains("it takes 2 numbers"), "{error}");
+}

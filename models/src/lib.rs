@@ -28,6 +28,7 @@ mod clip;
 mod config;
 pub mod count;
 mod encode;
+mod head;
 mod hub;
 mod init;
 mod layers;
@@ -52,6 +53,7 @@ pub use checkpoint::{
 pub use clip::{Clip, Mode, normalize};
 pub use config::{ClipConfig, Pool, TextConfig, TextPool, VisionConfig, VitConfig, VitaminConfig};
 pub use encode::Encoder;
+pub use head::{Between, Head};
 pub use names::Names;
 pub use params::Params;
 pub use swin::{Swin, SwinConfig};

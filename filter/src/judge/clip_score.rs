@@ -87,6 +87,10 @@ impl JudgePlan for ClipScore {
         scoring
     }
 
+    fn checkpoint(&self) -> Option<&str> {
+        Some(&self.checkpoint)
+    }
+
     fn reasons(&self, scores: &[ArrayRef]) -> Vec<Option<&'static str>> {
         let below = |score: f32| self.min.is_some_and(|min| score < min);
         let scores = scores[0].as_primitive::<Float32Type>().iter();

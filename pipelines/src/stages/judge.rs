@@ -76,10 +76,7 @@ impl Stage for JudgesPlan {
 
 impl JudgesPlan {
     fn checkpoints(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().filter_map(|judge| match judge {
-            AnyJudge::ClipScore(plan) => Some(plan.checkpoint.as_str()),
-            _ => None,
-        })
+        self.0.iter().filter_map(|judge| judge.plan().checkpoint())
     }
 }
 
