@@ -68,13 +68,20 @@ fn all_kinds() -> Vec<ClipConfig> {
     ]
 }
 
+/// Pictures of noise in -1..1, the same in every run.
+fn noise(count: usize, side: usize) -> Tensor {
+    let mut dice = stage::Dice::new(5);
+    let numbers = (0..count * 3 * side * side).map(|_| dice.unit() as f32 * 2.0 - 1.0).collect();
+    Tensor::from_vec::<_, f32>(numbers, (count, 3, side, side), &Device::Cpu).unwrap()
+}
+
 #[test]
 fn every_parameter_of_every_kind_gets_a_gradient_whether_kept_or_computed_again() {
     for config in all_kinds() {
         let clip = Clip::init(&config, &[], 1, &Device::Cpu).unwrap();
         let (_, tokens) = batch();
         let side = config.image_size() as usize;
-        let pixels = Tensor::rand(-1f32, 1., (4, 3, side, side), &Device::Cpu).unwrap();
+        let pixels = noise(4, side);
         let grads = |recompute: bool| {
             let step = models::Step { noise: Some(3), recompute, ..models::Step::default() };
             let i = normalize(&clip.encode_image_step(&pixels, step).unwrap()).unwrap();
@@ -327,7 +334,7 @@ fn bf16_weights_change_features_in_the_third_digit_and_training_not_at_all() {
         let full = Clip::init(&config, &[], 1, &Device::Cpu).unwrap();
         let half = full.clone().with_half_weights().unwrap();
         let side = config.image_size() as usize;
-        let pixels = Tensor::rand(-1f32, 1., (4, 3, side, side), &Device::Cpu).unwrap();
+        let pixels = noise(4, side);
         let (_, tokens) = batch();
         let image = |clip: &Clip, mode| {
             normalize(&clip.encode_image(&pixels, mode).unwrap()).unwrap().to_vec2::<f32>().unwrap()
@@ -341,7 +348,7 @@ fn bf16_weights_change_features_in_the_third_digit_and_training_not_at_all() {
             assert_ne!(a, b);
             for (a, b) in a.iter().zip(&b) {
                 let cosine: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
-                assert!(cosine > 0.9995, "{cosine}");
+                assert!(cosine > 0.999, "{cosine}");
             }
         }
     }
@@ -353,7 +360,7 @@ fn weights_laid_out_for_inference_give_the_same_bits() {
         let plain = Clip::init(&config, &[], 1, &Device::Cpu).unwrap();
         let packed = plain.clone().with_packed_weights().unwrap();
         let side = config.image_size() as usize;
-        let pixels = Tensor::rand(-1f32, 1., (3, 3, side, side), &Device::Cpu).unwrap();
+        let pixels = noise(3, side);
         let (_, tokens) = batch();
         for mode in [Mode::Eval, Mode::Train] {
             let image = |clip: &Clip| clip.encode_image(&pixels, mode).unwrap();

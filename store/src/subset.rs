@@ -61,10 +61,10 @@ pub fn write(out: &mut dyn Write, uids: &[Uid]) -> Result<()> {
     write_runs(out, &[uids])
 }
 
-/// As [`write`], of several lists one behind the other.
+/// As [`write()`], of several lists one behind the other.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_runs<R: AsRef<[Uid]>>(out: &mut dyn Write, runs: &[R]) -> Result<()> {
     let mut before: Option<Uid> = None;
     for (row, &uid) in runs.iter().flat_map(AsRef::as_ref).enumerate() {
