@@ -19,7 +19,7 @@ use stage::{Error, Pairs, Result};
 use super::{Judge, JudgeContext, JudgePlan, Scored, is_success};
 use crate::clip::{ClipEncoder, Precision};
 
-/// A head on the picture's embedding. Reasons: the name of the column below `min`, `nonfinite`,
+/// A head on the picture's embedding. Reasons: `embedding_head` below `min`, `nonfinite`,
 /// and the decoder's own words.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

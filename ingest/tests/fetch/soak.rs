@@ -120,8 +120,7 @@ fn memory_and_file_handles_stay_the_same_over_many_thousands_of_hostile_urls() {
     {
         assert!(all.failed.contains_key(reason), "{reason} did not happen: {all:?}");
     }
-    // Beside other work for an hour, too many run into timeouts of less than a second.
-    assert!(long.is_some() || all.kept * 10 > all.entered * 6, "{all:?}");
+    assert!(all.kept * 10 > all.entered * 6, "{all:?}");
     // The first third fills pools and caches.
     let (warm, last) = (seen[seen.len() / 3], seen[seen.len() - 1]);
     eprintln!("{} URLs; a third: {warm:?}; the end: {last:?}", all.entered);
