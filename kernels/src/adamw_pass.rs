@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Var};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, Var};
 use rayon::prelude::*;
 
 use crate::rows::{ELEMENTS, LANES};
@@ -52,6 +52,29 @@ impl AdamWPass {
         }
         let moments = RefCell::new((first, second));
         parameter.inplace_op1(&Pass { form: *self, gradient, moments })
+    }
+}
+
+impl AdamWPass {
+    /// The same where everything is a tensor of one device; in f32, in the order of operations of
+    /// [`AdamWPass::apply`].
+    ///
+    /// # Errors
+    /// Other shapes than the parameter's, or another dtype than f32.
+    pub fn apply_tensors(
+        &self,
+        parameter: &Var,
+        gradient: &Tensor,
+        [first, second]: &mut [Tensor; 2],
+    ) -> Result<()> {
+        let by = |x: Result<Tensor>, factor: f32| x? * f64::from(factor);
+        let g = by(Ok(gradient.clone()), self.factor)?;
+        *first = (&*first + by(&g - &*first, self.one_minus_beta1)?)?;
+        *second = (by(Ok(second.clone()), self.beta2)? + by(g.sqr(), self.one_minus_beta2)?)?;
+        let root = by(second.sqrt(), 1.0 / self.correction2)?;
+        let moved = (&*first / (root + f64::from(self.eps))?)?;
+        let kept = by(Ok(parameter.as_tensor().detach()), self.keep)?;
+        parameter.set(&(kept - by(Ok(moved), self.step_size)?)?)
     }
 }
 
@@ -185,6 +208,26 @@ mod tests {
             pool.install(|| PASS.apply(&var, &g, &mut m, &mut v)).unwrap();
             assert_eq!((var.to_vec1::<f32>().unwrap(), m, v), expected);
         }
+    }
+
+    #[test]
+    fn tensors_are_updated_as_flat_numbers_are() {
+        let count = 1000;
+        let (g, v0) = (noise(count, 1), noise(count, 2).iter().map(|v| v * v).collect::<Vec<_>>());
+        let (mut m, mut v) = (noise(count, 4), v0.clone());
+        let var = Var::from_vec(noise(count, 3), count, &Device::Cpu).unwrap();
+        PASS.apply(&var, &g, &mut m, &mut v).unwrap();
+        let tensor = |values: Vec<f32>| Tensor::from_vec(values, count, &Device::Cpu).unwrap();
+        let other = Var::from_vec(noise(count, 3), count, &Device::Cpu).unwrap();
+        let mut moments = [tensor(noise(count, 4)), tensor(v0)];
+        PASS.apply_tensors(&other, &tensor(g), &mut moments).unwrap();
+        let near = |a: &Tensor, b: &[f32]| {
+            let a = a.to_vec1::<f32>().unwrap();
+            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-6 * (1.0 + b.abs())));
+        };
+        near(&moments[0], &m);
+        near(&moments[1], &v);
+        near(&other, &var.to_vec1::<f32>().unwrap());
     }
 
     #[test]

@@ -7,13 +7,14 @@
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::composed;
 use crate::elementary::Float;
 use crate::fresh::zeros;
 use crate::fused::{Fused, apply};
 use crate::simd::{Level, Work};
 use crate::slices::{check, tensor, values, with_float};
 use crate::softmax::{softmax_row, softmax_row_gradient};
-use crate::tiles::{PAD, Span, Strip, plain};
+use crate::tiles::{Left, PAD, Span, Strip, plain};
 
 /// softmax(q kᵀ / √d) v for each head, with its gradient; `causal` lets position i see only j ≤ i.
 ///
@@ -21,11 +22,14 @@ use crate::tiles::{PAD, Span, Strip, plain};
 /// `qkv` (B, N, 3C), queries, keys and values one after the other, each `heads` x d → (B, N, C)
 ///
 /// # Errors
-/// A width that is not 3·heads·d, other dtypes than f32 and f64, or devices than the CPU.
+/// A width that is not 3·heads·d, or other dtypes than f32 and f64.
 pub fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
     check("attention", qkv)?;
     let (batch, tokens, width) = qkv.dims3()?;
     check_width(width, heads)?;
+    if composed::takes(qkv) {
+        return composed::attention(qkv, heads, causal);
+    }
     let shape = Shape::from((batch, tokens, width / 3));
     apply(Attention { lengths: vec![tokens; batch], heads, causal, shape }, &[qkv])
 }
@@ -48,6 +52,9 @@ pub fn attention_ragged(
     check_width(width, heads)?;
     if lengths.iter().sum::<usize>() != rows {
         candle_core::bail!("attention: lengths do not add up to the {rows} rows");
+    }
+    if composed::takes(qkv) {
+        return composed::attention_ragged(qkv, lengths, heads, causal);
     }
     let shape = Shape::from((rows, width / 3));
     apply(Attention { lengths: lengths.to_vec(), heads, causal, shape }, &[qkv])
@@ -388,9 +395,7 @@ fn multiply<T: Float>(
     {
         let strip = Strip {
             a: data,
-            offset: 0,
-            down: a.down,
-            right: a.right,
+            left: Left::Strided { offset: 0, down: a.down, right: a.right },
             b,
             stride: n,
             steps: k,

@@ -6,6 +6,7 @@
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::composed;
 use crate::elementary::Float;
 use crate::fused::{Fused, apply};
 use crate::linear::column_sums;
@@ -31,7 +32,7 @@ pub struct BatchStatistics {
 /// `x` (.., C), `weight` (C), `bias` (C) → (.., C)
 ///
 /// # Errors
-/// Other shapes, no rows, dtypes than one of f32 and f64, or devices than the CPU.
+/// Other shapes, no rows, or dtypes than one of f32 and f64.
 pub fn batch_norm_train(
     x: &Tensor,
     weight: &Tensor,
@@ -42,6 +43,12 @@ pub fn batch_norm_train(
     let count = x.elem_count() / width;
     if count == 0 {
         candle_core::bail!("batch_norm: no rows");
+    }
+    if composed::takes(x) {
+        let (mean, variance) = composed::moments(x)?;
+        let y = composed::batch_norm(x, weight, bias, &mean, &variance, eps)?;
+        let (mean, variance) = (mean.detach(), variance.detach());
+        return Ok((y, BatchStatistics { mean, variance, count }));
     }
     let values_of = x.detach().contiguous()?;
     let (mean, variance) = with_float!("batch_norm", x.dtype(), T => {
@@ -58,7 +65,7 @@ pub fn batch_norm_train(
 /// `x` (.., C), `weight`, `bias`, `mean`, `variance` (C) → (.., C)
 ///
 /// # Errors
-/// Other shapes, dtypes than one of f32 and f64, or devices than the CPU.
+/// Other shapes, or dtypes than one of f32 and f64.
 pub fn batch_norm(
     x: &Tensor,
     weight: &Tensor,
@@ -69,6 +76,9 @@ pub fn batch_norm(
 ) -> Result<Tensor> {
     check_shapes(x, &[weight, bias, mean, variance])?;
     let (mean, variance) = (mean.detach().contiguous()?, variance.detach().contiguous()?);
+    if composed::takes(x) {
+        return composed::batch_norm(x, weight, bias, &mean, &variance, eps);
+    }
     apply(BatchNorm { mean, variance, eps, train: false }, &[x, weight, bias])
 }
 

@@ -6,6 +6,7 @@
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::composed;
 use crate::elementary::Float;
 use crate::fresh::repeated;
 use crate::fused::{Fused, apply};
@@ -22,7 +23,7 @@ use crate::window::Windows;
 /// `x` (B, H, W, C), `weight` (O, C, 3, 3), `bias` (O) → (B, ⌈H/stride⌉, ⌈W/stride⌉, O)
 ///
 /// # Errors
-/// Other shapes, dtypes than one of f32 and f64, or devices than the CPU.
+/// Other shapes, or dtypes than one of f32 and f64.
 pub fn conv3x3(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: usize) -> Result<Tensor> {
     conv3x3_in(x, weight, bias, stride, Products::F32)
 }
@@ -51,6 +52,9 @@ pub fn conv3x3_in(
             weight.dims(),
             bias.dims()
         );
+    }
+    if composed::takes(x) {
+        return composed::conv3x3(x, weight, bias, stride, products);
     }
     apply(Conv { stride, products }, &[x, weight, bias])
 }

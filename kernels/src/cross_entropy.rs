@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::composed;
 use crate::elementary::Float;
 use crate::fused::{Fused, apply};
 use crate::rows::{lane_max, lane_sum};
@@ -15,7 +16,7 @@ use crate::slices::{check, indices, tensor, values, with_float};
 /// `logits` (R, C), `targets` u32 (R) → ()
 ///
 /// # Errors
-/// Other shapes, no rows, a target ≥ C, other dtypes than f32 and f64, or devices than the CPU.
+/// Other shapes, no rows, a target ≥ C, or other dtypes than f32 and f64.
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     check("cross_entropy", logits)?;
     let (rows, classes) = logits.dims2()?;
@@ -29,6 +30,9 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let targets = indices(targets, "cross_entropy")?;
     if let Some(target) = targets.iter().find(|t| **t as usize >= classes) {
         candle_core::bail!("cross_entropy: target {target} of {classes} classes");
+    }
+    if composed::takes(logits) {
+        return composed::cross_entropy(logits, &targets);
     }
     apply(CrossEntropy { targets }, &[logits])
 }

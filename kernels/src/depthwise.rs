@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::composed;
 use crate::elementary::Float;
 use crate::fresh::zeros;
 use crate::fused::{Fused, apply};
@@ -19,7 +20,7 @@ use crate::window::Windows;
 /// `x` (B, H, W, C), `weight` (C, 1, 3, 3), `bias` (C) → (B, ⌈H/stride⌉, ⌈W/stride⌉, C)
 ///
 /// # Errors
-/// Other shapes, dtypes than one of f32 and f64, or devices than the CPU.
+/// Other shapes, or dtypes than one of f32 and f64.
 pub fn depthwise3x3(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: usize) -> Result<Tensor> {
     check("depthwise3x3", x)?;
     let windows = Windows::of("depthwise3x3", x, stride)?;
@@ -31,6 +32,9 @@ pub fn depthwise3x3(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: usize) -
             weight.dims(),
             bias.dims()
         );
+    }
+    if composed::takes(x) {
+        return composed::depthwise3x3(x, weight, bias, stride);
     }
     apply(Depthwise { stride }, &[x, weight, bias])
 }

@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, Result, Shape, Tensor, TensorId};
 
 use crate::collect::collect;
+use crate::composed;
 use crate::elementary::Float;
 use crate::fused::{Fused, apply};
 use crate::rows::add_to;
@@ -14,7 +15,7 @@ use crate::slices::{check, indices, tensor, values, with_float};
 /// `table` (V, C), `ids` u32 (..) → (.., C)
 ///
 /// # Errors
-/// An id ≥ V, another rank of the table, other dtypes than f32 and f64, or devices than the CPU.
+/// An id ≥ V, another rank of the table, or other dtypes than f32 and f64.
 pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     check("embedding", table)?;
     let (entries, width) = table.dims2()?;
@@ -24,6 +25,9 @@ pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     }
     let mut shape = ids.dims().to_vec();
     shape.push(width);
+    if composed::takes(table) {
+        return composed::embedding(table, &flat, &shape);
+    }
     apply(Embedding { ids: flat, shape }, &[table])
 }
 

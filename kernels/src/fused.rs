@@ -8,9 +8,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Tensor,
-    TensorId,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape,
+    Storage, Tensor, TensorId,
 };
 
 /// An operator with its own backward pass.
@@ -20,6 +21,11 @@ pub(crate) trait Fused: Send + Sync + 'static {
 
     /// The result and its shape.
     fn forward(&self, inputs: &[Tensor]) -> Result<(CpuStorage, Shape)>;
+
+    /// The same for inputs on any device; [`Fused::forward`] is what it is on the CPU.
+    fn forward_anywhere(&self, inputs: &[Tensor]) -> Result<(Storage, Shape)> {
+        self.forward(inputs).map(|(storage, shape)| (Storage::Cpu(storage), shape))
+    }
 
     /// The gradients of the inputs; None where there is none (indices).
     fn backward(
@@ -46,7 +52,7 @@ pub(crate) trait Fused: Send + Sync + 'static {
 pub(crate) fn apply(operator: impl Fused, inputs: &[&Tensor]) -> Result<Tensor> {
     let inputs = inputs.iter().map(|t| t.contiguous()).collect::<Result<Vec<_>>>()?;
     let values: Vec<Tensor> = inputs.iter().map(Tensor::detach).collect();
-    let result = operator.forward(&values)?;
+    let result = operator.forward_anywhere(&values)?;
     let node = Node {
         operator: Arc::new(operator),
         ids: inputs.iter().map(Tensor::id).collect(),
@@ -72,14 +78,28 @@ struct Node<F> {
     operator: Arc<F>,
     /// Of the inputs as the graph knows them.
     ids: Vec<TensorId>,
-    result: Mutex<Option<(CpuStorage, Shape)>>,
+    result: Mutex<Option<(Storage, Shape)>>,
     packed: Shared<Vec<Option<Tensor>>>,
 }
 
 impl<F: Fused> Node<F> {
-    fn take(&self) -> Result<(CpuStorage, Shape)> {
+    fn take(&self) -> Result<(Storage, Shape)> {
         let result = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
         result.ok_or_else(|| candle_core::Error::Msg(format!("{} ran twice", self.operator.name())))
+    }
+
+    fn take_cpu(&self) -> Result<(CpuStorage, Shape)> {
+        match self.take()? {
+            (Storage::Cpu(storage), shape) => Ok((storage, shape)),
+            _ => candle_core::bail!("{}: a result on another device", self.operator.name()),
+        }
+    }
+
+    fn take_cuda(&self) -> Result<(CudaStorage, Shape)> {
+        match self.take()? {
+            (Storage::Cuda(storage), shape) => Ok((storage, shape)),
+            _ => candle_core::bail!("{}: a result on another device", self.operator.name()),
+        }
     }
 
     fn gradients(
@@ -100,7 +120,11 @@ impl<F: Fused> CustomOp1 for Node<F> {
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.take()
+        self.take_cpu()
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.take_cuda()
     }
 
     fn bwd(&self, a: &Tensor, output: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
@@ -121,7 +145,17 @@ impl<F: Fused> CustomOp2 for Node<F> {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.take()
+        self.take_cpu()
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.take_cuda()
     }
 
     fn bwd(
@@ -150,7 +184,19 @@ impl<F: Fused> CustomOp3 for Node<F> {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.take()
+        self.take_cpu()
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.take_cuda()
     }
 
     fn bwd(
@@ -184,7 +230,17 @@ impl<F: Fused> CustomOp2 for AllOf<F> {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.node.take()
+        self.node.take_cpu()
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.node.take_cuda()
     }
 
     fn bwd(
@@ -199,15 +255,16 @@ impl<F: Fused> CustomOp2 for AllOf<F> {
         let mut all = self.node.gradients(&inputs, output, gradient)?.into_iter();
         let first = all.next().flatten();
         *self.node.packed.lock().unwrap_or_else(PoisonError::into_inner) = all.collect();
-        Ok((first, Some(nothing()?)))
+        Ok((first, Some(nothing(gradient.device())?)))
     }
 }
 
 /// A scalar that depends on `inputs`, whose gradients lie in `place` in the same order.
 fn pack(inputs: &[Tensor], place: &Shared<Vec<Option<Tensor>>>) -> Result<Tensor> {
-    let mut next = nothing()?;
+    let device = inputs.first().map_or(&Device::Cpu, Tensor::device);
+    let mut next = nothing(device)?;
     for (i, pair) in inputs.chunks(2).enumerate() {
-        let taker = Pack { place: Arc::clone(place), start: 2 * i };
+        let taker = Pack { place: Arc::clone(place), start: 2 * i, count: pair.len() };
         next = next.apply_op3(&pair[0], pair.get(1).unwrap_or(&pair[0]), taker)?;
     }
     Ok(next)
@@ -216,6 +273,8 @@ fn pack(inputs: &[Tensor], place: &Shared<Vec<Option<Tensor>>>) -> Result<Tensor
 struct Pack {
     place: Shared<Vec<Option<Tensor>>>,
     start: usize,
+    /// 2, or 1 where an odd last input stands in both places.
+    count: usize,
 }
 
 impl CustomOp3 for Pack {
@@ -235,23 +294,34 @@ impl CustomOp3 for Pack {
         Ok((CpuStorage::F32(vec![0.0]), Shape::from(())))
     }
 
+    fn cuda_fwd(
+        &self,
+        before: &CudaStorage,
+        layout: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        Ok((before.try_clone(layout)?, Shape::from(())))
+    }
+
     fn bwd(
         &self,
         _: &Tensor,
         a: &Tensor,
-        b: &Tensor,
+        _: &Tensor,
         _: &Tensor,
         _: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         let mut take = |i: usize| place.get_mut(i).and_then(Option::take);
         let first = take(self.start);
-        // An odd last input stands in both places and has one gradient.
-        let second = if a.id() == b.id() { None } else { take(self.start + 1) };
-        Ok((Some(nothing()?), first, second))
+        let second = if self.count == 2 { take(self.start + 1) } else { None };
+        Ok((Some(nothing(a.device())?), first, second))
     }
 }
 
-fn nothing() -> Result<Tensor> {
-    Tensor::zeros((), DType::F32, &Device::Cpu)
+fn nothing(device: &Device) -> Result<Tensor> {
+    Tensor::zeros((), DType::F32, device)
 }

@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::composed;
 use crate::elementary::Float;
 use crate::fresh::zeros;
 use crate::fused::{Fused, apply};
@@ -17,11 +18,14 @@ use crate::slices::{check, tensor, values, with_float};
 /// `gate` and `value` alike → the same
 ///
 /// # Errors
-/// Two shapes, dtypes than one of f32 and f64, or devices than the CPU.
+/// Two shapes, or dtypes than one of f32 and f64.
 pub fn geglu(gate: &Tensor, value: &Tensor) -> Result<Tensor> {
     check("geglu", gate)?;
     if gate.dims() != value.dims() {
         candle_core::bail!("geglu: gate {:?}, value {:?}", gate.dims(), value.dims());
+    }
+    if composed::takes(gate) {
+        return composed::geglu(gate, value);
     }
     apply(Geglu, &[gate, value])
 }

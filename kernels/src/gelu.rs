@@ -6,6 +6,7 @@
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::composed;
 use crate::elementary::Float;
 use crate::fresh::zeros;
 use crate::fused::{Fused, apply};
@@ -19,9 +20,12 @@ use crate::slices::{check, tensor, values, with_float};
 /// any → the same
 ///
 /// # Errors
-/// Other dtypes than f32 and f64, or devices than the CPU.
+/// Other dtypes than f32 and f64.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     check("gelu", x)?;
+    if composed::takes(x) {
+        return composed::gelu(x);
+    }
     apply(Gelu { form: Form::Exact, active: None }, &[x])
 }
 
@@ -31,9 +35,12 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 /// any → the same
 ///
 /// # Errors
-/// Other dtypes than f32 and f64, or devices than the CPU.
+/// Other dtypes than f32 and f64.
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     check("quick_gelu", x)?;
+    if composed::takes(x) {
+        return composed::quick_gelu(x);
+    }
     apply(Gelu { form: Form::Quick, active: None }, &[x])
 }
 
@@ -44,12 +51,15 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
 /// (.., C) → (.., C), `active` ≤ C
 ///
 /// # Errors
-/// More active channels than there are, other dtypes than f32 and f64, or devices than the CPU.
+/// More active channels than there are, or other dtypes than f32 and f64.
 pub fn gelu_first(x: &Tensor, active: usize, quick: bool) -> Result<Tensor> {
     check("gelu_first", x)?;
     let width = x.dims().last().copied().unwrap_or(0);
     if active > width {
         candle_core::bail!("gelu_first: {active} active channels of {width}");
+    }
+    if composed::takes(x) {
+        return composed::gelu_first(x, active, quick);
     }
     let form = if quick { Form::Quick } else { Form::Exact };
     apply(Gelu { form, active: Some(active) }, &[x])

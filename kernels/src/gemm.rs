@@ -6,9 +6,10 @@
 //! the same on all such machines, and do not depend on the number of rows beside. In f64 and
 //! elsewhere it is the `gemm` crate's, which candle uses too.
 //!
-//! The left factor is read where it lies; the right one is copied into panels of [`WIDE`] columns.
-//! Shapes of transformers have thousands of rows on the left, or in the inner dimension, and a few
-//! hundred columns, so the panels fit the second-level cache.
+//! The right factor is copied into panels of [`WIDE`] columns, and of the left one each task copies
+//! its rows, a block of the inner dimension at a time, into tiles in which a kernel reads on in a
+//! straight line: where it lies, twelve rows of 3072 numbers are twelve addresses that the first-level
+//! cache keeps in one place.
 
 use candle_core::DType;
 use rayon::prelude::*;
@@ -16,7 +17,7 @@ use rayon::prelude::*;
 use crate::elementary::Float;
 use crate::fresh::zeros;
 use crate::simd::Level;
-use crate::tiles::{Span, Strip, fused, has_fused};
+use crate::tiles::{Left, Span, Strip, TALL, fused, has_fused};
 
 /// A matrix over a slice.
 #[derive(Clone, Copy)]
@@ -92,7 +93,7 @@ const COPIED: usize = 64;
 fn panels(b: Matrix<f32>) -> Vec<f32> {
     let (down, right) = b.strides;
     let mut packed = zeros(b.columns.div_ceil(WIDE) * b.rows * WIDE);
-    packed.par_chunks_mut(b.rows * WIDE).enumerate().for_each(|(panel, packed)| {
+    packed.par_chunks_mut((b.rows * WIDE).max(1)).enumerate().for_each(|(panel, packed)| {
         let first = panel * WIDE;
         let count = WIDE.min(b.columns - first);
         if right == 1 {
@@ -163,31 +164,70 @@ fn packed_product(
 ) {
     let (down, right) = a.strides;
     let task_rows = rows_in_a_task(a.rows);
-    into.par_chunks_mut(task_rows * columns).enumerate().for_each(|(task, into)| {
+    // Copying pays where several panels read the copy.
+    let tiles = columns > 2 * WIDE && a.rows >= TALL;
+    let product = |left: &mut Vec<f32>, (task, into): (usize, &mut [f32])| {
+        let rows = into.len() / columns;
+        let first = task * task_rows;
         for start in (0..depth).step_by(DEPTH) {
             let steps = DEPTH.min(depth - start);
+            if tiles {
+                fill_tiles(left, a, (first, rows), (start, steps));
+            }
             for (panel, packed) in packed.chunks_exact(depth * WIDE).enumerate() {
-                let first = panel * WIDE;
-                let rows = into.len() / columns;
+                let column = panel * WIDE;
+                let (numbers, lies) = match tiles {
+                    true => (left.as_slice(), Left::Tiles),
+                    false => (
+                        a.data,
+                        Left::Strided { offset: first * down + start * right, down, right },
+                    ),
+                };
                 let strip = Strip {
-                    a: a.data,
-                    offset: task * task_rows * down + start * right,
-                    down,
-                    right,
+                    a: numbers,
+                    left: lies,
                     b: &packed[start * WIDE..(start + steps) * WIDE],
                     stride: WIDE,
                     steps,
                     span: Span::All,
-                    into: &mut into[first..],
+                    into: &mut into[column..],
                     into_stride: columns,
                     rows,
-                    columns: WIDE.min(columns - first),
+                    columns: WIDE.min(columns - column),
                     add: add || start > 0,
                 };
                 fused(level, strip);
             }
         }
-    });
+    };
+    into.par_chunks_mut(task_rows * columns).enumerate().for_each_init(Vec::new, product);
+}
+
+/// These rows and steps of the left factor as [`Left::Tiles`].
+fn fill_tiles(
+    tiles: &mut Vec<f32>,
+    a: Matrix<f32>,
+    (first, rows): (usize, usize),
+    (start, steps): (usize, usize),
+) {
+    let (down, right) = a.strides;
+    tiles.resize(rows.div_ceil(TALL) * TALL * steps, 0.0);
+    for (tile, to) in tiles.chunks_exact_mut(TALL * steps).enumerate() {
+        let first = first + tile * TALL;
+        let count = TALL.min(rows - tile * TALL);
+        if down == 1 {
+            for (l, to) in to.chunks_exact_mut(TALL).enumerate() {
+                to[..count].copy_from_slice(&a.data[first + (start + l) * right..][..count]);
+            }
+            continue;
+        }
+        for r in 0..count {
+            let from = a.data[(first + r) * down + start * right..].iter().step_by(right);
+            for (to, from) in to[r..].iter_mut().step_by(TALL).zip(from) {
+                *to = *from;
+            }
+        }
+    }
 }
 
 fn gemm_product<T: Float>(into: &mut [T], add: bool, a: Matrix<T>, b: Matrix<T>) {

@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{CpuStorage, Result, Shape, Tensor, TensorId};
 
 use crate::attention::{self, Form};
+use crate::composed;
 use crate::elementary::Float;
 use crate::fused::{Fused, apply};
 use crate::gelu;
@@ -50,7 +51,7 @@ pub struct HalfForm {
 /// `x` (.., C) with ΣN rows, `lengths` N of each sequence → the same
 ///
 /// # Errors
-/// Other shapes, dtypes than one of f32 and f64 ([`Products::Bf16`]: f32), or devices than the CPU.
+/// Other shapes, dtypes than one of f32 and f64 ([`Products::Bf16`]: f32).
 pub fn attention_half(
     x: &Tensor,
     half: Half,
@@ -65,6 +66,9 @@ pub fn attention_half(
             "attention_half: {heads} heads of a width of {width}, lengths that add up to {} of {rows} rows",
             lengths.iter().sum::<usize>()
         );
+    }
+    if composed::takes(x) {
+        return composed::attention_half(x, half, lengths, heads, causal, form);
     }
     let middle = Middle::Attention {
         form: Form { heads, head: width / heads, causal },
@@ -82,6 +86,9 @@ pub fn attention_half(
 /// As [`attention_half()`].
 pub fn mlp_half(x: &Tensor, half: Half, quick: bool, form: HalfForm) -> Result<Tensor> {
     check_half("mlp_half", x, half, None)?;
+    if composed::takes(x) {
+        return composed::mlp_half(x, half, quick, form);
+    }
     let gelu = if quick { gelu::Form::Quick } else { gelu::Form::Exact };
     run(x, half, Middle::Gelu(gelu), form)
 }

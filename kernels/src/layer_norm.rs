@@ -5,6 +5,7 @@
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::composed;
 use crate::elementary::Float;
 use crate::fresh::zeros;
 use crate::fused::{Fused, apply};
@@ -18,7 +19,7 @@ use crate::slices::{check, tensor, values, with_float};
 /// `x` (.., C), `weight` (C), `bias` (C) → (.., C)
 ///
 /// # Errors
-/// Other shapes, dtypes than one of f32 and f64, or devices than the CPU.
+/// Other shapes, or dtypes than one of f32 and f64.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     check("layer_norm", x)?;
     let width = x.dims().last().copied().unwrap_or(0);
@@ -29,6 +30,9 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
             weight.dims(),
             bias.dims()
         );
+    }
+    if composed::takes(x) {
+        return composed::layer_norm(x, weight, bias, eps);
     }
     apply(LayerNorm { eps }, &[x, weight, bias])
 }

@@ -16,7 +16,8 @@
 //! the graph costs one zeroed tensor and one addition in the backward pass. Hence few, large
 //! operators, each with a gradient check against finite differences.
 //!
-//! Everything here runs on the CPU in f32 or f64; another dtype or device is refused with an error.
+//! Everything here takes f32 or f64; another dtype is refused with an error. What is said here of
+//! numbers is of the CPU: tensors on a GPU go through compositions of candle's operators (`composed`).
 //! Results do not depend on the number of threads: work is cut into pieces of fixed size, and sums
 //! are taken in fixed lanes and in a fixed order. They do not depend on which SIMD level ran either:
 //! multiplications and additions are contracted nowhere but in the matrix products, and there at
@@ -30,14 +31,16 @@
 //! [`adamw_step()`], [`keep_freed_memory()`],
 //! [`limit_address_space()`]; below them `gemm` and `tiles` (matrix products),
 //! `simd` (the choice of SIMD level), `elementary` (exponential and normal distribution), `rows`
-//! (sums), `slices` (tensors as slices) and `fused` (operators with any number of inputs).
-#![allow(unsafe_code)] // in `simd`, `tiles`, `half_product`, `gemm`, `fresh` and `memory`, each with its proof
+//! (sums), `slices` (tensors as slices) `fused` (operators with any number of inputs)
+//! and, with the feature of its name, `nccl` (sums over GPUs).
+#![allow(unsafe_code)] // in `simd`, `tiles`, `half_product`, `gemm`, `fresh`, `memory` and `nccl`, each with its proof
 
 mod adamw;
 mod adamw_pass;
 mod attention;
 mod batch_norm;
 mod collect;
+mod composed;
 mod conv;
 mod cross_entropy;
 mod depthwise;
@@ -54,6 +57,8 @@ mod halves;
 mod layer_norm;
 mod linear;
 mod memory;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 mod normalize;
 mod packed;
 mod patches;

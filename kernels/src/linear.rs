@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, Result, Shape, Tensor, TensorId};
 use rayon::prelude::*;
 
 use crate::collect::collect;
+use crate::composed;
 use crate::elementary::Float;
 use crate::fresh::{repeated, zeros};
 use crate::fused::{Fused, apply};
@@ -20,7 +21,8 @@ pub enum Products {
     #[default]
     F32,
     /// Both factors rounded to bf16, sums and everything else f32; in the forward pass and in both
-    /// products of the backward pass. The same bits on every machine.
+    /// products of the backward pass. The same bits on every machine, numbers below the smallest
+    /// normal one and sums that overflow apart.
     Bf16,
 }
 
@@ -54,7 +56,7 @@ impl Products {
 /// `x` (.., K), `weight` (N, K), `bias` (N) → (.., N)
 ///
 /// # Errors
-/// Other shapes, dtypes than one of f32 and f64, or devices than the CPU.
+/// Other shapes, or dtypes than one of f32 and f64.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     linear_in(x, weight, bias, Products::F32)
 }
@@ -85,6 +87,9 @@ pub fn linear_in(
             bias.map(Tensor::dims)
         );
     }
+    if composed::takes(x) {
+        return composed::linear(x, weight, bias, products);
+    }
     match bias {
         Some(bias) => apply(Linear { products }, &[x, weight, bias]),
         None => apply(Linear { products }, &[x, weight]),
@@ -98,10 +103,13 @@ pub fn linear_in(
 /// `x` (.., K), `weight` (K, N) → (.., N)
 ///
 /// # Errors
-/// Other shapes, dtypes than one of f32 and f64, or devices than the CPU.
+/// Other shapes, or dtypes than one of f32 and f64.
 pub fn project(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     check("project", x)?;
     match (x.dims().last(), weight.dims()) {
+        (Some(k), [rows, _]) if k == rows && composed::takes(x) => {
+            composed::product(x, weight, Products::F32)
+        }
         (Some(k), [rows, _]) if k == rows => apply(Project, &[x, weight]),
         _ => candle_core::bail!(
             "project: x {:?}, weight {:?}; expected (.., K), (K, N)",

@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 
+use crate::composed;
 use crate::elementary::Float;
 use crate::fused::{Fused, apply};
 use crate::rows::{lane_sum, lane_sum2};
@@ -16,11 +17,14 @@ const SHORTEST: f64 = 1e-12;
 /// (.., C) → (.., C)
 ///
 /// # Errors
-/// A scalar or an empty last dimension, other dtypes than f32 and f64, or devices than the CPU.
+/// A scalar or an empty last dimension, or other dtypes than f32 and f64.
 pub fn l2_normalize(x: &Tensor) -> Result<Tensor> {
     check("l2_normalize", x)?;
     if x.dims().last().is_none_or(|width| *width == 0) {
         candle_core::bail!("l2_normalize: x {:?}; expected (.., C) with C > 0", x.dims());
+    }
+    if composed::takes(x) {
+        return composed::l2_normalize(x);
     }
     apply(Normalize, &[x])
 }

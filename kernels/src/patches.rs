@@ -6,6 +6,7 @@
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::composed;
 use crate::elementary::Float;
 use crate::fused::{Fused, apply};
 use crate::rows::add_to;
@@ -17,12 +18,15 @@ use crate::slices::{check, tensor, values, with_float};
 /// `x` (B, C, H, W), both sides multiples of `patch` → (B, H/patch · W/patch, C · patch²)
 ///
 /// # Errors
-/// Other shapes, other dtypes than f32 and f64, or devices than the CPU.
+/// Other shapes, or other dtypes than f32 and f64.
 pub fn patches(x: &Tensor, patch: usize) -> Result<Tensor> {
     check("patches", x)?;
     let (_, _, height, width) = x.dims4()?;
     if patch == 0 || !height.is_multiple_of(patch) || !width.is_multiple_of(patch) {
         candle_core::bail!("patches: {height} x {width} pixels in patches of {patch}");
+    }
+    if composed::takes(x) {
+        return composed::patches(x, patch);
     }
     apply(Patches { patch }, &[x])
 }
@@ -33,7 +37,7 @@ pub fn patches(x: &Tensor, patch: usize) -> Result<Tensor> {
 /// `class` (C), `tokens` (B, G, C), `positions` (G + 1, C) → (B, G + 1, C)
 ///
 /// # Errors
-/// Other shapes, dtypes than one of f32 and f64, or devices than the CPU.
+/// Other shapes, or dtypes than one of f32 and f64.
 pub fn with_class_and_positions(
     class: &Tensor,
     tokens: &Tensor,
@@ -49,6 +53,9 @@ pub fn with_class_and_positions(
             tokens.dims(),
             positions.dims()
         );
+    }
+    if composed::takes(tokens) {
+        return composed::with_class_and_positions(class, tokens, positions);
     }
     apply(Sequence, &[class, tokens, positions])
 }

@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::composed;
 use crate::elementary::Float;
 use crate::fused::{Fused, apply};
 use crate::rows::add_to;
@@ -16,10 +17,13 @@ use crate::window::Windows;
 /// `x` (B, H, W, C) → (B, ⌈H/2⌉, ⌈W/2⌉, C)
 ///
 /// # Errors
-/// Other shapes, other dtypes than f32 and f64, or devices than the CPU.
+/// Other shapes, or other dtypes than f32 and f64.
 pub fn avg_pool3x3(x: &Tensor) -> Result<Tensor> {
     check("avg_pool3x3", x)?;
     Windows::of("avg_pool3x3", x, 2)?;
+    if composed::takes(x) {
+        return composed::avg_pool3x3(x);
+    }
     apply(AvgPool, &[x])
 }
 

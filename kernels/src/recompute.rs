@@ -4,6 +4,7 @@
 //! passes only the inputs and the result live; what the part keeps inside is made again when its
 //! gradient is asked for, at the price of a second forward pass.
 
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Result, Shape, Storage, Tensor, Var};
 
 use crate::fused::{Fused, apply};
@@ -17,7 +18,7 @@ use crate::fused::{Fused, apply};
 /// any
 ///
 /// # Errors
-/// Those of `part`, no input, or devices than the CPU.
+/// Those of `part`, or no input.
 pub fn recompute<F>(inputs: &[&Tensor], part: F) -> Result<Tensor>
 where
     F: Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static,
@@ -42,7 +43,7 @@ where
         let (storage, layout) = y.storage_and_layout();
         let (Storage::Cpu(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets())
         else {
-            candle_core::bail!("recompute runs on the CPU only")
+            candle_core::bail!("recompute: a result on another device")
         };
         let storage = match storage {
             CpuStorage::F32(values) => CpuStorage::F32(values[start..end].to_vec()),
@@ -50,6 +51,21 @@ where
             _ => candle_core::bail!("recompute takes f32 or f64, got {:?}", y.dtype()),
         };
         Ok((storage, y.shape().clone()))
+    }
+
+    fn forward_anywhere(&self, inputs: &[Tensor]) -> Result<(Storage, Shape)> {
+        if inputs.iter().all(|x| x.device().is_cpu()) {
+            return self.forward(inputs).map(|(storage, shape)| (Storage::Cpu(storage), shape));
+        }
+        // A storage of its own, without a view's offset.
+        let y = (self.part)(inputs)?.force_contiguous()?;
+        let (storage, layout) = y.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(storage) => {
+                Ok((Storage::Cuda(storage.try_clone(layout)?), y.shape().clone()))
+            }
+            _ => candle_core::bail!("recompute runs on the CPU and on CUDA"),
+        }
     }
 
     fn backward(

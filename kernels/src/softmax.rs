@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::composed;
 use crate::elementary::Float;
 use crate::fused::{Fused, apply};
 use crate::rows::{PIECE, lane_max, lane_sum, lane_sum2};
@@ -15,11 +16,14 @@ use crate::slices::{check, tensor, values, with_float};
 /// (.., C) → (.., C)
 ///
 /// # Errors
-/// A scalar or an empty last dimension, other dtypes than f32 and f64, or devices than the CPU.
+/// A scalar or an empty last dimension, or other dtypes than f32 and f64.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
     check("softmax", x)?;
     if x.dims().last().is_none_or(|width| *width == 0) {
         candle_core::bail!("softmax: x {:?}; expected (.., C) with C > 0", x.dims());
+    }
+    if composed::takes(x) {
+        return composed::softmax(x);
     }
     apply(Softmax, &[x])
 }

@@ -6,6 +6,7 @@
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::composed;
 use crate::elementary::Float;
 use crate::fused::{Fused, apply};
 use crate::rows::{ELEMENTS, add_to};
@@ -17,7 +18,7 @@ use crate::slices::{check, values, with_float};
 /// one for both, any
 ///
 /// # Errors
-/// Different shapes or dtypes, other dtypes than f32 and f64, or devices than the CPU.
+/// Different shapes or dtypes, or other dtypes than f32 and f64.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     check("add", a)?;
     if a.dims() != b.dims() || a.dtype() != b.dtype() {
@@ -28,6 +29,9 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
             b.dtype(),
             b.dims()
         );
+    }
+    if composed::takes(a) {
+        return a + b;
     }
     apply(Add, &[a, b])
 }

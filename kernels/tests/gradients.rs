@@ -435,3 +435,13 @@ fn bf16_products_of_f64_are_refused() {
     let refused = linear_in(&x, &x, None, Products::Bf16).unwrap_err().to_string();
     assert!(refused.contains("bf16 take f32"), "{refused}");
 }
+
+#[test]
+fn a_tensor_that_stands_twice_among_many_inputs_gets_both_gradients() {
+    let var = |v: f32| Var::from_slice(&[v], 1, &Device::Cpu).unwrap();
+    let (x, w, v) = (var(5.0), var(2.0), var(3.0));
+    let y = kernels::recompute(&[&x, &w, &w, &v], |t| ((&t[0] * &t[1])? * &t[2])? + &t[3]).unwrap();
+    let gradients = y.sum_all().unwrap().backward().unwrap();
+    let of = |t: &Var| gradients.get(t).unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!((of(&x), of(&w), of(&v)), (vec![4.0], vec![20.0], vec![1.0])); // x w² + v
+}
