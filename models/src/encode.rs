@@ -58,7 +58,7 @@ impl Encoder {
             let message = format!("no tokenizer `{}`, only clip", checkpoint.tokenizer);
             return Err(Error::model(message));
         }
-        let device = Device::Cpu;
+        let device = crate::device(cx.device)?;
         let clip = crate::open(checkpoint, base, &device)?.with_packed_weights()?;
         clip.config().check_tokenizer(0)?;
         Ok(Self {
@@ -133,7 +133,7 @@ impl Encoder {
                 let caption = chunk.get(i).map_or("", AsRef::as_ref);
                 tokens.extend(self.tokenizer.context(caption, context));
             }
-            let rows = Tensor::from_vec(tokens, (self.batch_size, context), &self.device)
+            let rows = Tensor::from_vec(tokens, (self.batch_size, context), &Device::Cpu)
                 .model("the model cannot take the captions")
                 .and_then(|tokens| to_rows(&self.clip.encode_text(&tokens, Mode::Eval)?))?;
             features.extend(rows.into_iter().take(chunk.len()));

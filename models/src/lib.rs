@@ -27,6 +27,7 @@ mod checkpoint;
 mod clip;
 mod config;
 pub mod count;
+mod device;
 mod encode;
 mod head;
 mod hub;
@@ -52,6 +53,7 @@ pub use checkpoint::{
 };
 pub use clip::{Clip, Mode, normalize};
 pub use config::{ClipConfig, Pool, TextConfig, TextPool, VisionConfig, VitConfig, VitaminConfig};
+pub use device::device;
 pub use encode::Encoder;
 pub use head::{Between, Head};
 pub use names::Names;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use kernels::{HalfLinear, PackedLinear, Products};
 
 use crate::block::Replaced;
@@ -35,6 +35,8 @@ enum Copy {
     None,
     Packed(Arc<PackedLinear>),
     Half(Arc<HalfLinear>),
+    /// In bf16, on a GPU.
+    Rounded(Tensor),
 }
 
 impl Linear {
@@ -42,6 +44,11 @@ impl Linear {
     pub(crate) fn new(weight: Tensor, bias: Tensor, layout: Layout) -> Result<Self> {
         let copy = match layout {
             Layout::Plain => Copy::None,
+            // A GPU lays out for itself.
+            Layout::Packed if !weight.device().is_cpu() => Copy::None,
+            Layout::Half if !weight.device().is_cpu() => {
+                Copy::Rounded(weight.flatten_from(1)?.to_dtype(DType::BF16)?)
+            }
             Layout::Packed => PackedLinear::new(&weight.flatten_from(1)?)?
                 .map_or(Copy::None, |packed| Copy::Packed(Arc::new(packed))),
             Layout::Half => Copy::Half(Arc::new(HalfLinear::new(&weight.flatten_from(1)?)?)),
@@ -54,6 +61,9 @@ impl Linear {
         match &self.copy {
             Copy::Half(half) => half.forward(x, Some(&self.bias)),
             Copy::Packed(packed) => packed.forward(x, &self.bias),
+            Copy::Rounded(weight) => {
+                kernels::linear_in(x, weight, Some(&self.bias), Products::Bf16)
+            }
             Copy::None => {
                 let weight = self.weight.flatten_from(1)?;
                 kernels::linear_in(x, &weight, Some(&self.bias), products)

@@ -5,7 +5,7 @@
 //! positions are left out, which changes no number and saves most of the work (captions fill a
 //! fraction of the context).
 
-use candle_core::{Result, Tensor, Var};
+use candle_core::{Device, Result, Tensor, Var};
 use kernels::Products;
 
 use crate::block::{Block, LAYER_NORM_EPS, Norm, Pass, Source};
@@ -56,6 +56,16 @@ impl Captions {
         Self { rows, places }
     }
 
+    /// All as long as the longest: a GPU takes them as one tensor, and what a causal mask hides is
+    /// there anyway.
+    fn padded(mut self) -> Self {
+        let longest = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        for row in &mut self.rows {
+            row.resize(longest, 0);
+        }
+        self
+    }
+
     fn lengths(&self) -> Vec<usize> {
         self.rows.iter().map(Vec::len).collect()
     }
@@ -81,24 +91,28 @@ impl Text {
 
     /// (B, N) u32, N ≤ context → (B, E)
     pub(crate) fn forward(&self, tokens: &Tensor, run: Run) -> Result<Tensor> {
-        let captions = Captions::new(tokens.to_vec2::<u32>()?, self.pool, self.causal);
-        self.encode(&captions, &self.tokens, run)
+        self.encode(&self.captions(tokens)?, &self.tokens, run)
     }
 
     /// The same, with the rows of the token table that these captions use as a variable of their
     /// own, which gets the gradient in place of the table.
     pub(crate) fn forward_rows(&self, tokens: &Tensor, run: Run) -> Result<(Tensor, TokenRows)> {
-        let mut captions = Captions::new(tokens.to_vec2::<u32>()?, self.pool, self.causal);
+        let mut captions = self.captions(tokens)?;
         let mut ids: Vec<u32> = captions.rows.iter().flatten().copied().collect();
         ids.sort_unstable();
         ids.dedup();
-        let wanted = Tensor::new(ids.as_slice(), self.tokens.device())?;
+        let wanted = Tensor::new(ids.as_slice(), &Device::Cpu)?;
         let values = Var::from_tensor(&kernels::embedding(&self.tokens.detach(), &wanted)?)?;
         for id in captions.rows.iter_mut().flatten() {
             *id = ids.partition_point(|known| known < id) as u32;
         }
         let features = self.encode(&captions, &values, run)?;
         Ok((features, TokenRows { ids, values }))
+    }
+
+    fn captions(&self, tokens: &Tensor) -> Result<Captions> {
+        let captions = Captions::new(tokens.to_vec2::<u32>()?, self.pool, self.causal);
+        Ok(if self.tokens.device().is_cpu() { captions } else { captions.padded() })
     }
 
     fn encode(&self, captions: &Captions, table: &Tensor, run: Run) -> Result<Tensor> {
@@ -120,7 +134,7 @@ impl Text {
                 Some(row as u32)
             })
             .collect();
-        let rows = Tensor::new(rows, x.device())?;
+        let rows = Tensor::new(rows, &Device::Cpu)?;
         let pooled = self.ln_final.forward(&last.forward_rows(&x, &rows, pass)?)?; // (B, C)
         kernels::project(&pooled, &self.projection)
     }
@@ -151,7 +165,7 @@ impl Text {
 
     /// The first `lengths` tokens of each row with their positions: (ΣN, C).
     fn embed(&self, rows: &[Vec<u32>], lengths: &[usize], table: &Tensor) -> Result<Tensor> {
-        let device = self.tokens.device();
+        let device = &Device::Cpu; // where indices are looked at before they are used
         let parts = || rows.iter().zip(lengths);
         let ids: Vec<u32> = parts().flat_map(|(row, n)| row[..*n].iter().copied()).collect();
         let places: Vec<u32> = parts().flat_map(|(_, n)| 0..*n as u32).collect();
@@ -191,6 +205,14 @@ mod tests {
         assert_eq!(place(&[3, 9, 1], TextPool::End(2)), 0);
         assert_eq!(place(&[3, 9, 1], TextPool::First), 0);
         assert_eq!(place(&[3, 9, 1], TextPool::Last), 2);
+    }
+
+    #[test]
+    fn captions_of_a_gpu_are_as_long_as_the_longest() {
+        let rows = vec![vec![3, 9, 1, 0, 0], vec![4, 5, 6, 9, 0]];
+        let captions = Captions::new(rows, TextPool::Argmax, true).padded();
+        assert_eq!(captions.rows, [vec![3, 9, 0, 0], vec![4, 5, 6, 9]]);
+        assert_eq!(captions.places, [1, 3]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What every stage is given: the seed, the budget, a way to stop and a way to say how far it is.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,6 +16,8 @@ pub struct Context {
     pub threads: usize,
     /// Memory budget in bytes.
     pub memory: u64,
+    /// Where models run.
+    pub device: Device,
     /// Set when the run is asked to stop.
     pub cancel: Cancel,
     /// Where progress goes.
@@ -27,17 +30,19 @@ impl fmt::Debug for Context {
             .field("seed", &self.seed)
             .field("threads", &self.threads)
             .field("memory", &self.memory)
+            .field("device", &self.device)
             .finish_non_exhaustive()
     }
 }
 
 impl Default for Context {
-    /// Seed 0, every core, 2 GiB, silent.
+    /// Seed 0, every core, 2 GiB, models on the CPU, silent.
     fn default() -> Self {
         Self {
             seed: 0,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             memory: 2 << 30,
+            device: Device::Cpu,
             cancel: Cancel::default(),
             progress: Arc::new(NoProgress),
         }
@@ -52,6 +57,48 @@ impl Context {
         bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         })
+    }
+}
+
+/// Where models run: a property of the machine, like the number of threads, and not of a recipe.
+///
+/// ```
+/// assert_eq!("cuda:1".parse(), Ok(stage::Device::Cuda(Some(1))));
+/// assert_eq!("cuda".parse(), Ok(stage::Device::Cuda(None)));
+/// assert!("gpu".parse::<stage::Device>().is_err());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The CPU.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU by its number on this machine; without one the first, and of several ranks
+    /// each that of its local rank.
+    Cuda(Option<usize>),
+}
+
+impl Device {
+    /// For a rank that is the `local_rank`-th on its machine: that GPU, where none is named.
+    #[must_use]
+    pub fn of_rank(self, local_rank: usize) -> Self {
+        match self {
+            Self::Cuda(None) => Self::Cuda(Some(local_rank)),
+            named => named,
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let number = text.strip_prefix("cuda:").map(str::parse);
+        match (text, number) {
+            ("cpu", _) => Ok(Self::Cpu),
+            ("cuda", _) => Ok(Self::Cuda(None)),
+            (_, Some(Ok(number))) => Ok(Self::Cuda(Some(number))),
+            _ => Err(format!("no device `{text}`, there are cpu, cuda and cuda:N")),
+        }
     }
 }
 

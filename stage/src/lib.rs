@@ -26,7 +26,7 @@ mod registry;
 mod report;
 
 pub use checkpoint::{Change, Checkpoint, Preprocess};
-pub use context::{Cancel, Context, NoProgress, Progress};
+pub use context::{Cancel, Context, Device, NoProgress, Progress};
 pub use counts::Counts;
 pub use dice::Dice;
 pub use error::{Error, Kind, Result, ResultExt};

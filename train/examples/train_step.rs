@@ -21,16 +21,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     kernels::keep_freed_memory();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [model, weights, batch, steps, rest @ ..] = args.as_slice() else {
-        return Err("MODEL WEIGHTS BATCH STEPS [recompute] [bf16]".into());
+        return Err("MODEL WEIGHTS BATCH STEPS [recompute] [bf16] [cuda]".into());
     };
     let steps: u64 = steps.parse()?;
     let load = |path: &str| -> candle_core::Result<BTreeMap<String, Tensor>> {
         Ok(candle_core::safetensors::load(Path::new(path), &Device::Cpu)?.into_iter().collect())
     };
-    let clip = Clip::from_tensors(&ClipConfig::named(model)?, &[], load(weights)?, &Device::Cpu)?;
+    let device = models::device(match rest.iter().any(|word| word == "cuda") {
+        true => stage::Device::Cuda(None),
+        false => stage::Device::Cpu,
+    })?;
+    let clip = Clip::from_tensors(&ClipConfig::named(model)?, &[], load(weights)?, &device)?;
     let inputs = load(batch)?;
     let batch = Batch {
-        pixels: inputs["pixels"].clone(),
+        pixels: inputs["pixels"].to_device(&device)?,
         tokens: inputs["tokens"].to_dtype(DType::U32)?,
         uids: Vec::new(),
     };
@@ -45,7 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         },
         ..Choices::plain(constants, schedule)
     };
-    let mut trainer = Trainer::new(clip, choices, |name, dims| Rule::Legacy.decays(name, dims));
+    let mut trainer = Trainer::new(clip, choices, |name, dims| Rule::Legacy.decays(name, dims))?;
     let (mut losses, mut seconds) = (Vec::new(), Vec::new());
     for step in 0..steps {
         let start = Instant::now();

@@ -4,12 +4,15 @@
 //! in the operation order of torch's `optim/adamw.py` (`_single_tensor_adamw`), so that f32 results
 //! agree with it to rounding.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use candle_core::{Error, Result, Var};
+use candle_core::{Error, Result, Tensor, Var};
 use kernels::AdamWPass;
+use stage::ResultExt;
 
-use crate::gradients::Gradients;
+use crate::gradients::{Gradient, Gradients};
+use crate::joint;
 use crate::ranks::Ranks;
 
 /// The constants of the optimiser; the learning rate comes with each step.
@@ -36,26 +39,78 @@ pub struct AdamW {
 /// The optimiser's memory of one parameter.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    pub(crate) first: Vec<f32>,
-    pub(crate) second: Vec<f32>,
+    moments: Moments,
     decays: bool,
+}
+
+/// First and second moment, where their parameter is.
+#[derive(Debug)]
+enum Moments {
+    Host([Vec<f32>; 2]),
+    Device([Tensor; 2]),
+}
+
+impl Slot {
+    fn new(var: &Var, decays: bool) -> Result<Self> {
+        let moments = if var.device().is_cpu() {
+            Moments::Host([vec![0.0; var.elem_count()], vec![0.0; var.elem_count()]])
+        } else {
+            Moments::Device([var.zeros_like()?, var.zeros_like()?])
+        };
+        Ok(Self { moments, decays })
+    }
+
+    /// Numbers of each moment.
+    pub(crate) fn len(&self) -> usize {
+        match &self.moments {
+            Moments::Host([first, _]) => first.len(),
+            Moments::Device([first, _]) => first.elem_count(),
+        }
+    }
+
+    /// Both moments in main memory.
+    pub(crate) fn numbers(&self) -> Result<[Cow<'_, [f32]>; 2]> {
+        Ok(match &self.moments {
+            Moments::Host([first, second]) => [first.as_slice().into(), second.as_slice().into()],
+            Moments::Device([first, second]) => {
+                [joint::floats(first)?.into(), joint::floats(second)?.into()]
+            }
+        })
+    }
+
+    /// Other moments, of the same lengths.
+    pub(crate) fn set(&mut self, numbers: [&[f32]; 2]) -> Result<()> {
+        match &mut self.moments {
+            Moments::Host(moments) => {
+                for (moment, numbers) in moments.iter_mut().zip(numbers) {
+                    moment.copy_from_slice(numbers);
+                }
+            }
+            Moments::Device(moments) => {
+                for (moment, numbers) in moments.iter_mut().zip(numbers) {
+                    *moment = Tensor::from_slice(numbers, moment.shape(), moment.device())?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl AdamW {
     /// Zero moments for these parameters; `decays(name, dims)` says which ones decay
     /// ([`crate::decay::Rule::decays`]).
+    ///
+    /// # Errors
+    /// A device without memory for them.
     pub fn new(
         vars: &BTreeMap<String, Var>,
         constants: Constants,
         decays: impl Fn(&str, usize) -> bool,
-    ) -> Self {
-        let slot = |name: &String, var: &Var| Slot {
-            first: vec![0.0; var.elem_count()],
-            second: vec![0.0; var.elem_count()],
-            decays: decays(name, var.rank()),
+    ) -> Result<Self> {
+        let slot = |(name, var): (&String, &Var)| {
+            Ok((name.clone(), Slot::new(var, decays(name, var.rank()))?))
         };
-        let slots = vars.iter().map(|(name, var)| (name.clone(), slot(name, var))).collect();
-        Self { constants, slots, steps: 0 }
+        Ok(Self { constants, slots: vars.iter().map(slot).collect::<Result<_>>()?, steps: 0 })
     }
 
     /// One update of every parameter that has a gradient. Gradients are multiplied by `factor`
@@ -87,7 +142,15 @@ impl AdamW {
                 eps: eps as f32,
                 step_size: (lr / (1.0 - beta1.powf(t))) as f32,
             };
-            pass.apply(var, gradient, &mut slot.first, &mut slot.second)?;
+            match (gradient, &mut slot.moments) {
+                (Gradient::Host(gradient), Moments::Host([first, second])) => {
+                    pass.apply(var, gradient, first, second)?;
+                }
+                (Gradient::Device(gradient), Moments::Device(moments)) => {
+                    pass.apply_tensors(var, gradient, moments)?;
+                }
+                _ => candle_core::bail!("the gradient of {name} is on another device"),
+            }
         }
         Ok(())
     }
@@ -98,9 +161,12 @@ impl AdamW {
         if let Some(first) = all.first().and_then(|bytes| bytes.as_slice().try_into().ok()) {
             self.steps = u64::from_le_bytes(first);
         }
-        for slot in self.slots.values_mut() {
-            ranks.broadcast(&mut slot.first)?;
-            ranks.broadcast(&mut slot.second)?;
+        for (name, slot) in &mut self.slots {
+            let [first, second] = slot.numbers().model(name)?;
+            let (mut first, mut second) = (first.into_owned(), second.into_owned());
+            ranks.broadcast(&mut first)?;
+            ranks.broadcast(&mut second)?;
+            slot.set([&first, &second]).model(name)?;
         }
         Ok(())
     }
@@ -116,17 +182,19 @@ impl AdamW {
     }
 
     /// Continues from saved moments. The names and lengths were checked by the caller.
-    pub(crate) fn restore(&mut self, steps: u64, mut moments: impl FnMut(&str, &mut Slot)) {
+    pub(crate) fn restore(
+        &mut self,
+        steps: u64,
+        mut moments: impl FnMut(&str, &mut Slot) -> Result<()>,
+    ) -> Result<()> {
         self.steps = steps;
-        for (name, slot) in &mut self.slots {
-            moments(name, slot);
-        }
+        self.slots.iter_mut().try_for_each(|(name, slot)| moments(name, slot))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Tensor};
+    use candle_core::Device;
 
     use super::*;
     use crate::decay::Rule;
@@ -141,7 +209,7 @@ mod tests {
     fn descend(constants: Constants, steps: usize, rule: fn(&str, usize) -> bool) -> Vec<f32> {
         let var = Var::from_slice(&[1.0_f32, -2.0], (1, 2), &Device::Cpu).unwrap();
         let vars = BTreeMap::from([("w".to_owned(), var)]);
-        let mut adamw = AdamW::new(&vars, constants, rule);
+        let mut adamw = AdamW::new(&vars, constants, rule).unwrap();
         for _ in 0..steps {
             let loss = (vars["w"].sqr().unwrap().sum_all().unwrap() * 0.5).unwrap();
             let mut gradients = Gradients::new(&vars);
@@ -183,7 +251,7 @@ mod tests {
             "w".to_owned(),
             Var::ones(n, candle_core::DType::F32, &Device::Cpu).unwrap(),
         )]);
-        let mut adamw = AdamW::new(&vars, PLAIN, decays);
+        let mut adamw = AdamW::new(&vars, PLAIN, decays).unwrap();
         let mut gradients = Gradients::new(&vars);
         gradients.add(&vars["w"].sum_all().unwrap()).unwrap();
         adamw.step(&vars, &gradients, 0.5, 1.0).unwrap();

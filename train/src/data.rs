@@ -47,6 +47,8 @@ pub struct Input {
     pub cache_bytes: usize,
     /// Threads that decode.
     pub threads: usize,
+    /// Where the model takes its pictures; captions stay in main memory.
+    pub device: Device,
 }
 
 /// The samples of one optimiser step of this rank.
@@ -84,7 +86,7 @@ impl Rows {
         });
         let tensors = || {
             Ok::<_, candle_core::Error>(Batch {
-                pixels: Tensor::from_vec(pixels, (count, 3, size, size), &Device::Cpu)?,
+                pixels: Tensor::from_vec(pixels, (count, 3, size, size), &input.device)?,
                 tokens: Tensor::from_slice(
                     &self.tokens,
                     (count, input.context_length),

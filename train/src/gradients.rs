@@ -4,15 +4,27 @@ use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var};
 use kernels::Collected;
+use stage::ResultExt;
 
 use crate::ranks::Ranks;
 
-/// Gradients by parameter name, in buffers that live from step to step. A parameter that the loss
-/// does not reach has none.
+/// Gradients by parameter name. Those of parameters in main memory lie in buffers that live from
+/// step to step, others where their parameters are. A parameter that the loss does not reach has
+/// none.
 #[derive(Debug, Default)]
 pub struct Gradients {
     names: BTreeMap<String, Tensor>,
     collected: Collected,
+    elsewhere: BTreeMap<String, Tensor>,
+}
+
+/// A gradient where its parameter is.
+#[derive(Debug, Clone, Copy)]
+pub enum Gradient<'a> {
+    /// In main memory, row after row.
+    Host(&'a [f32]),
+    /// On a device.
+    Device(&'a Tensor),
 }
 
 impl Gradients {
@@ -21,13 +33,14 @@ impl Gradients {
     pub fn new(vars: &BTreeMap<String, Var>) -> Self {
         let names: BTreeMap<String, Tensor> =
             vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
-        let collected = Collected::new(names.values());
-        Self { names, collected }
+        let collected = Collected::new(names.values().filter(|var| var.device().is_cpu()));
+        Self { names, collected, elsewhere: BTreeMap::new() }
     }
 
     /// Forgets all gradients.
     pub fn clear(&mut self) {
         self.collected.clear();
+        self.elsewhere.clear();
     }
 
     /// Adds the gradients of this loss.
@@ -35,18 +48,38 @@ impl Gradients {
     /// # Errors
     /// candle's.
     pub fn add(&mut self, loss: &Tensor) -> Result<()> {
-        self.collected.backward(loss)
+        if loss.device().is_cpu() {
+            return self.collected.backward(loss);
+        }
+        let mut store = loss.backward()?;
+        for (name, parameter) in &self.names {
+            let Some(gradient) = store.remove(parameter) else { continue };
+            let sum = match self.elsewhere.get(name) {
+                Some(before) => (before + gradient)?,
+                // On its own: sums over ranks are written into it.
+                None => gradient.force_contiguous()?,
+            };
+            self.elsewhere.insert(name.clone(), sum);
+        }
+        Ok(())
     }
 
-    /// The gradient of this parameter, row after row.
+    /// The gradient of this parameter.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&[f32]> {
-        self.collected.get(self.names.get(name)?)
+    pub fn get(&self, name: &str) -> Option<Gradient<'_>> {
+        let parameter = self.names.get(name)?;
+        let host = self.collected.get(parameter).map(Gradient::Host);
+        host.or_else(|| self.elsewhere.get(name).map(Gradient::Device))
     }
 
     /// Puts this number in place of a scalar parameter's gradient, if the loss reached it.
     pub(crate) fn set(&mut self, name: &str, gradient: f32) -> Result<()> {
         let Some(parameter) = self.names.get(name) else { return Ok(()) };
+        if !parameter.device().is_cpu() {
+            let value = Tensor::from_slice(&[gradient], parameter.shape(), parameter.device())?;
+            self.elsewhere.insert(name.to_owned(), value);
+            return Ok(());
+        }
         if self.collected.get(parameter).is_none() {
             // Its buffer is made by a gradient: that of a loss that is the parameter itself.
             self.collected.backward(parameter)?;
@@ -59,10 +92,14 @@ impl Gradients {
 
     /// Sums over the ranks, all in one exchange; `except` keeps its own.
     pub(crate) fn sum_over(&mut self, except: &str, ranks: &mut dyn Ranks) -> stage::Result<()> {
+        self.sum_elsewhere(except, ranks)?;
         let others = || self.names.iter().filter(|(name, _)| *name != except).map(|(_, var)| var);
         let mut flat = Vec::new();
         for parameter in others() {
             flat.extend_from_slice(self.collected.get(parameter).unwrap_or_default());
+        }
+        if flat.is_empty() {
+            return Ok(()); // the same on every rank
         }
         ranks.sum(&mut flat)?;
         let mut rest = flat.as_slice();
@@ -75,11 +112,45 @@ impl Gradients {
         Ok(())
     }
 
+    /// The same for gradients on a device: there, where the exchange reaches it.
+    fn sum_elsewhere(&mut self, except: &str, ranks: &mut dyn Ranks) -> stage::Result<()> {
+        let inside = "the sum over ranks failed";
+        let mut all: Vec<(&String, &mut Tensor)> =
+            self.elsewhere.iter_mut().filter(|(name, _)| *name != except).collect();
+        let tensors: Vec<&Tensor> = all.iter().map(|(_, tensor)| &**tensor).collect();
+        if tensors.is_empty() || ranks.sum_on_device(&tensors)? {
+            return Ok(());
+        }
+        let mut flat = Vec::new();
+        for tensor in tensors {
+            flat.extend(crate::joint::floats(tensor).model(inside)?);
+        }
+        ranks.sum(&mut flat)?;
+        let mut rest = flat.as_slice();
+        for (_, tensor) in &mut all {
+            let (values, after) = rest.split_at(tensor.elem_count());
+            let sum = Tensor::from_slice(values, tensor.shape(), tensor.device());
+            **tensor = sum.model(inside)?;
+            rest = after;
+        }
+        Ok(())
+    }
+
     /// The 2-norm of all gradients together, summed in f64. Not finite if any gradient is not.
-    #[must_use]
-    pub fn norm(&self) -> f64 {
+    ///
+    /// # Errors
+    /// candle's.
+    pub fn norm(&self) -> Result<f64> {
         let gradients = self.names.values().filter_map(|parameter| self.collected.get(parameter));
-        gradients.map(kernels::sum_of_squares).sum::<f64>().sqrt()
+        let host: f64 = gradients.map(kernels::sum_of_squares).sum();
+        // One number a parameter, and one copy to main memory for all of them.
+        let sums = self.elsewhere.values().map(|gradient| gradient.sqr()?.sum_all());
+        let sums = sums.collect::<Result<Vec<_>>>()?;
+        let device: f64 = match sums.is_empty() {
+            true => 0.0,
+            false => Tensor::stack(&sums, 0)?.to_vec1::<f32>()?.iter().map(|v| f64::from(*v)).sum(),
+        };
+        Ok((host + device).sqrt())
     }
 }
 
@@ -112,7 +183,7 @@ mod tests {
             let loss = (halves.reduce(|a, b| (a + b).unwrap()).unwrap() * 0.5).unwrap();
             gradients.add(&loss).unwrap();
         }
-        assert!((gradients.norm() - 10.0).abs() < 1e-6);
+        assert!((gradients.norm().unwrap() - 10.0).abs() < 1e-6);
     }
 
     #[test]
@@ -122,7 +193,7 @@ mod tests {
         let loss = (vars["a"].as_tensor() * weights).unwrap().sum_all().unwrap();
         let mut gradients = Gradients::new(&vars);
         gradients.add(&loss).unwrap();
-        assert!(!gradients.norm().is_finite());
+        assert!(!gradients.norm().unwrap().is_finite());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use candle_core::{Device, Result, Tensor};
 /// `image`, `text`: (B, E), rows of length 1. `logit_scale`: (), before exp. Gives ().
 pub fn clip_loss(image: &Tensor, text: &Tensor, logit_scale: &Tensor) -> Result<Tensor> {
     let (batch, _embed) = image.dims2()?;
-    let targets = diagonal(0, batch, image.device())?;
+    let targets = diagonal(0, batch)?;
     let logits = image.matmul(&text.t()?)?.broadcast_mul(&logit_scale.exp()?)?; // (B, B)
     let by_image = kernels::cross_entropy(&logits, &targets)?;
     let by_text = kernels::cross_entropy(&logits.t()?.contiguous()?, &targets)?;
@@ -31,7 +31,7 @@ pub fn local_clip_loss(
     first: usize,
 ) -> Result<Tensor> {
     let (batch, _embed) = own[0].dims2()?;
-    let targets = diagonal(first, batch, own[0].device())?;
+    let targets = diagonal(first, batch)?;
     let scale = logit_scale.exp()?;
     let of = |own: &Tensor, all: &Tensor| -> Result<Tensor> {
         let logits = own.matmul(&all.t()?)?.broadcast_mul(&scale)?; // (b, B)
@@ -40,8 +40,9 @@ pub fn local_clip_loss(
     (of(own[0], all[1])? + of(own[1], all[0])?)? * 0.5
 }
 
-fn diagonal(first: usize, rows: usize, device: &Device) -> Result<Tensor> {
-    Tensor::arange(first as u32, (first + rows) as u32, device)
+/// In main memory, where indices are looked at before they are used.
+fn diagonal(first: usize, rows: usize) -> Result<Tensor> {
+    Tensor::arange(first as u32, (first + rows) as u32, &Device::Cpu)
 }
 
 #[cfg(test)]

@@ -40,13 +40,13 @@ pub(crate) struct Reading {
 }
 
 impl Meter {
-    /// Measures the machine's rate for some hundredths of a second.
-    pub(crate) fn new(config: &ClipConfig, locks: Locks) -> Self {
+    /// Measures the rate of the CPU for some hundredths of a second; of a GPU it is not known.
+    pub(crate) fn new(config: &ClipConfig, locks: Locks, device: &Device) -> Self {
         let passes = |locked: bool| if locked { 1 } else { 3 };
         Self {
             macs: Macs::of(config),
             passes: (passes(locks.whole_image()), passes(locks.whole_text())),
-            peak: peak(),
+            peak: if device.is_cpu() { peak() } else { None },
             epoch: Sums::default(),
             all: Sums::default(),
         }
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn a_step_of_known_length_has_a_known_rate() {
         let config = ClipConfig::named("tiny-32").unwrap();
-        let mut meter = Meter::new(&config, Locks::default());
+        let mut meter = Meter::new(&config, Locks::default(), &Device::Cpu);
         meter.peak = Some(3.0 * (meter.macs.image + meter.macs.text(5)) as f64);
         let second = Duration::from_secs(1);
         let reading = meter.step([5, 5].into_iter(), second / 4, second);
@@ -137,6 +137,6 @@ mod tests {
     fn a_locked_tower_counts_its_forward_pass_alone() {
         let config = ClipConfig::named("tiny-32").unwrap();
         let locks = Locks { image: Some(0), text: None };
-        assert_eq!(Meter::new(&config, locks).passes, (1, 3));
+        assert_eq!(Meter::new(&config, locks, &Device::Cpu).passes, (1, 3));
     }
 }

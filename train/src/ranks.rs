@@ -2,16 +2,21 @@
 //!
 //! Every rank has the whole model and its own samples. Each step they exchange features, so that the
 //! loss is that of all samples, and sum their gradients, so that all take the same step. [`Ranks`] is
-//! what an exchange must do: [`Alone`] for one process, [`tcp`] between processes on CPUs; one over
-//! NCCL can stand beside them.
+//! what an exchange must do: [`Alone`] for one process, [`tcp`] between processes; with the feature
+//! `nccl` the gradients of GPUs go over NCCL beside it.
 
 pub mod environment;
 mod frame;
 mod link;
 mod meet;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 pub mod tcp;
 
-use stage::{Error, Result};
+use candle_core::Tensor;
+use stage::{Context, Error, Result};
+
+use self::environment::Seat;
 
 /// The exchange between ranks. Every rank makes the same calls in the same order.
 ///
@@ -35,6 +40,15 @@ pub trait Ranks: Send {
     /// Another rank failed, is gone, or has another number of values.
     fn sum(&mut self, values: &mut [f32]) -> Result<()>;
 
+    /// Sums contiguous f32 tensors of a GPU over the ranks, into themselves, if the exchange reaches
+    /// it; false if not, and nothing is changed: then [`Ranks::sum`] it is, by way of main memory.
+    ///
+    /// # Errors
+    /// As [`Ranks::sum`].
+    fn sum_on_device(&mut self, _tensors: &[&Tensor]) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Replaces `values` by those of rank 0.
     ///
     /// # Errors
@@ -43,6 +57,19 @@ pub trait Ranks: Send {
 
     /// Says goodbye: with an error, it reaches the other ranks. Nothing may be called afterwards.
     fn leave(&mut self, error: Option<&Error>);
+}
+
+/// Meets the other ranks: over TCP, and of GPUs over NCCL too, in a program that has it.
+///
+/// # Errors
+/// As [`tcp::Tcp::meet`], or a GPU that cannot be opened.
+pub fn meet(seat: &Seat, patience: tcp::Patience, cx: &Context) -> Result<Box<dyn Ranks>> {
+    let tcp = tcp::Tcp::meet(seat, patience, &cx.cancel)?;
+    #[cfg(feature = "nccl")]
+    if cx.device != stage::Device::Cpu {
+        return Ok(Box::new(nccl::Nccl::meet(tcp, &models::device(cx.device)?)?));
+    }
+    Ok(Box::new(tcp))
 }
 
 /// One process.

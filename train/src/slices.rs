@@ -8,8 +8,11 @@ pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
-/// Calls `look` with the numbers of a contiguous f32 tensor on the CPU.
+/// Calls `look` with the numbers of a contiguous f32 tensor, copied where it is not in main memory.
 pub(crate) fn with<T>(tensor: &Tensor, look: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    if !tensor.device().is_cpu() {
+        return Ok(look(&tensor.flatten_all()?.to_vec1::<f32>()?));
+    }
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => contiguous(storage, layout).map(look),

@@ -183,11 +183,11 @@ impl Saved {
             ))
             .hint("the state belongs to another model, or to one with other locked towers"));
         }
-        trainer.optimizer.restore(self.cursor.updates, |name, slot| {
-            slot.first.copy_from_slice(&self.tensors[&key("first", name)].values);
-            slot.second.copy_from_slice(&self.tensors[&key("second", name)].values);
+        let restored = trainer.optimizer.restore(self.cursor.updates, |name, slot| {
+            let moment = |which| self.tensors[&key(which, name)].values.as_slice();
+            slot.set([moment("first"), moment("second")])
         });
-        Ok(())
+        restored.model("cannot restore the moments")
     }
 
     fn tensor(&self, group: &str, name: &str, shape: &[usize]) -> Result<&Numbers> {

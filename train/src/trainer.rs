@@ -114,7 +114,10 @@ const SCALE: &str = "logit_scale";
 
 impl Trainer {
     /// Starts with zero moments; `decays(name, dims)` is usually [`crate::decay::Rule::decays`].
-    pub fn new(clip: Clip, choices: Choices, decays: impl Fn(&str, usize) -> bool) -> Self {
+    ///
+    /// # Errors
+    /// A device without memory for the moments.
+    pub fn new(clip: Clip, choices: Choices, decays: impl Fn(&str, usize) -> bool) -> Result<Self> {
         let vars = clip.params().vars();
         let names = choices.locks.trained(clip.config(), vars.keys());
         let trained: BTreeMap<String, Var> = vars
@@ -123,8 +126,9 @@ impl Trainer {
             .map(|(name, var)| (name.clone(), var.clone()))
             .collect();
         let optimizer = AdamW::new(&trained, choices.constants, decays);
+        let optimizer = optimizer.model("cannot place the optimiser's moments")?;
         let gradients = Gradients::new(&trained);
-        Self { clip, optimizer, trained, gradients, choices }
+        Ok(Self { clip, optimizer, trained, gradients, choices })
     }
 
     /// The parameters that are trained, by name.
@@ -164,7 +168,11 @@ impl Trainer {
         } else {
             self.by_features(step, count, micro, &before, ranks).map_err(at)?
         };
-        let grad_norm = if loss.is_finite() { self.gradients.norm() } else { f64::NAN };
+        let grad_norm = if loss.is_finite() {
+            self.gradients.norm().model("the norm of the gradients failed").map_err(at)?
+        } else {
+            f64::NAN
+        };
         let skipped = if !loss.is_finite() {
             Some("non_finite_loss")
         } else if !grad_norm.is_finite() {

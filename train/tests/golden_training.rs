@@ -79,7 +79,7 @@ impl Golden {
         if let Some(scale) = variant.logit_scale {
             weights.insert("logit_scale".to_owned(), Tensor::new(scale, &Device::Cpu).unwrap());
         }
-        let clip = Clip::from_tensors(&config, &[], weights, &Device::Cpu).unwrap();
+        let clip = Clip::from_tensors(&config, &[], weights, &common::device()).unwrap();
         let steps = variant.steps / variant.accum;
         let schedule = Schedule {
             shape: Shape::Cosine,
@@ -93,7 +93,7 @@ impl Golden {
             products: variant.products,
             ..Choices::plain(variant.constants, schedule)
         };
-        let mut trainer = Trainer::new(clip, choices, variant.decays);
+        let mut trainer = Trainer::new(clip, choices, variant.decays).unwrap();
         let log = self.order[..variant.steps]
             .chunks(variant.accum)
             .enumerate()
@@ -108,7 +108,12 @@ impl Golden {
     fn batch(&self, rows: &[u32]) -> Batch {
         let rows = Tensor::new(rows, &Device::Cpu).unwrap();
         Batch {
-            pixels: self.images.index_select(&rows, 0).unwrap(),
+            pixels: self
+                .images
+                .index_select(&rows, 0)
+                .unwrap()
+                .to_device(&common::device())
+                .unwrap(),
             tokens: self.texts.index_select(&rows, 0).unwrap(),
             uids: Vec::new(),
         }

@@ -84,14 +84,25 @@ fn config() -> ClipConfig {
     ClipConfig::from_json(&json).unwrap()
 }
 
+/// Where ranks train: `CLIPMILL_TEST_DEVICE` (`cuda`: each on a GPU of its own), or the CPU.
+fn place(rank: usize) -> stage::Device {
+    let name = std::env::var("CLIPMILL_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    name.parse::<stage::Device>().unwrap().of_rank(rank)
+}
+
 fn trainer(division: Division, changes: &[Change]) -> Trainer {
-    let clip = Clip::init(&config(), changes, 3, &Device::Cpu).unwrap();
+    trainer_of(0, division, changes)
+}
+
+fn trainer_of(rank: usize, division: Division, changes: &[Change]) -> Trainer {
+    let device = models::device(place(rank)).unwrap();
+    let clip = Clip::init(&config(), changes, 3, &device).unwrap();
     let constants = Constants { beta1: 0.9, beta2: 0.98, eps: 1e-6, wd: 0.2 };
     let cooldown = Cooldown::default();
     let schedule = Schedule { shape: Shape::Cosine, lr: 1e-3, warmup: 2, steps: 8, cooldown };
     let choices =
         Choices { division, grad_clip_norm: Some(1.0), ..Choices::plain(constants, schedule) };
-    Trainer::new(clip, choices, |name, dims| Rule::Legacy.decays(name, dims))
+    Trainer::new(clip, choices, |name, dims| Rule::Legacy.decays(name, dims)).unwrap()
 }
 
 /// Rows `first..first + rows` of the samples of a step.
@@ -131,11 +142,15 @@ fn train_on(
     changes: &[Change],
 ) -> Vec<(Vec<Step>, Vec<f32>)> {
     on_each_or_alone(size, |ranks| {
-        let mut trainer = trainer(division, changes);
+        let mut trainer = trainer_of(ranks.rank(), division, changes);
+        let device = trainer.clip.device().clone();
         let rows = ROWS / (size * accum);
         let steps = (0..STEPS).map(|step| {
             let rank = ranks.rank();
-            let micro = |m: usize| Ok(batch(step, (m * size + rank) * rows, rows));
+            let micro = |m: usize| {
+                let batch = batch(step, (m * size + rank) * rows, rows);
+                Ok(Batch { pixels: batch.pixels.to_device(&device).unwrap(), ..batch })
+            };
             trainer.step_among(step, accum, &micro, ranks).unwrap()
         });
         let steps = steps.collect();
@@ -147,7 +162,18 @@ fn train_on(
 fn on_each_or_alone<T: Send>(size: usize, work: impl Fn(&mut dyn Ranks) -> T + Sync) -> Vec<T> {
     match size {
         1 => vec![work(&mut train::ranks::Alone)],
-        _ => on_each(size, |mut ranks| work(&mut ranks)),
+        _ => {
+            let (seats, work) = (seats(size), &work);
+            thread::scope(|scope| {
+                let rank = |seat: &Seat| {
+                    let cx = Context { device: place(seat.rank), ..Context::default() };
+                    work(&mut *train::ranks::meet(seat, PATIENCE, &cx).unwrap())
+                };
+                let ranks: Vec<_> =
+                    seats.iter().map(|seat| scope.spawn(move || rank(seat))).collect();
+                ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+            })
+        }
     }
 }
 
@@ -178,6 +204,9 @@ fn two_ranks_are_one_with_the_double_batch_in_both_divisions_of_the_loss() {
     for local_loss in [false, true] {
         let division = Division { local_loss, gather_with_grad: true };
         for (size, accum) in [(2, 1), (4, 1), (2, 2)] {
+            if size > 2 && place(0) != stage::Device::Cpu {
+                continue; // there are two GPUs
+            }
             let [one] = &train_on(1, accum, division, &[])[..] else { panic!("one rank") };
             let several = train_on(size, accum, division, &[]);
             for (rank, (steps, end)) in several.iter().enumerate() {

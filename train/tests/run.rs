@@ -407,7 +407,7 @@ fn a_bad_batch_changes_neither_weights_nor_statistics() {
         cooldown: train::schedule::Cooldown::default(),
     };
     let choices = train::trainer::Choices::plain(constants, schedule);
-    let mut trainer = train::trainer::Trainer::new(clip, choices, |_, dims| dims > 1);
+    let mut trainer = train::trainer::Trainer::new(clip, choices, |_, dims| dims > 1).unwrap();
     let numbers = |trainer: &train::trainer::Trainer| -> Vec<Vec<f32>> {
         let params = trainer.clip.params();
         let all = params.vars().values().chain(params.buffers().values());

@@ -90,7 +90,7 @@ fn train(run: &Run, variant: Variant) -> (Vec<Step>, Trainer) {
     };
     let choices =
         Choices { grad_clip_norm: run.clip, ..Choices::plain(variant.constants, schedule) };
-    let mut trainer = Trainer::new(clip(), choices, variant.rule);
+    let mut trainer = Trainer::new(clip(), choices, variant.rule).unwrap();
     let step = |step: usize| {
         let micro: Vec<Batch> = (0..run.accum).map(|pass| batch(step * run.accum + pass)).collect();
         trainer.step(step as u64, &micro).unwrap()

@@ -1,6 +1,6 @@
 //! The plain image tower: a ViT as open_clip builds it (`transformer.py`, `VisionTransformer`).
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use kernels::Products;
 
 use super::{Run, dropped};
@@ -63,7 +63,7 @@ impl Vit {
             Pool::Token => {
                 let (batch, tokens, _) = x.dims3()?;
                 let rows: Vec<u32> = (0..batch).map(|i| (i * tokens) as u32).collect();
-                let rows = Tensor::new(rows, x.device())?;
+                let rows = Tensor::new(rows, &Device::Cpu)?;
                 let class = if last.works_by_rows(pass) {
                     last.forward_rows(&x, &rows, pass)?
                 } else {

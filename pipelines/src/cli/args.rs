@@ -204,6 +204,14 @@ fn running(command: Command) -> Command {
         )
         .arg(threads())
         .arg(
+            Arg::new("device")
+                .long("device")
+                .value_name("cpu|cuda|cuda:N")
+                .value_parser(|text: &str| text.parse::<stage::Device>())
+                .default_value("cpu")
+                .help("Where models are trained and asked; a GPU needs a build with `--features cuda`"),
+        )
+        .arg(
             Arg::new("metrics")
                 .long("metrics")
                 .value_name("[ADDRESS:]PORT")

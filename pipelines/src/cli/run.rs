@@ -244,6 +244,12 @@ pub(crate) fn context(recipe: &Recipe, args: &ArgMatches) -> Context {
     Context {
         seed: recipe.seed,
         threads: threads.or(recipe.threads).unwrap_or(default.threads),
+        device: args
+            .try_get_one::<stage::Device>("device")
+            .ok()
+            .flatten()
+            .copied()
+            .unwrap_or_default(),
         ..default
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use stage::{Context, Error, PairSource, Result};
 use store::Attempt;
 use train::ranks::environment::Seat;
-use train::ranks::tcp::{Patience, Tcp};
+use train::ranks::tcp::Patience;
 use train::ranks::{Alone, Ranks};
 use train::{Job, TrainPlan};
 
@@ -100,6 +100,7 @@ impl Worker for Train<'_> {
         let context = &self.site.context;
         let sources = Sources::open(self.plan, self.site)?;
         let seat = Seat::from_process()?;
+        let context = &of_rank(context, seat.as_ref());
         let mut job = sources.job(self.plan, seat.as_ref(), context)?;
         if let Some(plan) = evaluation(self.plan)? {
             job.on_epoch = Some(Box::new(move |clip: &Clip, _epoch| {
@@ -127,8 +128,15 @@ impl Worker for Train<'_> {
 /// As [`train::follow`].
 pub(crate) fn follow(plan: &TrainPlan, site: &Site, seat: &Seat) -> Result<()> {
     let sources = Sources::open(plan, site)?;
-    let job = sources.job(plan, Some(seat), &site.context)?;
-    train::follow(job, &site.context)
+    let context = of_rank(&site.context, Some(seat));
+    let job = sources.job(plan, Some(seat), &context)?;
+    train::follow(job, &context)
+}
+
+/// Each rank of a machine has a GPU of its own.
+fn of_rank(context: &Context, seat: Option<&Seat>) -> Context {
+    let local_rank = seat.map_or(0, |seat| seat.local_rank);
+    Context { device: context.device.of_rank(local_rank), ..context.clone() }
 }
 
 /// What a training reads.
@@ -174,7 +182,7 @@ impl Sources {
         context: &Context,
     ) -> Result<Job<'a>> {
         let ranks: Box<dyn Ranks> = match seat {
-            Some(seat) => Box::new(Tcp::meet(seat, patience()?, &context.cancel)?),
+            Some(seat) => train::ranks::meet(seat, patience()?, context)?,
             None => Box::new(Alone),
         };
         Ok(Job {

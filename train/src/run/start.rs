@@ -34,7 +34,9 @@ impl<'a> Run<'a> {
         let locks = Locks { image: settings.lock_image, text: settings.lock_text };
         locks.check(&config)?;
         let available = memory::available();
-        if let (true, Some(available)) = (plan.check_memory, available) {
+        // Of a GPU the driver knows, and says so.
+        let here = cx.device == stage::Device::Cpu;
+        if let (true, Some(available)) = (plan.check_memory && here, available) {
             memory::check(&config, &settings, available)?;
         }
         // Half of what the training leaves may keep decoded samples.
@@ -73,14 +75,17 @@ impl<'a> Run<'a> {
                 gather_with_grad: settings.gather_with_grad,
             },
         };
+        let device = models::device(cx.device)?;
         let clip = match &job.pretrained {
             // The others take rank 0's.
-            Some(path) if work_dir.is_some() => pretrained(path, &settings, &config, &changes)?,
-            _ => Clip::init(&config, &changes, seed_for(&settings, "train/init"), &Device::Cpu)?,
+            Some(path) if work_dir.is_some() => {
+                pretrained(path, &settings, &config, &changes, &device)?
+            }
+            _ => Clip::init(&config, &changes, seed_for(&settings, "train/init"), &device)?,
         };
         let rule = settings.wd_rule;
-        let mut trainer = Trainer::new(clip, choices, |name, dims| rule.decays(name, dims));
-        let meter = Meter::new(&config, choices.locks);
+        let mut trainer = Trainer::new(clip, choices, |name, dims| rule.decays(name, dims))?;
+        let meter = Meter::new(&config, choices.locks, &device);
 
         let mut cursor = Cursor { identity: identity.to_string(), ..Cursor::default() };
         let (mut resumed_at, mut notes, mut keeper) = (None, Vec::new(), None);
@@ -132,6 +137,7 @@ impl<'a> Run<'a> {
             accum_freq: settings.accum_freq,
             cache_bytes,
             threads: cx.threads,
+            device,
         };
         let last_good = None;
         Ok(Self {
@@ -188,6 +194,7 @@ fn pretrained(
     settings: &Settings,
     config: &ClipConfig,
     changes: &[Change],
+    device: &Device,
 ) -> Result<Clip> {
     let at = |e: Error| e.at(format!("pretrained {}", path.display()));
     let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
@@ -208,7 +215,7 @@ fn pretrained(
         None => clip,
     };
     // Names every tensor that is missing, unknown, or of another shape, with both shapes.
-    Clip::from_tensors(config, changes, clip.params().tensors(), &Device::Cpu).map_err(at)
+    Clip::from_tensors(config, changes, clip.params().tensors(), device).map_err(at)
 }
 
 /// A seed for one purpose. It does not depend on the stage's name, so that trainings of one recipe

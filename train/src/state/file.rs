@@ -49,8 +49,8 @@ pub(super) fn write_tensors(
         announce(key("buffer", name), var.dims());
     }
     for (name, slot) in slots {
-        announce(key("first", name), &[slot.first.len()]);
-        announce(key("second", name), &[slot.second.len()]);
+        announce(key("first", name), &[slot.len()]);
+        announce(key("second", name), &[slot.len()]);
     }
     let mut header = serde_json::to_vec(&header).internal("state header")?;
     header.resize(header.len().next_multiple_of(8), b' ');
@@ -65,8 +65,9 @@ pub(super) fn write_tensors(
                 .map_err(std::io::Error::other)??;
         }
         for slot in slots.values() {
-            write_floats(&mut out, &slot.first)?;
-            write_floats(&mut out, &slot.second)?;
+            for moment in slot.numbers().map_err(std::io::Error::other)? {
+                write_floats(&mut out, &moment)?;
+            }
         }
         hashed = (out.bytes, out.sha256);
         Ok(())

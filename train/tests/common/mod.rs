@@ -21,3 +21,14 @@ pub(crate) fn shared(name: &str) -> Option<PathBuf> {
     eprintln!("skipped: no ../shared");
     None
 }
+
+/// Where the tests of the optimiser's steps run: `CLIPMILL_TEST_DEVICE` (`cuda`, in a build with
+/// that feature), or the CPU.
+///
+/// # Panics
+/// When it names none that is here.
+#[allow(dead_code, reason = "not every test binary that shares this file trains")]
+pub(crate) fn device() -> candle_core::Device {
+    let name = std::env::var("CLIPMILL_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    models::device(name.parse().unwrap()).unwrap()
+}
