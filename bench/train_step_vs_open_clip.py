@@ -28,9 +28,12 @@ parser.add_argument("--steps", type=int, default=8)
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--captions", default="full,web")
 parser.add_argument("--bf16", action="store_true", help="open_clip's amp_bf16 and ours, beside f32")
+parser.add_argument("--device", default="cpu", help="cuda: a binary built with `--features cuda`")
 a = parser.parse_args()
 torch.set_num_threads(a.threads)
 torch.manual_seed(0)
+gpu = a.device == "cuda"
+where = torch.cuda.get_device_name() if gpu else f"{a.threads} threads"
 
 
 def decays(name, p):
@@ -40,36 +43,40 @@ def decays(name, p):
 def theirs(state, pixels, tokens, half):
     model = open_clip.create_model(a.model, precision="fp32")
     model.load_state_dict(state)
-    model.train()
+    model.to(a.device).train()
+    pixels, tokens = pixels.to(a.device), tokens.to(a.device)
     named = list(model.named_parameters())
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for n, p in named if not decays(n, p)], "weight_decay": 0.0},
             {"params": [p for n, p in named if decays(n, p)], "weight_decay": 0.2},
         ],
-        lr=1e-5, betas=(0.9, 0.98), eps=1e-6,
+        lr=1e-5, betas=(0.9, 0.98), eps=1e-6, fused=gpu,
     )
     loss_of = open_clip.ClipLoss()
     losses, seconds = [], []
     for _ in range(a.steps):
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        with torch.autocast(a.device, dtype=torch.bfloat16, enabled=half):
             image, text, scale = model(pixels, tokens)[:3]
             loss = loss_of(image, text, scale)
         loss.backward()
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, 4.6052)
+        losses.append(loss.item())  # waits for a GPU, as our step does
+        if gpu:
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-        losses.append(loss.item())
     return losses, seconds
 
 
 def ours(folder, extra):
     env = dict(os.environ, RAYON_NUM_THREADS=str(a.threads))
     files = [os.path.join(folder, name) for name in ("weights.safetensors", "batch.safetensors")]
-    out = subprocess.run([a.binary, a.model, *files, str(a.steps), *extra],
+    out = subprocess.run([a.binary, a.model, *files, str(a.steps), *extra,
+                          *(["cuda"] if gpu else [])],
                          env=env, check=True, capture_output=True, text=True).stdout
     got = json.loads(out)
     return got["losses"], got["seconds"]
@@ -100,7 +107,7 @@ for kind in a.captions.split(","):
             ours_median = statistics.median(ours_seconds[2:])
             their_median = statistics.median(their_seconds[2:])
             verdict = "equal" if worst <= tolerance else "INVALID"
-            print(f"{a.model} {name} {kind} captions, batch {a.batch}, {a.threads} threads: "
+            print(f"{a.model} {name} {kind} captions, batch {a.batch}, {where}: "
                   f"{verdict}, losses differ by {worst:.1e} at most; "
                   f"clipmill {a.batch / ours_median:.2f} samples/s, "
                   f"open_clip {a.batch / their_median:.2f}, times {their_median / ours_median:.2f}",
