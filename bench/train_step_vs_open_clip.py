@@ -75,10 +75,12 @@ def theirs(state, pixels, tokens, half):
 def ours(folder, extra):
     env = dict(os.environ, RAYON_NUM_THREADS=str(a.threads))
     files = [os.path.join(folder, name) for name in ("weights.safetensors", "batch.safetensors")]
-    out = subprocess.run([a.binary, a.model, *files, str(a.steps), *extra,
-                          *(["cuda"] if gpu else [])],
-                         env=env, check=True, capture_output=True, text=True).stdout
-    got = json.loads(out)
+    done = subprocess.run([a.binary, a.model, *files, str(a.steps), *extra,
+                           *(["cuda"] if gpu else [])],
+                          env=env, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"INVALID: {a.binary} failed: {done.stderr.strip()}")
+    got = json.loads(done.stdout)
     return got["losses"], got["seconds"]
 
 

@@ -44,14 +44,21 @@ pub struct Features<'a> {
 }
 
 impl ClipEncoder {
-    /// Opens a checkpoint by the name that a recipe gives it.
+    /// Opens a checkpoint by the name that a recipe gives it; `batch_size` is of a pass on a GPU, on
+    /// the CPU it is [`CPU_PASS`].
     ///
     /// # Errors
     /// When it is not found or not usable: unknown change, preprocessing or tokenizer.
-    pub fn open(cx: &JudgeContext<'_>, checkpoint: &str, precision: Precision) -> Result<Self> {
+    pub fn open(
+        cx: &JudgeContext<'_>,
+        checkpoint: &str,
+        precision: Precision,
+        batch_size: u32,
+    ) -> Result<Self> {
         let (handle, base) = cx.checkpoint(checkpoint)?;
+        let pass = if cx.stage.device == stage::Device::Cpu { CPU_PASS } else { batch_size };
         let open = || {
-            let encoder = Encoder::open(&handle, &base, CPU_PASS, cx.stage)?;
+            let encoder = Encoder::open(&handle, &base, pass, cx.stage)?;
             if precision.is_f32() { Ok(encoder) } else { encoder.with_half_weights() }
         };
         open().map(Self).map_err(|e| e.at(format!("checkpoint `{checkpoint}`")))

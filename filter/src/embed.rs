@@ -84,7 +84,7 @@ impl EmbedPlan {
             let message = format!("no pair {}..{} among {}", rows.start, rows.end, source.len());
             return Err(Error::input(message).at("embed"));
         }
-        let encoder = ClipEncoder::open(cx, &self.checkpoint, self.precision)?;
+        let encoder = ClipEncoder::open(cx, &self.checkpoint, self.precision, self.batch_size)?;
         let mut counts = Counts::default();
         let mut embeddings = Embeddings::default();
         let schema = metadata_schema()?;

@@ -54,6 +54,9 @@ impl Gradients {
         let mut store = loss.backward()?;
         for (name, parameter) in &self.names {
             let Some(gradient) = store.remove(parameter) else { continue };
+            // candle's gradients remember the operators that they came from, and with them all that
+            // lay between the layers: moments made of them would keep every step's.
+            let gradient = gradient.detach();
             let sum = match self.elsewhere.get(name) {
                 Some(before) => (before + gradient)?,
                 // On its own: sums over ranks are written into it.

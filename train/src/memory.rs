@@ -131,6 +131,17 @@ pub(crate) fn field(path: &str, name: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
+/// A GPU's memory is known to its driver alone: its refusal, with what to try.
+pub(crate) fn of_gpu(error: Error) -> Error {
+    if error.to_string().contains("OUT_OF_MEMORY") {
+        return error.hint(
+            "the GPU's memory is full: halve batch_size and double accum_freq, which takes the \
+             same steps, or turn on grad_checkpointing",
+        );
+    }
+    error
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +187,15 @@ mod tests {
         assert_eq!(batch * accum, 4096, "{hint}");
         let smaller = Settings { batch_size: batch, accum_freq: accum, ..settings };
         check(&config, &smaller, 8_000_000_000).unwrap();
+    }
+
+    #[test]
+    fn a_full_gpu_is_told_what_to_try() {
+        let full = Error::model("the image tower failed")
+            .because("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")");
+        assert!(of_gpu(full).hint_text().unwrap().starts_with("the GPU's memory is full: halve"));
+        let other = Error::model("the image tower failed").because("no such kernel");
+        assert_eq!(of_gpu(other).hint_text(), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::gradients::{Gradients, clip_factor};
 use crate::joint::{Division, joint};
 use crate::lock::Locks;
 use crate::loss::clip_loss;
+use crate::memory;
 use crate::ranks::{Alone, Ranks};
 use crate::schedule::Schedule;
 
@@ -159,7 +160,7 @@ impl Trainer {
         micro: &dyn Fn(usize) -> Result<Batch>,
         ranks: &mut dyn Ranks,
     ) -> Result<Step> {
-        let at = |e: Error| e.at(format!("step {step}"));
+        let at = |e: Error| memory::of_gpu(e).at(format!("step {step}"));
         let lr = self.choices.schedule.at(step);
         let before = self.buffers().model("statistics").map_err(at)?;
         self.gradients.clear();

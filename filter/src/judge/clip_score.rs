@@ -99,7 +99,7 @@ impl JudgePlan for ClipScore {
 
     fn build(&self, cx: &JudgeContext<'_>) -> Result<Box<dyn Judge>> {
         self.validate()?;
-        let encoder = ClipEncoder::open(cx, &self.checkpoint, self.precision)?;
+        let encoder = ClipEncoder::open(cx, &self.checkpoint, self.precision, self.batch_size)?;
         Ok(Box::new(Scorer { encoder }))
     }
 }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use stage::{Error, Pairs, Result};
 
 use super::{Judge, JudgeContext, JudgePlan, Scored, is_success};
-use crate::clip::{ClipEncoder, Precision};
+use crate::clip::{CPU_PASS, ClipEncoder, Precision};
 
 /// A head on the picture's embedding. Reasons: `embedding_head` below `min`, `nonfinite`,
 /// and the decoder's own words.
@@ -101,7 +101,7 @@ impl JudgePlan for EmbeddingHead {
             Activation::Relu => Between::Relu,
         };
         let head = Head::open(Path::new(&self.head), between)?;
-        let encoder = ClipEncoder::open(cx, &self.checkpoint, Precision::F32)?;
+        let encoder = ClipEncoder::open(cx, &self.checkpoint, Precision::F32, CPU_PASS)?;
         if head.inputs() != encoder.dim() {
             let message =
                 format!("it takes {} numbers, the model gives {}", head.inputs(), encoder.dim());
