@@ -327,7 +327,8 @@ fn a_head_scores_the_picture_by_layers_in_the_order_of_their_numbers() {
     let pairs = pairs(Some(2));
     let found = judge.score(&pairs).unwrap();
     let scores = found.scores[0].as_primitive::<Float32Type>();
-    let encoder = filter::clip::ClipEncoder::open(&JudgeContext::new(&cx), &model, Precision::F32, 32);
+    let encoder =
+        filter::clip::ClipEncoder::open(&JudgeContext::new(&cx), &model, Precision::F32, 32);
     encoder
         .unwrap()
         .encode(&pairs, &[0, 1], |i, features| {

@@ -168,8 +168,15 @@ impl Text {
         let device = &Device::Cpu; // where indices are looked at before they are used
         let parts = || rows.iter().zip(lengths);
         let ids: Vec<u32> = parts().flat_map(|(row, n)| row[..*n].iter().copied()).collect();
-        let places: Vec<u32> = parts().flat_map(|(_, n)| 0..*n as u32).collect();
         let words = kernels::embedding(table, &Tensor::new(ids, device)?)?;
+        if let (false, Some(first)) = (words.device().is_cpu(), lengths.first()) {
+            // All as long: a GPU sums the gradient of the places over captions faster than by index.
+            let (rows, width) = words.dims2()?;
+            let words = words.reshape((lengths.len(), *first, width))?;
+            let places = self.positions.narrow(0, 0, *first)?;
+            return words.broadcast_add(&places)?.reshape((rows, width));
+        }
+        let places: Vec<u32> = parts().flat_map(|(_, n)| 0..*n as u32).collect();
         words + kernels::embedding(&self.positions, &Tensor::new(places, device)?)?
     }
 }

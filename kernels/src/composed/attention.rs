@@ -2,7 +2,7 @@
 
 use candle_core::{D, Result, Tensor};
 
-use super::rows::{embedding, gelu, layer_norm, linear, mask, quick_gelu, softmax};
+use super::rows::{embedding, gelu, layer_norm, linear, mask, quick_gelu, softmax, spread};
 use crate::halves::{Half, HalfForm};
 use crate::recompute::recompute;
 
@@ -22,6 +22,10 @@ fn masked(qkv: &Tensor, heads: usize, mask: Option<&Tensor>) -> Result<Tensor> {
     let (q, k, v) = (part(0)?, part(1)?, part(2)?);
     let scores = (q * (1.0 / (head as f64).sqrt()))?.matmul(&k.t()?)?;
     let scores = match mask {
+        Some(mask) if mask.dim(0)? == 1 => {
+            let all = spread(&mask.flatten_all()?, batch * heads)?;
+            (&scores + all.reshape(scores.shape())?)?
+        }
         Some(mask) => scores.broadcast_add(mask)?,
         None => scores,
     };

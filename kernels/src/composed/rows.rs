@@ -6,10 +6,30 @@ use crate::linear::Products;
 
 /// [`crate::layer_norm()`]
 pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    let scale = (variance + eps)?.sqrt()?.recip()?;
-    centred.broadcast_mul(&scale)?.broadcast_mul(weight)?.broadcast_add(bias)
+    let width = weight.elem_count();
+    let rows = x.reshape(((), width))?;
+    let share = 1.0 / width as f64;
+    let centred = (&rows - stretch(&(row_sums(&rows)? * share)?, width)?)?;
+    let variance = (row_sums(&centred.sqr()?)? * share)?;
+    let scale = stretch(&(variance + eps)?.sqrt()?.recip()?, width)?;
+    let count = rows.dim(0)?;
+    (((centred * scale)? * spread(weight, count)?)? + spread(bias, count)?)?.reshape(x.shape())
+}
+
+/// Sums (R, 1) of rows (R, C), as a product with ones, as all here that is the same along an axis:
+/// candle's own broadcasts and sums count out the place of every number.
+fn row_sums(x: &Tensor) -> Result<Tensor> {
+    x.matmul(&Tensor::ones((x.dim(1)?, 1), x.dtype(), x.device())?)
+}
+
+/// A column (R, 1), `width` times beside itself.
+fn stretch(column: &Tensor, width: usize) -> Result<Tensor> {
+    column.matmul(&Tensor::ones((1, width), column.dtype(), column.device())?)
+}
+
+/// A row (C), `rows` times below itself.
+pub(super) fn spread(row: &Tensor, rows: usize) -> Result<Tensor> {
+    Tensor::ones((rows, 1), row.dtype(), row.device())?.matmul(&row.reshape((1, ()))?)
 }
 
 /// [`crate::linear_in()`]
@@ -21,9 +41,15 @@ pub(crate) fn linear(
 ) -> Result<Tensor> {
     let y = product(x, &weight.t()?, products)?;
     match bias {
-        Some(bias) => y.broadcast_add(bias),
+        Some(bias) => with_bias(&y, bias),
         None => Ok(y),
     }
+}
+
+/// y (.., C) plus a row (C).
+pub(super) fn with_bias(y: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let rows = y.reshape(((), bias.elem_count()))?;
+    (&rows + spread(bias, rows.dim(0)?)?)?.reshape(y.shape())
 }
 
 /// x (.., K) times w (K, N).
@@ -75,8 +101,11 @@ pub(crate) fn geglu(gate: &Tensor, value: &Tensor) -> Result<Tensor> {
 
 /// [`crate::softmax()`]
 pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
-    let e = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
-    e.broadcast_mul(&e.sum_keepdim(D::Minus1)?.recip()?)
+    let width = x.dim(D::Minus1)?;
+    let rows = x.reshape(((), width))?;
+    let e = (&rows - stretch(&rows.max_keepdim(1)?.detach(), width)?)?.exp()?;
+    let share = stretch(&row_sums(&e)?.recip()?, width)?;
+    (e * share)?.reshape(x.shape())
 }
 
 /// [`crate::cross_entropy()`]
@@ -120,8 +149,10 @@ pub(crate) fn with_class_and_positions(
     positions: &Tensor,
 ) -> Result<Tensor> {
     let (batch, _, width) = tokens.dims3()?;
-    let class = class.reshape((1, 1, width))?.broadcast_as((batch, 1, width))?.contiguous()?;
-    Tensor::cat(&[&class, tokens], 1)?.broadcast_add(positions)
+    let class = spread(class, batch)?.reshape((batch, 1, width))?;
+    let all = Tensor::cat(&[&class, tokens], 1)?;
+    let positions = spread(&positions.flatten_all()?, batch)?;
+    &all + positions.reshape(all.shape())?
 }
 
 /// Mean and biased variance (C) of the rows, through which the gradient flows.

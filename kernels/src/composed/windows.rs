@@ -2,7 +2,7 @@
 
 use candle_core::{D, Result, Tensor};
 
-use super::rows::product;
+use super::rows::{product, spread, with_bias};
 use crate::linear::Products;
 use crate::window::Windows;
 
@@ -52,7 +52,7 @@ pub(crate) fn conv3x3(
     let rows = Tensor::cat(&taps(x, &windows)?, D::Minus1)?; // (.., 9C), taps first
     let kernel =
         weight.permute((0, 2, 3, 1))?.contiguous()?.reshape((out, 9 * windows.channels))?;
-    product(&rows, &kernel.t()?, products)?.broadcast_add(bias)
+    with_bias(&product(&rows, &kernel.t()?, products)?, bias)
 }
 
 /// [`crate::depthwise3x3()`]
@@ -66,14 +66,20 @@ pub(crate) fn depthwise3x3(
     let kernel = weight.reshape((windows.channels, 9))?.t()?.contiguous()?; // (9, C)
     let mut sum: Option<Tensor> = None;
     for (tap, seen) in taps(x, &windows)?.into_iter().enumerate() {
-        let part = seen.broadcast_mul(&kernel.get(tap)?)?;
+        let seen = seen.reshape(((), windows.channels))?;
+        let part = (&seen * spread(&kernel.get(tap)?, seen.dim(0)?)?)?;
         sum = Some(match sum {
             Some(sum) => (sum + part)?,
             None => part,
         });
     }
     match sum {
-        Some(sum) => sum.broadcast_add(bias),
+        Some(sum) => with_bias(&sum, bias)?.reshape((
+            windows.batch,
+            windows.rows(),
+            windows.columns(),
+            windows.channels,
+        )),
         None => candle_core::bail!("depthwise3x3: a window without taps"),
     }
 }
