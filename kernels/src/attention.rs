@@ -14,7 +14,7 @@ use crate::fused::{Fused, apply};
 use crate::simd::{Level, Work};
 use crate::slices::{check, tensor, values, with_float};
 use crate::softmax::{softmax_row, softmax_row_gradient};
-use crate::tiles::{Left, PAD, Span, Strip, plain};
+use crate::tiles::{PAD, Span, Strip, plain};
 
 /// softmax(q kᵀ / √d) v for each head, with its gradient; `causal` lets position i see only j ≤ i.
 ///
@@ -395,7 +395,9 @@ fn multiply<T: Float>(
     {
         let strip = Strip {
             a: data,
-            left: Left::Strided { offset: 0, down: a.down, right: a.right },
+            offset: 0,
+            down: a.down,
+            right: a.right,
             b,
             stride: n,
             steps: k,

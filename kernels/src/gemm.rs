@@ -6,10 +6,9 @@
 //! the same on all such machines, and do not depend on the number of rows beside. In f64 and
 //! elsewhere it is the `gemm` crate's, which candle uses too.
 //!
-//! The right factor is copied into panels of [`WIDE`] columns, and of the left one each task copies
-//! its rows, a block of the inner dimension at a time, into tiles in which a kernel reads on in a
-//! straight line: where it lies, twelve rows of 3072 numbers are twelve addresses that the first-level
-//! cache keeps in one place.
+//! The left factor is read where it lies; the right one is copied into panels of [`WIDE`] columns.
+//! Shapes of transformers have thousands of rows on the left, or in the inner dimension, and a few
+//! hundred columns, so the panels fit the second-level cache.
 
 use candle_core::DType;
 use rayon::prelude::*;
@@ -17,7 +16,7 @@ use rayon::prelude::*;
 use crate::elementary::Float;
 use crate::fresh::zeros;
 use crate::simd::Level;
-use crate::tiles::{Left, Span, Strip, TALL, fused, has_fused};
+use crate::tiles::{Span, Strip, fused, has_fused};
 
 /// A matrix over a slice.
 #[derive(Clone, Copy)]
@@ -164,70 +163,31 @@ fn packed_product(
 ) {
     let (down, right) = a.strides;
     let task_rows = rows_in_a_task(a.rows);
-    // Copying pays where several panels read the copy.
-    let tiles = columns > 2 * WIDE && a.rows >= TALL;
-    let product = |left: &mut Vec<f32>, (task, into): (usize, &mut [f32])| {
-        let rows = into.len() / columns;
-        let first = task * task_rows;
+    into.par_chunks_mut(task_rows * columns).enumerate().for_each(|(task, into)| {
         for start in (0..depth).step_by(DEPTH) {
             let steps = DEPTH.min(depth - start);
-            if tiles {
-                fill_tiles(left, a, (first, rows), (start, steps));
-            }
             for (panel, packed) in packed.chunks_exact(depth * WIDE).enumerate() {
-                let column = panel * WIDE;
-                let (numbers, lies) = match tiles {
-                    true => (left.as_slice(), Left::Tiles),
-                    false => (
-                        a.data,
-                        Left::Strided { offset: first * down + start * right, down, right },
-                    ),
-                };
+                let first = panel * WIDE;
+                let rows = into.len() / columns;
                 let strip = Strip {
-                    a: numbers,
-                    left: lies,
+                    a: a.data,
+                    offset: task * task_rows * down + start * right,
+                    down,
+                    right,
                     b: &packed[start * WIDE..(start + steps) * WIDE],
                     stride: WIDE,
                     steps,
                     span: Span::All,
-                    into: &mut into[column..],
+                    into: &mut into[first..],
                     into_stride: columns,
                     rows,
-                    columns: WIDE.min(columns - column),
+                    columns: WIDE.min(columns - first),
                     add: add || start > 0,
                 };
                 fused(level, strip);
             }
         }
-    };
-    into.par_chunks_mut(task_rows * columns).enumerate().for_each_init(Vec::new, product);
-}
-
-/// These rows and steps of the left factor as [`Left::Tiles`].
-fn fill_tiles(
-    tiles: &mut Vec<f32>,
-    a: Matrix<f32>,
-    (first, rows): (usize, usize),
-    (start, steps): (usize, usize),
-) {
-    let (down, right) = a.strides;
-    tiles.resize(rows.div_ceil(TALL) * TALL * steps, 0.0);
-    for (tile, to) in tiles.chunks_exact_mut(TALL * steps).enumerate() {
-        let first = first + tile * TALL;
-        let count = TALL.min(rows - tile * TALL);
-        if down == 1 {
-            for (l, to) in to.chunks_exact_mut(TALL).enumerate() {
-                to[..count].copy_from_slice(&a.data[first + (start + l) * right..][..count]);
-            }
-            continue;
-        }
-        for r in 0..count {
-            let from = a.data[(first + r) * down + start * right..].iter().step_by(right);
-            for (to, from) in to[r..].iter_mut().step_by(TALL).zip(from) {
-                *to = *from;
-            }
-        }
-    }
+    });
 }
 
 fn gemm_product<T: Float>(into: &mut [T], add: bool, a: Matrix<T>, b: Matrix<T>) {

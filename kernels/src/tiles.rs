@@ -9,25 +9,13 @@ use crate::simd::Level;
 /// Columns of the right factor come in multiples of this, zeros beyond the last.
 pub(crate) const PAD: usize = 16;
 
-/// Rows that a left factor in [`Left::Tiles`] has side by side; every kernel's rows divide it.
-pub(crate) const TALL: usize = 12;
-
-/// How the left factor of a [`Strip`] lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Left {
-    /// Element (i, l) is `a[offset + i·down + l·right]`.
-    Strided { offset: usize, down: usize, right: usize },
-    /// [`TALL`] rows after [`TALL`] rows, each step by step: element (i, l) is
-    /// `a[(i / TALL · steps + l) · TALL + i % TALL]`, with any numbers beyond the last row. What a
-    /// kernel reads in one step then lies side by side, at one address.
-    Tiles,
-}
-
 /// One product `into (+)= a b` of a few rows, or a part of one.
 pub(crate) struct Strip<'a> {
-    /// The left factor.
+    /// The left factor; element (i, l) is `a[offset + i·down + l·right]`.
     pub(crate) a: &'a [f32],
-    pub(crate) left: Left,
+    pub(crate) offset: usize,
+    pub(crate) down: usize,
+    pub(crate) right: usize,
     /// The right factor; element (l, j) is `b[l·stride + j]`, stride a multiple of [`PAD`].
     pub(crate) b: &'a [f32],
     pub(crate) stride: usize,
@@ -70,17 +58,12 @@ impl Span {
 impl Strip<'_> {
     /// Every index that a kernel reads without a check lies inside.
     fn check(&self) {
-        let Self { a, left, b, stride, steps, rows, columns, .. } = *self;
+        let Self { a, offset, down, right, b, stride, steps, rows, columns, .. } = *self;
         assert!(rows > 0 && columns > 0 && self.into_stride >= columns);
         assert!(self.into.len() >= (rows - 1) * self.into_stride + columns);
         assert!(stride.is_multiple_of(PAD) && stride >= columns.next_multiple_of(PAD));
         if steps > 0 {
-            match left {
-                Left::Strided { offset, down, right } => {
-                    assert!(a.len() > offset + (rows - 1) * down + (steps - 1) * right);
-                }
-                Left::Tiles => assert!(a.len() >= rows.div_ceil(TALL) * TALL * steps),
-            }
+            assert!(a.len() > offset + (rows - 1) * down + (steps - 1) * right);
             assert!(b.len() >= (steps - 1) * stride + columns.next_multiple_of(PAD));
         }
     }
@@ -144,16 +127,13 @@ pub(crate) fn plain(level: Level, strip: Strip) {
 }
 
 fn plain_baseline(strip: Strip) {
-    let Strip { a, left, b, stride, steps, span, into, into_stride, .. } = strip;
+    let Strip { a, offset, down, right, b, stride, steps, span, into, into_stride, .. } = strip;
     let mut sums = vec![0f32; strip.columns];
     for i in 0..strip.rows {
         sums.fill(0.0);
         let (start, end) = span.of(i, 1, steps);
         for l in start..end {
-            let factor = match left {
-                Left::Strided { offset, down, right } => a[offset + i * down + l * right],
-                Left::Tiles => a[(i / TALL * steps + l) * TALL + i % TALL],
-            };
+            let factor = a[offset + i * down + l * right];
             for (sum, b) in sums.iter_mut().zip(&b[l * stride..]) {
                 *sum += factor * *b;
             }
@@ -180,25 +160,13 @@ macro_rules! kernel {
                 while column < strip.columns {
                     // Two vectors where the padded columns hold two.
                     let left = strip.columns.next_multiple_of(PAD) - column;
-                    let tiles = strip.left == Left::Tiles;
                     if left >= 2 * $lanes {
-                        // SAFETY: the strip was checked, its left factor lies as said, and two
-                        // vectors of padded columns are left.
-                        unsafe {
-                            match tiles {
-                                true => $tile::<2, true>(&mut strip, first, column),
-                                false => $tile::<2, false>(&mut strip, first, column),
-                            }
-                        }
+                        // SAFETY: the strip was checked, and two vectors of padded columns are left.
+                        unsafe { $tile::<2>(&mut strip, first, column) };
                         column += 2 * $lanes;
                     } else {
-                        // SAFETY: the same, and one vector of padded columns is left.
-                        unsafe {
-                            match tiles {
-                                true => $tile::<1, true>(&mut strip, first, column),
-                                false => $tile::<1, false>(&mut strip, first, column),
-                            }
-                        }
+                        // SAFETY: the strip was checked, and one vector of padded columns is left.
+                        unsafe { $tile::<1>(&mut strip, first, column) };
                         column += $lanes;
                     }
                 }
@@ -206,28 +174,17 @@ macro_rules! kernel {
         }
 
         /// # Safety
-        /// The strip was checked, `first` is below its rows and a multiple of the kernel's, P vectors
-        /// of padded columns begin at `column`, and TILES says whether the left factor is
-        /// [`Left::Tiles`].
+        /// The strip was checked, and P vectors of padded columns begin at `column`.
         #[target_feature(enable = $features)]
         #[inline]
-        unsafe fn $tile<const P: usize, const TILES: bool>(
-            strip: &mut Strip,
-            first: usize,
-            column: usize,
-        ) {
+        unsafe fn $tile<const P: usize>(strip: &mut Strip, first: usize, column: usize) {
             use std::arch::x86_64::*;
             let count = (strip.rows - first).min($rows);
             // Rows beyond the last repeat it; their sums are not stored.
             let mut offsets = [0; $rows];
-            let mut right = 0;
-            if let Left::Strided { offset, down, right: step } = strip.left {
-                for (r, place) in offsets.iter_mut().enumerate() {
-                    *place = offset + (first + r.min(count - 1)) * down;
-                }
-                right = step;
+            for (r, offset) in offsets.iter_mut().enumerate() {
+                *offset = strip.offset + (first + r.min(count - 1)) * strip.down;
             }
-            let tile = first / TALL * TALL * strip.steps + first % TALL;
             let (start, end) = strip.span.of(first, count, strip.steps);
             let mut sums: [[$vector; P]; $rows] = [[$zero(); P]; $rows];
             for l in start..end {
@@ -240,12 +197,9 @@ macro_rules! kernel {
                     };
                 }
                 for r in 0..$rows {
-                    let at = if TILES { tile + l * TALL + r } else { offsets[r] + l * right };
-                    // SAFETY: in tiles, first % TALL + r < TALL, since the kernel's rows divide it,
-                    // and l < steps, so the index lies in the tile first / TALL, which the check
-                    // found whole. Else the row is at most rows - 1 and l at most steps - 1, so the
-                    // index is at most the one that the check compared with a.len().
-                    let factor = unsafe { *strip.a.get_unchecked(at) };
+                    // SAFETY: the row is at most rows - 1 and l at most steps - 1, so the index is
+                    // at most the one that the check compared with a.len().
+                    let factor = unsafe { *strip.a.get_unchecked(offsets[r] + l * strip.right) };
                     let $x = $broadcast(factor);
                     for p in 0..P {
                         let ($y, $z) = (b[p], sums[r][p]);
@@ -397,7 +351,9 @@ mod tests {
                         let mut into = vec![9f32; m * n];
                         let strip = Strip {
                             a: &a,
-                            left: Left::Strided { offset: 0, down: k, right: 1 },
+                            offset: 0,
+                            down: k,
+                            right: 1,
                             b: &b,
                             stride,
                             steps: k,
@@ -422,51 +378,14 @@ mod tests {
     }
 
     #[test]
-    fn a_left_factor_in_tiles_gives_the_same_bits() {
-        for (m, n, k) in [(1usize, 1usize, 1usize), (12, 32, 5), (25, 40, 70), (7, 5, 0)] {
-            let stride = n.next_multiple_of(PAD);
-            let (a, b) = (noise(m * k, 3), noise(k * stride, 7));
-            let mut tiles = vec![f32::NAN; m.div_ceil(TALL) * TALL * k];
-            for (i, row) in a.chunks_exact(k.max(1)).enumerate() {
-                for (l, v) in row.iter().enumerate() {
-                    tiles[(i / TALL * k + l) * TALL + i % TALL] = *v;
-                }
-            }
-            for level in Level::available() {
-                for is_fused in [false, true] {
-                    let mut into = vec![9f32; m * n];
-                    let strip = Strip {
-                        a: &tiles,
-                        left: Left::Tiles,
-                        b: &b,
-                        stride,
-                        steps: k,
-                        span: Span::All,
-                        into: &mut into,
-                        into_stride: n,
-                        rows: m,
-                        columns: n,
-                        add: false,
-                    };
-                    match is_fused {
-                        true if !has_fused(*level) => continue,
-                        true => fused(*level, strip),
-                        false => plain(*level, strip),
-                    }
-                    let expected = defined(is_fused, Span::All, (m, n, k), &a, &b);
-                    assert_eq!(into, expected, "{level:?} {m} {n} {k} {is_fused}");
-                }
-            }
-        }
-    }
-
-    #[test]
     fn an_index_outside_is_refused_before_any_is_read() {
         let (a, b) = (vec![0f32; 5], vec![0f32; 32]);
         let mut into = vec![0f32; 4];
         let strip = Strip {
             a: &a,
-            left: Left::Strided { offset: 0, down: 3, right: 1 },
+            offset: 0,
+            down: 3,
+            right: 1,
             b: &b,
             stride: 16,
             steps: 3,
