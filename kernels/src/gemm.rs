@@ -72,6 +72,17 @@ const DEPTH: usize = 256;
 /// Columns of a panel of the right factor.
 const WIDE: usize = 32;
 
+/// Panels that are finished before the next ones begin. Where several blocks of the inner dimension
+/// add to a part of the product that is larger than the second-level cache, it goes to and fro once a
+/// block; of this many panels it stays there. Every element's sum keeps its order.
+fn panels_together(rows: usize, depth: usize, columns: usize) -> usize {
+    /// Bytes of the product beside which a block of both factors has room.
+    const STAYS: usize = 700 << 10;
+    const FEW: usize = 16;
+    let all = columns.div_ceil(WIDE);
+    if depth <= DEPTH || rows * columns * 4 <= STAYS { all } else { FEW.min(all) }
+}
+
 /// Rows of the product in one task: as many as still share the work evenly, but so few that their
 /// part of the left factor stays in the second-level cache. Every element has its own sum, so the
 /// bits do not depend on this.
@@ -164,27 +175,30 @@ fn packed_product(
     let (down, right) = a.strides;
     let task_rows = rows_in_a_task(a.rows);
     into.par_chunks_mut(task_rows * columns).enumerate().for_each(|(task, into)| {
-        for start in (0..depth).step_by(DEPTH) {
-            let steps = DEPTH.min(depth - start);
-            for (panel, packed) in packed.chunks_exact(depth * WIDE).enumerate() {
-                let first = panel * WIDE;
-                let rows = into.len() / columns;
-                let strip = Strip {
-                    a: a.data,
-                    offset: task * task_rows * down + start * right,
-                    down,
-                    right,
-                    b: &packed[start * WIDE..(start + steps) * WIDE],
-                    stride: WIDE,
-                    steps,
-                    span: Span::All,
-                    into: &mut into[first..],
-                    into_stride: columns,
-                    rows,
-                    columns: WIDE.min(columns - first),
-                    add: add || start > 0,
-                };
-                fused(level, strip);
+        let rows = into.len() / columns;
+        let together = panels_together(rows, depth, columns);
+        for (group, panels) in packed.chunks(together * depth * WIDE).enumerate() {
+            for start in (0..depth).step_by(DEPTH) {
+                let steps = DEPTH.min(depth - start);
+                for (panel, packed) in panels.chunks_exact(depth * WIDE).enumerate() {
+                    let first = (group * together + panel) * WIDE;
+                    let strip = Strip {
+                        a: a.data,
+                        offset: task * task_rows * down + start * right,
+                        down,
+                        right,
+                        b: &packed[start * WIDE..(start + steps) * WIDE],
+                        stride: WIDE,
+                        steps,
+                        span: Span::All,
+                        into: &mut into[first..],
+                        into_stride: columns,
+                        rows,
+                        columns: WIDE.min(columns - first),
+                        add: add || start > 0,
+                    };
+                    fused(level, strip);
+                }
             }
         }
     });
@@ -273,7 +287,14 @@ mod tests {
     #[test]
     fn every_level_gives_the_bits_of_the_definition_at_odd_sizes() {
         for level in Level::available().iter().filter(|level| has_fused(**level)) {
-            for (m, n, k) in [(1, 1, 1), (49, 33, 300), (8, 32, 256), (101, 70, 5), (3, 130, 513)] {
+            for (m, n, k) in [
+                (1, 1, 1),
+                (49, 33, 300),
+                (8, 32, 256),
+                (101, 70, 5),
+                (3, 130, 513),
+                (350, 1100, 300),
+            ] {
                 let (a, b) = (noise(m * k, 3), noise(k * n, 7));
                 let rows = (Matrix::new(&a, m, k), Matrix::new(&b, k, n));
                 let columns =
