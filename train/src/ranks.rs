@@ -5,6 +5,7 @@
 //! what an exchange must do: [`Alone`] for one process, [`tcp`] between processes on CPUs; one over
 //! NCCL can stand beside them.
 
+mod door;
 pub mod environment;
 mod frame;
 mod link;
