@@ -1,7 +1,6 @@
 //! `train`: shards to a checkpoint, in one unit that saves its own state as it goes.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use eval::{Bench, EvalPlan};
 use models::Clip;
@@ -9,11 +8,12 @@ use serde_json::{Map, Value, json};
 use stage::{Context, Error, PairSource, Result};
 use store::Attempt;
 use train::ranks::environment::Seat;
-use train::ranks::tcp::{Patience, Tcp};
 use train::ranks::{Alone, Ranks};
 use train::{Job, TrainPlan};
 
-use super::{Outcome, Site, Stage, Worker, checkpoint, eval as eval_stage, fingerprint, shards};
+use super::{
+    Outcome, Site, Stage, Worker, checkpoint, eval as eval_stage, fingerprint, ranks, shards,
+};
 use crate::recipe::Noun;
 
 impl Stage for TrainPlan {
@@ -99,8 +99,15 @@ impl Worker for Train<'_> {
         let measured = work.join("evaluation");
         let context = &self.site.context;
         let sources = Sources::open(self.plan, self.site)?;
-        let seat = Seat::from_process()?;
-        let mut job = sources.job(self.plan, seat.as_ref(), context)?;
+        let met: Box<dyn Ranks> = match Seat::from_process()? {
+            None => Box::new(Alone),
+            Some(seat) => {
+                let mut met = ranks::meet(&seat, &self.site.id, false, &context.cancel)?;
+                ranks::say(&mut met, self.site)?;
+                Box::new(met)
+            }
+        };
+        let mut job = sources.job(self.plan, met);
         if let Some(plan) = evaluation(self.plan)? {
             job.on_epoch = Some(Box::new(move |clip: &Clip, _epoch| {
                 measure(clip, &plan, &measured, context).map_err(|e| e.at("evaluation"))
@@ -121,14 +128,37 @@ impl Worker for Train<'_> {
     }
 }
 
-/// Trains as a rank other than the first: nothing is written.
-///
-/// # Errors
-/// As [`train::follow`].
-pub(crate) fn follow(plan: &TrainPlan, site: &Site, seat: &Seat) -> Result<()> {
-    let sources = Sources::open(plan, site)?;
-    let job = sources.job(plan, Some(seat), &site.context)?;
-    train::follow(job, &site.context)
+/// What a rank other than the first trains with.
+pub(crate) struct Follower<'a> {
+    pub(crate) plan: &'a TrainPlan,
+    /// The stage's id.
+    pub(crate) id: &'a str,
+    pub(crate) seat: &'a Seat,
+    pub(crate) context: &'a Context,
+    /// Whether rank 0 makes what the training takes first, however long that is.
+    pub(crate) waits: bool,
+    /// Looks at what the training takes as it lies there now.
+    pub(crate) look: &'a dyn Fn() -> Result<Site>,
+}
+
+impl Follower<'_> {
+    /// Takes part: nothing is written.
+    ///
+    /// # Errors
+    /// As [`train::follow`], and when this rank does not see what rank 0 made.
+    pub(crate) fn train(&self) -> Result<()> {
+        let cancel = &self.context.cancel;
+        let mut met = ranks::meet(self.seat, self.id, self.waits, cancel)?;
+        let seen = ranks::see(&mut met, self.look, cancel);
+        let sources = match seen.and_then(|site| Sources::open(self.plan, &site)) {
+            Ok(sources) => sources,
+            Err(error) => {
+                met.leave(Some(&error));
+                return Err(error);
+            }
+        };
+        train::follow(sources.job(self.plan, Box::new(met)), self.context)
+    }
 }
 
 /// What a training reads.
@@ -166,41 +196,15 @@ impl Sources {
         Ok(Self { data, validation, pretrained })
     }
 
-    /// The training over these, once all ranks have met.
-    fn job<'a>(
-        &'a self,
-        plan: &'a TrainPlan,
-        seat: Option<&Seat>,
-        context: &Context,
-    ) -> Result<Job<'a>> {
-        let ranks: Box<dyn Ranks> = match seat {
-            Some(seat) => Box::new(Tcp::meet(seat, patience()?, &context.cancel)?),
-            None => Box::new(Alone),
-        };
-        Ok(Job {
+    /// The training over these.
+    fn job<'a>(&'a self, plan: &'a TrainPlan, ranks: Box<dyn Ranks>) -> Job<'a> {
+        Job {
             validation: self.validation.as_ref().map(|shards| shards as &dyn PairSource),
             pretrained: self.pretrained.clone(),
             ranks,
             ..Job::new(plan, &self.data)
-        })
+        }
     }
-}
-
-/// How long ranks wait for each other, in seconds: `CLIPMILL_RANKS_JOIN` and
-/// `CLIPMILL_RANKS_SILENCE`.
-fn patience() -> Result<Patience> {
-    let seconds = |name: &str, default: Duration| match std::env::var(name) {
-        Err(_) => Ok(default),
-        Ok(text) => match text.parse() {
-            Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
-            _ => Err(Error::recipe(format!("{name} is `{text}`, expected 1..=86400 seconds"))),
-        },
-    };
-    let default = Patience::default();
-    Ok(Patience {
-        join: seconds("CLIPMILL_RANKS_JOIN", default.join)?,
-        silence: seconds("CLIPMILL_RANKS_SILENCE", default.silence)?,
-    })
 }
 
 /// Evaluates the model as it stands, by way of a checkpoint in `folder`.
