@@ -1,5 +1,8 @@
 //! A run as a rank other than the first: it takes part in the trainings of a recipe, and writes
 //! nothing. Rank 0 does all other stages; what they give is waited for.
+//!
+//! What is finished in the output is a promise only where this run makes nothing of it again. With
+//! `--redo` of a stage upstream the meeting with rank 0 is what says that the new one is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,17 +36,21 @@ pub(crate) fn follow(
     let (mut trained, mut redone) = (0, BTreeSet::<&String>::new());
     for node in &graph.nodes {
         // As for rank 0: with a stage, all that take from it are made again.
-        let mut taken = node.inputs.iter().chain(&node.references);
-        let again = options.redo.contains(&node.id) || taken.any(|id| redone.contains(id));
+        let taken = || node.inputs.iter().chain(&node.references);
+        let again = options.redo.contains(&node.id) || taken().any(|id| redone.contains(id));
         if again {
             redone.insert(&node.id);
         }
         if let Kind::Train(plan) = &graph.recipe.stages[node.entry].kind {
-            let (output, found) = inputs(graph, node, url, context)?;
-            let site = site(&output, node, &found, context);
-            let same = |done: &Arc<Done>| key(graph, node, &site).is_ok_and(|key| key == done.key);
-            if again || !found.get(&node.id).is_some_and(same) {
-                train::follow(plan, &site, seat)
+            let waits = taken().any(|id| redone.contains(id));
+            let look = || {
+                let (output, found) = inputs(graph, node, url, context)?;
+                Ok(site(&output, node, &found, context))
+            };
+            if again || !is_finished(graph, node, url, context)? {
+                let (id, look) = (node.id.as_str(), &look as &dyn Fn() -> Result<Site>);
+                train::Follower { plan, id, seat, context, waits, look }
+                    .train()
                     .map_err(|e| e.at(format!("stage `{}`", node.id)))?;
                 trained += 1;
             }
@@ -53,6 +60,14 @@ pub(crate) fn follow(
         }
     }
     Ok(trained)
+}
+
+/// Whether a training that nobody wants again is finished, once all that it takes is.
+fn is_finished(graph: &Graph, node: &Node, url: &str, context: &Context) -> Result<bool> {
+    let (output, found) = inputs(graph, node, url, context)?;
+    let site = site(&output, node, &found, context);
+    let same = |done: &Arc<Done>| key(graph, node, &site).is_ok_and(|key| key == done.key);
+    Ok(found.get(&node.id).is_some_and(same))
 }
 
 /// The output and its finished stages, once all that this one takes are among them.

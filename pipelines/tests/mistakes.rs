@@ -106,6 +106,17 @@ fn a_missing_recipe_and_a_missing_input_are_told_apart() {
 }
 
 #[test]
+fn a_folder_without_a_name_is_not_the_root_of_the_machine() {
+    let told = clipmill().args(["index", ""]).output().unwrap();
+    assert_eq!(told.status.code(), Some(2), "{}", stderr(&told));
+    assert!(
+        stderr(&told).starts_with("error: the folder has no name\nhint: "),
+        "{}",
+        stderr(&told)
+    );
+}
+
+#[test]
 fn an_empty_pool_is_an_error_and_not_an_empty_release() {
     let world = World::new(Duration::ZERO);
     let list = world.path("urls.csv");

@@ -20,10 +20,20 @@ const SAMPLES: usize = 60;
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let model = r#"{"embed_dim": 16,
+            "vision_cfg": {"image_size": 32, "layers": 2, "width": 48, "patch_size": 8, "head_width": 16},
+            "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}}"#;
+        std::fs::write(dir.path().join("model.json"), model).unwrap();
+        let bench = Self { dir };
+        bench.write_shards(|number| picture(number % 42));
+        bench
+    }
+
+    fn write_shards(&self, picture: impl Fn(usize) -> Vec<u8>) {
         for shard in 0..2 {
             let mut tar = shard::TarWriter::new(Vec::new());
             for number in (0..SAMPLES).filter(|n| n % 2 == shard) {
-                let mut png = picture(number % 42);
+                let mut png = picture(number);
                 if number == 17 {
                     png.truncate(60);
                 }
@@ -32,13 +42,8 @@ impl Bench {
                 tar.append(&format!("{number:05}.txt"), caption.as_bytes()).unwrap();
             }
             let bytes = tar.finish().unwrap();
-            std::fs::write(dir.path().join(format!("{shard:05}.tar")), bytes).unwrap();
+            std::fs::write(self.path(&format!("{shard:05}.tar")), bytes).unwrap();
         }
-        let model = r#"{"embed_dim": 16,
-            "vision_cfg": {"image_size": 32, "layers": 2, "width": 48, "patch_size": 8, "head_width": 16},
-            "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}}"#;
-        std::fs::write(dir.path().join("model.json"), model).unwrap();
-        Self { dir }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -201,19 +206,24 @@ fn pair(bench: &Bench, output: &str, flags: &[&str]) -> [Child; 2] {
 
 /// Two ranks of one command.
 fn ranks(command: impl Fn() -> Command) -> [Child; 2] {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    [0, 1].map(|rank: u32| {
-        command()
-            .env("RANK", rank.to_string())
-            .env("LOCAL_RANK", rank.to_string())
-            .env("WORLD_SIZE", "2")
-            .env("MASTER_ADDR", "127.0.0.1")
-            .env("MASTER_PORT", port.to_string())
-            .env("CLIPMILL_RANKS_SILENCE", "5")
-            .env("CLIPMILL_RANKS_JOIN", "60")
-            .spawn()
-            .unwrap()
-    })
+    let port = free_port();
+    [0, 1]
+        .map(|rank| ranked(command().env("CLIPMILL_RANKS_JOIN", "60"), rank, port).spawn().unwrap())
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// As one of two ranks.
+fn ranked(command: &mut Command, rank: u32, port: u16) -> &mut Command {
+    command
+        .env("RANK", rank.to_string())
+        .env("LOCAL_RANK", rank.to_string())
+        .env("WORLD_SIZE", "2")
+        .env("MASTER_ADDR", "127.0.0.1")
+        .env("MASTER_PORT", port.to_string())
+        .env("CLIPMILL_RANKS_SILENCE", "5")
 }
 
 fn end(child: Child) -> Output {
@@ -282,6 +292,51 @@ fn of_two_trainings_on_two_ranks_one_is_made_again_alone() {
     run(&[]);
     run(&["--redo", "other"]);
     run(&["--until", "one"]);
+}
+
+#[test]
+fn a_rank_that_comes_first_trains_on_what_is_made_again_and_not_on_what_lies_there() {
+    let bench = Bench::new();
+    let recipe = |output: &str| {
+        let path = bench.path(&format!("{output}.yaml"));
+        let (model, out) = (bench.path("model.json"), bench.path(output));
+        let shards = bench.path("{00000..00001}.tar");
+        let (model, out, shards) = (model.display(), out.display(), shards.display());
+        let text = format!(
+            "version: 1\nname: again\noutput: {out}\nstages:\n  - shards: {{urls: [\"{shards}\"]}}\n  \
+             - reshard: {{samples_per_shard: 7}}\n  \
+             - train: {{model: {model}, batch_size: 4, steps: 6}}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let start = |recipe: &PathBuf, rank: u32, port: u16, flags: &[&str]| {
+        let mut command = clipmill();
+        command.arg("run").arg(recipe).args(flags);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let waits_long = rank == 0 || flags.is_empty();
+        command.env("CLIPMILL_RANKS_JOIN", if waits_long { "60" } else { "2" });
+        ranked(&mut command, rank, port).spawn().unwrap()
+    };
+    let both = |recipe: &PathBuf, flags: &[&str], pause: Duration| {
+        let port = free_port();
+        let other = start(recipe, 1, port, flags);
+        // Longer than a rank waits for one that has nothing else to do.
+        std::thread::sleep(pause);
+        for child in [start(recipe, 0, port, flags), other] {
+            let done = end(child);
+            assert!(done.status.success(), "{flags:?}: {}", stderr(&done));
+        }
+    };
+    both(&recipe("out"), &[], Duration::ZERO);
+    let old = bench.files("out");
+    // As many pictures as before, and others: their tones are turned round.
+    bench.write_shards(|number| picture(41 - number % 42));
+    both(&recipe("out"), &["--redo", "shards"], Duration::from_secs(4));
+    let new = bench.files("out");
+    assert!(old["weights.safetensors"] != new["weights.safetensors"]);
+    both(&recipe("fresh"), &[], Duration::ZERO);
+    same(&new, &bench.files("fresh"));
 }
 
 #[test]

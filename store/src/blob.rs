@@ -12,6 +12,7 @@ use object_store::path::Path as Key;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt};
 use sha2::{Digest, Sha256};
 use stage::{Error, Kind, Result};
+use url::Url;
 
 use crate::runtime::{start, wait};
 use crate::trouble::{bucket_error, disk_error, read_error};
@@ -20,6 +21,8 @@ use crate::{bucket, cache, disk, fail, name, pipe};
 
 /// Bytes that a sequential reader of a remote object asks for at once.
 const REMOTE_CHUNK: usize = 8 << 20;
+/// Characters of a copy's name: any of them fits into the 255 bytes that file systems allow.
+const LONGEST_NAME: usize = 60;
 /// Buffer of a sequential reader of a local file.
 const LOCAL_CHUNK: usize = 256 << 10;
 
@@ -232,8 +235,7 @@ impl Blob {
             }
         };
         let folder = cache::folder().join("objects").join(version);
-        let base = self.name().rsplit('/').find(|part| !part.is_empty()).unwrap_or("object");
-        let path = folder.join(base);
+        let path = folder.join(base_name(self.name()));
         if std::fs::metadata(&path).is_ok_and(|meta| meta.len() == self.len()) {
             return Ok(path);
         }
@@ -332,6 +334,17 @@ impl Blob {
     }
 }
 
+/// What a local copy is called: the last part of the path, without what a URL says behind it, which
+/// may be a signature and longer than a name can be.
+fn base_name(name: &str) -> String {
+    let path = Url::parse(name).map_or_else(|_| name.to_owned(), |url| url.path().to_owned());
+    let last = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or_default();
+    // The end of a long one, which tells what kind of file it is.
+    let surplus = last.chars().count().saturating_sub(LONGEST_NAME);
+    let kept: String = last.chars().skip(surplus).filter(|c| *c != '\0').collect();
+    if matches!(kept.as_str(), "" | "." | "..") { "object".to_owned() } else { kept }
+}
+
 /// A cursor over a local file or memory.
 struct Here {
     blob: Blob,
@@ -394,5 +407,26 @@ impl Read for Ahead {
         let n = buffer.len().min(self.chunk.len());
         buffer[..n].copy_from_slice(&self.chunk.split_to(n));
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_local_copy_is_named_by_the_path_alone() {
+        for (name, copy) in [
+            ("https://a.example/w/model.safetensors?X-Signature=a/b&c=d#e", "model.safetensors"),
+            ("s3://bucket/w/model.safetensors", "model.safetensors"),
+            ("https://a.example/?x=/etc/passwd", "object"),
+            ("https://a.example", "object"),
+            ("config.json", "config.json"),
+            ("a/..", "object"),
+        ] {
+            assert_eq!(base_name(name), copy, "{name}");
+        }
+        let long = format!("https://a.example/{}.tar", "x".repeat(900));
+        assert_eq!(base_name(&long), format!("{}.tar", "x".repeat(56)));
     }
 }

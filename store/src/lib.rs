@@ -75,4 +75,4 @@ pub use parquet::{read_parquet, write_parquet};
 pub use public_address::{is_loopback, is_public};
 pub use stage_dir::StageDir;
 pub use trouble::write_error;
-pub use web::allow_private_host;
+pub use web::{WebLimits, allow_private_host, set_web_limits};

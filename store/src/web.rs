@@ -4,13 +4,16 @@
 //! What holds for a URL holds for every redirect, which are followed by hand: no password, no
 //! address that is not public unless its host was named ([`allow_private_host`]), five hops. Nothing
 //! is unpacked, nothing longer than what was asked for is read, and bytes of two versions of a file
-//! never mix: every later request says which version it wants.
+//! never mix: every later request says which version it wants. What was asked for under https never
+//! comes over http. An answer has to begin and to keep up ([`WebLimits`]), and a file that is taken
+//! whole has a largest size.
 
+mod limits;
 mod vetted;
 
 use std::fs::File;
 use std::io::{Seek, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{
@@ -19,8 +22,11 @@ use reqwest::header::{
 };
 use reqwest::{Response, StatusCode};
 use stage::{Error, Kind, Result};
+use tokio::time::timeout;
 use url::Url;
 
+use limits::{FIRST_BYTE, MAX_COPY, Pace, Stopped};
+pub use limits::{WebLimits, set_web_limits};
 pub use vetted::allow_private_host;
 use vetted::{check, client};
 
@@ -28,10 +34,10 @@ use crate::trouble::disk_error;
 
 /// Redirects that are followed for one request.
 const MAX_HOPS: usize = 5;
-/// Tries of one request, where the server or the way to it failed.
-const TRIES: u32 = 5;
 /// Longest pause between two tries.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// Bytes for which memory is taken before they come.
+const TRUST: usize = 8 << 20;
 
 /// A file on a web server.
 #[derive(Debug)]
@@ -53,7 +59,7 @@ pub(crate) enum Opened {
 /// Asks for the first byte; where the whole file comes instead, takes it.
 pub(crate) async fn open(url: Url) -> Result<Opened> {
     let file = WebFile { url, version: None };
-    let mut tries = Tries(1);
+    let mut tries = Tries::new()?;
     loop {
         match file.open_once().await {
             Err(error) if tries.again(&error).await => {}
@@ -62,19 +68,26 @@ pub(crate) async fn open(url: Url) -> Result<Opened> {
     }
 }
 
-/// How often something was tried.
-struct Tries(u32);
+/// How often something was tried, of how often it is.
+struct Tries {
+    made: u32,
+    most: u32,
+}
 
 impl Tries {
+    fn new() -> Result<Self> {
+        Ok(Self { made: 1, most: WebLimits::of_process()?.tries })
+    }
+
     /// Whether to try again what failed on the way, after a pause that grows.
     async fn again(&mut self, error: &Error) -> bool {
-        if error.kind() != Kind::Network || self.0 >= TRIES {
+        if error.kind() != Kind::Network || self.made >= self.most {
             return false;
         }
-        let pause = Duration::from_millis(250) * 4_u32.pow(self.0 - 1);
-        tracing::debug!(%error, tries = self.0, "asked again after {pause:?}");
+        let pause = Duration::from_millis(250).saturating_mul(4_u32.saturating_pow(self.made - 1));
+        tracing::debug!(%error, tries = self.made, "asked again after {pause:?}");
         tokio::time::sleep(pause.min(MAX_PAUSE)).await;
-        self.0 += 1;
+        self.made += 1;
         true
     }
 }
@@ -94,16 +107,8 @@ impl WebFile {
                 tempfile::tempfile().map(|file| Opened::Whole(file, 0)).map_err(|e| self.disk(e))
             }
             StatusCode::OK => {
-                let announced = answer.content_length();
                 let mut copy = tempfile::tempfile().map_err(|e| self.disk(e))?;
-                let mut len = 0;
-                while let Some(piece) = answer.chunk().await.map_err(|e| self.lost(&e))? {
-                    len += piece.len() as u64;
-                    copy.write_all(&piece).map_err(|e| self.disk(e))?;
-                }
-                if announced.is_some_and(|announced| announced != len) {
-                    return Err(self.network(&format!("{len} bytes came, others were announced")));
-                }
+                let len = self.copy(&mut answer, &mut copy).await?;
                 copy.rewind().map_err(|e| self.disk(e))?;
                 Ok(Opened::Whole(copy, len))
             }
@@ -111,9 +116,41 @@ impl WebFile {
         }
     }
 
+    /// Takes a whole body; gives how many bytes it has.
+    async fn copy(&self, answer: &mut Response, copy: &mut File) -> Result<u64> {
+        let limits = WebLimits::of_process()?;
+        let announced = answer.content_length();
+        let too_large = || {
+            let most = limits.max_copy;
+            Error::input(format!(
+                "the server gives no ranges, and its file has more than {most} bytes to copy here"
+            ))
+            .at(self.place())
+            .hint(format!("download it by other means and name the file, or raise {MAX_COPY}"))
+        };
+        if announced.is_some_and(|announced| announced > limits.max_copy) {
+            return Err(too_large());
+        }
+        let mut pace = Pace::new(limits, announced.unwrap_or(limits.max_copy));
+        let mut len = 0;
+        while let Some(piece) = pace.next(answer).await.map_err(|why| self.stopped(why))? {
+            len += piece.len() as u64;
+            if len > limits.max_copy {
+                return Err(too_large());
+            }
+            let began = Instant::now();
+            copy.write_all(&piece).map_err(|e| self.disk(e))?;
+            pace.forgive(began.elapsed());
+        }
+        if announced.is_some_and(|announced| announced != len) {
+            return Err(self.network(&format!("{len} bytes came, others were announced")));
+        }
+        Ok(len)
+    }
+
     /// Exactly these bytes of the version that was opened, of a file of this length.
     pub(crate) async fn range(&self, start: u64, end: u64, len: u64) -> Result<Bytes> {
-        let mut tries = Tries(1);
+        let mut tries = Tries::new()?;
         loop {
             match self.range_once(start, end, len).await {
                 Err(error) if tries.again(&error).await => {}
@@ -135,8 +172,9 @@ impl WebFile {
             return Err(self.wrong("another range came than was asked for"));
         }
         let wanted = (end - start) as usize;
-        let mut bytes = BytesMut::with_capacity(wanted);
-        while let Some(piece) = answer.chunk().await.map_err(|e| self.lost(&e))? {
+        let mut bytes = BytesMut::with_capacity(wanted.min(TRUST));
+        let mut pace = Pace::new(WebLimits::of_process()?, end - start);
+        while let Some(piece) = pace.next(&mut answer).await.map_err(|why| self.stopped(why))? {
             if bytes.len() + piece.len() > wanted {
                 return Err(self.wrong("more bytes came than were asked for"));
             }
@@ -150,7 +188,7 @@ impl WebFile {
 
     /// One request, through its redirects; 429 and 5xx are errors of the network.
     async fn ask(&self, start: u64, end: u64) -> Result<Response> {
-        let client = client()?;
+        let (client, limits) = (client()?, WebLimits::of_process()?);
         let mut url = self.url.clone();
         for _ in 0..=MAX_HOPS {
             check(&url)?;
@@ -161,13 +199,25 @@ impl WebFile {
             if let Some(version) = &self.version {
                 request = request.header(IF_RANGE, version);
             }
-            let answer = request.send().await.map_err(|e| self.lost(&e))?;
+            let Ok(answer) = timeout(limits.first_byte, request.send()).await else {
+                let seconds = limits.first_byte.as_secs_f64();
+                return Err(self
+                    .network(&format!("no answer began within {seconds} s"))
+                    .hint(format!("raise {FIRST_BYTE} if the server needs longer")));
+            };
+            let answer = answer.map_err(|e| self.lost(&e))?;
             let status = answer.status();
             if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
                 let place = text(answer.headers(), &LOCATION);
-                url = place
+                let next = place
                     .and_then(|place| url.join(place).ok())
                     .ok_or_else(|| self.wrong("a redirect without a place"))?;
+                if url.scheme() == "https" && next.scheme() == "http" {
+                    return Err(self
+                        .wrong("a redirect from https to http, on which anybody could change bytes")
+                        .hint("name the http URL itself if that is meant"));
+                }
+                url = next;
                 continue;
             }
             if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
@@ -210,12 +260,25 @@ impl WebFile {
         Error::new(Kind::Network, why).at(self.place())
     }
 
+    fn stopped(&self, why: Stopped) -> Error {
+        match why {
+            Stopped::Lost(error) => self.lost(&error),
+            Stopped::Slow(error) => error.at(self.place()),
+        }
+    }
+
     fn lost(&self, error: &reqwest::Error) -> Error {
-        // The refusal of an address comes back inside the client's own error.
+        // The refusal of an address or a certificate comes back inside the client's own error.
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
             if let Some(refused) = cause.downcast_ref::<vetted::NoPublicAddress>() {
                 return refused.error().at(self.place());
+            }
+            if let Some(why) = vetted::untrusted(cause) {
+                return self
+                    .wrong("the server's certificate is not trusted")
+                    .because(why)
+                    .hint("name the certificate of your own authority in SSL_CERT_FILE");
             }
             source = cause.source();
         }
@@ -223,8 +286,19 @@ impl WebFile {
     }
 
     fn disk(&self, error: std::io::Error) -> Error {
-        disk_error("a temporary file", "cannot keep the download", error).at(self.place())
+        kept_in(&std::env::temp_dir(), error).at(self.place())
     }
+}
+
+/// What goes wrong where downloads are kept.
+fn kept_in(folder: &std::path::Path, error: std::io::Error) -> Error {
+    use std::io::ErrorKind::{NotFound, QuotaExceeded, StorageFull};
+    let elsewhere = matches!(error.kind(), StorageFull | QuotaExceeded | NotFound);
+    let error = disk_error(folder.display(), "cannot keep the download", error);
+    if elsewhere {
+        return error.hint("free space there, or name a folder with more in TMPDIR");
+    }
+    error
 }
 
 /// `bytes 0-99/1234` as start, end (exclusive) and length.
@@ -264,5 +338,14 @@ mod tests {
             assert_eq!(read(wrong), None, "{wrong}");
         }
         assert_eq!(read("bytes 0-18446744073709551615/18446744073709551615"), None);
+    }
+
+    #[test]
+    fn a_full_disk_names_the_folder_and_another_way() {
+        let full = std::io::Error::from_raw_os_error(libc::ENOSPC);
+        let error = kept_in("/var/tmp".as_ref(), full);
+        assert_eq!(error.kind(), Kind::Store);
+        assert!(error.to_string().starts_with("/var/tmp: cannot keep the download: No space left"));
+        assert!(error.hint_text().unwrap().contains("TMPDIR"));
     }
 }

@@ -5,6 +5,7 @@
 //! what an exchange must do: [`Alone`] for one process, [`tcp`] between processes; with the feature
 //! `nccl` the gradients of GPUs go over NCCL beside it.
 
+mod door;
 pub mod environment;
 mod frame;
 mod link;
@@ -15,8 +16,6 @@ pub mod tcp;
 
 use candle_core::Tensor;
 use stage::{Context, Error, Result};
-
-use self::environment::Seat;
 
 /// The exchange between ranks. Every rank makes the same calls in the same order.
 ///
@@ -59,16 +58,17 @@ pub trait Ranks: Send {
     fn leave(&mut self, error: Option<&Error>);
 }
 
-/// Meets the other ranks: over TCP, and of GPUs over NCCL too, in a program that has it.
+/// Ranks that met over TCP; where they train on GPUs, in a program that has NCCL, with sums from GPU
+/// to GPU.
 ///
 /// # Errors
-/// As [`tcp::Tcp::meet`], or a GPU that cannot be opened.
-pub fn meet(seat: &Seat, patience: tcp::Patience, cx: &Context) -> Result<Box<dyn Ranks>> {
-    let tcp = tcp::Tcp::meet(seat, patience, &cx.cancel)?;
+/// A GPU that cannot be opened, or what NCCL says.
+pub fn with_gpus(tcp: tcp::Tcp, cx: &Context) -> Result<Box<dyn Ranks>> {
     #[cfg(feature = "nccl")]
     if cx.device != stage::Device::Cpu {
         return Ok(Box::new(nccl::Nccl::meet(tcp, &models::device(cx.device)?)?));
     }
+    let _on_the_cpu = cx;
     Ok(Box::new(tcp))
 }
 

@@ -3,6 +3,7 @@
 #[path = "common/shapes.rs"]
 mod shapes;
 
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -167,7 +168,7 @@ fn on_each_or_alone<T: Send>(size: usize, work: impl Fn(&mut dyn Ranks) -> T + S
             thread::scope(|scope| {
                 let rank = |seat: &Seat| {
                     let cx = Context { device: place(seat.rank), ..Context::default() };
-                    work(&mut *train::ranks::meet(seat, PATIENCE, &cx).unwrap())
+                    work(&mut *train::ranks::with_gpus(meet(seat), &cx).unwrap())
                 };
                 let ranks: Vec<_> =
                     seats.iter().map(|seat| scope.spawn(move || rank(seat))).collect();
@@ -305,7 +306,7 @@ fn a_rank_that_gives_no_sign_of_life_is_named() {
             let mut message = vec![1];
             message.extend((hello.len() as u64).to_le_bytes());
             message.extend(hello.as_bytes());
-            std::io::Write::write_all(&mut stream, &message).unwrap();
+            stream.write_all(&message).unwrap();
             thread::sleep(PATIENCE.silence * 3);
         });
         let error = meet(&seats[0]).gather(b"here").unwrap_err().to_string();
@@ -342,6 +343,74 @@ fn a_rank_that_does_not_come_is_named_and_strangers_do_no_harm() {
         let error = Tcp::meet(seat, patience, &Cancel::default()).err().unwrap();
         assert!(error.to_string().contains("rank 1 of 2 did not come"), "{error}");
         stranger.join().unwrap();
+    });
+}
+
+/// The head of a greeting of so many bytes.
+fn greeting_of(length: u64) -> Vec<u8> {
+    [&[1][..], &length.to_le_bytes()].concat()
+}
+
+#[test]
+fn strangers_that_are_silent_or_drip_hold_up_no_rank() {
+    let seats = seats(2);
+    let port = seats[0].port;
+    let stranger = move |first: &'static [u8], then: Option<u8>| {
+        let mut stream = loop {
+            match TcpStream::connect(("127.0.0.1", port)) {
+                Ok(stream) => break stream,
+                Err(_) => thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        let _refused = stream.write_all(first);
+        // A byte now and then: each comes in time, and the greeting never ends.
+        while then.is_none_or(|byte| stream.write_all(&[byte]).is_ok()) {
+            thread::sleep(Duration::from_millis(40));
+            let mut ended = [0];
+            let _ = stream.set_read_timeout(Some(Duration::from_millis(1)));
+            match stream.read(&mut ended) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                _ => break,
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let first = scope.spawn(|| meet(&seats[0]).gather(b"first").unwrap());
+        for _ in 0..5 {
+            scope.spawn(move || stranger(b"", None));
+            scope.spawn(move || stranger(b"\x01\x00\x0f\0\0\0\0\0\0", Some(b'{')));
+            scope.spawn(move || stranger(b"GET / HTTP/1.1\r\n\r\n", None));
+        }
+        // All of them stand at the door before the rank does.
+        thread::sleep(Duration::from_millis(200));
+        let second = meet(&seats[1]).gather(b"second").unwrap();
+        assert_eq!(second, [b"first".to_vec(), b"second".to_vec()]);
+        assert_eq!(first.join().unwrap(), second);
+    });
+}
+
+#[test]
+fn strangers_are_counted_and_what_they_announce_takes_no_memory() {
+    let seat = &seats(2)[0];
+    thread::scope(|scope| {
+        let strangers = scope.spawn(|| {
+            let said = [greeting_of(u64::MAX), greeting_of(3), b"SSH-2.0-x\r\n".to_vec(), vec![]];
+            said.map(|bytes| {
+                let mut stream = loop {
+                    match TcpStream::connect(("127.0.0.1", seat.port)) {
+                        Ok(stream) => break stream,
+                        Err(_) => thread::sleep(Duration::from_millis(10)),
+                    }
+                };
+                stream.write_all(&bytes).unwrap();
+                stream
+            })
+        });
+        let patience = Patience { join: Duration::from_millis(800), ..PATIENCE };
+        let error = Tcp::meet(seat, patience, &Cancel::default()).err().unwrap().to_string();
+        assert!(error.contains("rank 1 of 2 did not come"), "{error}");
+        assert!(error.contains("4 connections were refused"), "{error}");
+        drop(strangers.join().unwrap());
     });
 }
 

@@ -6,9 +6,10 @@
 //!
 //! # The bottleneck
 //! `store` when rows were being handed on for 90 % of the window, and for a larger part of it than
-//! pictures were being made on each thread; else `decode` when the threads that make pictures were
-//! busy for 80 % of it; else that of `dns`, `network` and `politeness` where most URLs waited. So
-//! every answer is measured, and `decode` on two cores means that a third would help.
+//! each thread that makes pictures was busy; else, when these threads were busy for 80 % of it,
+//! `hook` where they waited longer for the answer of `hooks.before_store` than they decoded, else
+//! `decode`; else that of `dns`, `network` and `politeness` where most URLs waited. So every answer
+//! is measured, and `decode` on two cores means that a third would help.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -31,15 +32,24 @@ pub(super) enum Step {
     Network,
     /// Its body waits for a thread.
     Queue,
-    /// It is decoded, resized and encoded; a hook is asked.
+    /// The program of `hooks.before_store` is asked, on a thread that makes pictures.
+    Hook,
+    /// It is decoded, resized and encoded.
     Decode,
     /// A batch of rows is being handed on: written, and judged where judges run in one stream.
     Store,
 }
 
 impl Step {
-    const ALL: [Self; 6] =
-        [Self::Dns, Self::Politeness, Self::Network, Self::Queue, Self::Decode, Self::Store];
+    const ALL: [Self; 7] = [
+        Self::Dns,
+        Self::Politeness,
+        Self::Network,
+        Self::Queue,
+        Self::Hook,
+        Self::Decode,
+        Self::Store,
+    ];
 
     fn word(self) -> &'static str {
         match self {
@@ -47,6 +57,7 @@ impl Step {
             Self::Politeness => "politeness",
             Self::Network => "network",
             Self::Queue => "queue",
+            Self::Hook => "hook",
             Self::Decode => "decode",
             Self::Store => "store",
         }
@@ -96,6 +107,19 @@ impl Drop for At {
     }
 }
 
+/// Goes back to the step before when dropped.
+pub(super) struct Instead {
+    of: Step,
+    at: Option<At>,
+}
+
+impl Drop for Instead {
+    fn drop(&mut self) {
+        let Some(at) = self.at.take() else { return };
+        at.meter.level(self.of, |now| now + 1);
+    }
+}
+
 /// Totals at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Totals {
@@ -116,16 +140,16 @@ struct Window {
 const WINDOW: Duration = Duration::from_secs(10);
 /// Share of the window for which a step must be busy to be what holds up the others.
 const STORE_BUSY: f64 = 0.9;
-const DECODE_BUSY: f64 = 0.8;
+const THREADS_BUSY: f64 = 0.8;
 
 impl Meter {
     pub(super) fn new(threads: usize) -> Arc<Self> {
         let at = Instant::now();
         let level = || Mutex::new(Level { now: 0, since: at, total: Duration::ZERO });
-        let zero = Totals { at, spent: [Duration::ZERO; 6], kept: 0, downloaded: 0 };
+        let zero = Totals { at, spent: [Duration::ZERO; Step::ALL.len()], kept: 0, downloaded: 0 };
         Arc::new(Self {
             threads,
-            levels: [(); 6].map(|()| level()),
+            levels: Step::ALL.map(|_| level()),
             ended: Mutex::default(),
             downloaded: AtomicU64::new(0),
             made: AtomicU64::new(0),
@@ -142,6 +166,12 @@ impl Meter {
     pub(super) fn enter(self: &Arc<Self>, step: Step) -> At {
         self.level(step, |now| now + 1);
         At { meter: Arc::clone(self), step }
+    }
+
+    /// The URL is at `step` instead of where it is, until the guard is dropped.
+    pub(super) fn instead(self: &Arc<Self>, of: Step, step: Step) -> Instead {
+        self.level(of, |now| now.saturating_sub(1));
+        Instead { of, at: Some(self.enter(step)) }
     }
 
     /// From now on so many URLs could be in flight but for what their sites bear.
@@ -244,12 +274,15 @@ impl Lately {
             let spent = to.spent[step as usize].saturating_sub(from.spent[step as usize]);
             spent.as_secs_f64() / time
         };
-        let (store, decode) = (level(Step::Store), level(Step::Decode) / threads.max(1) as f64);
+        let asking = level(Step::Hook) > level(Step::Decode);
+        let busy = (level(Step::Hook) + level(Step::Decode)) / threads.max(1) as f64;
+        let store = level(Step::Store);
         let waiting = [Step::Network, Step::Dns, Step::Politeness];
         let most = waiting.into_iter().max_by(|a, b| level(*a).total_cmp(&level(*b)));
         let bottleneck = match most {
-            _ if store >= STORE_BUSY && store >= decode => Some(Step::Store),
-            _ if decode >= DECODE_BUSY => Some(Step::Decode),
+            _ if store >= STORE_BUSY && store >= busy => Some(Step::Store),
+            _ if busy >= THREADS_BUSY && asking => Some(Step::Hook),
+            _ if busy >= THREADS_BUSY => Some(Step::Decode),
             most => most.filter(|step| level(*step) > 0.0),
         };
         Self {
@@ -285,8 +318,9 @@ impl Figures for Meter {
             if named.is_empty() { String::new() } else { format!(" ({})", named.join(", ")) };
         let kept = ended.get(&("kept", String::new())).copied().unwrap_or(0);
         let waits = match lately.bottleneck {
-            Some(Step::Decode) => {
-                format!(", bottleneck decode ({:.1} of {} threads)", lately.level, self.threads)
+            Some(step @ (Step::Decode | Step::Hook)) => {
+                let (word, level, threads) = (step.word(), lately.level, self.threads);
+                format!(", bottleneck {word} ({level:.1} of {threads} threads)")
             }
             Some(Step::Store) => {
                 format!(", bottleneck store (busy {:.0} %)", 100.0 * lately.level.min(1.0))
@@ -380,7 +414,8 @@ mod tests {
     /// Levels over ten seconds, on two threads.
     fn lately(levels: &[(Step, f64)]) -> Lately {
         let at = Instant::now();
-        let from = Totals { at, spent: [Duration::ZERO; 6], kept: 100, downloaded: 0 };
+        let from =
+            Totals { at, spent: [Duration::ZERO; Step::ALL.len()], kept: 100, downloaded: 0 };
         let mut to = Totals { at: at + WINDOW, kept: 600, downloaded: 5_000_000, ..from };
         for (step, level) in levels {
             to.spent[*step as usize] = WINDOW.mul_f64(*level);
@@ -402,6 +437,10 @@ mod tests {
         assert_eq!(of(&[(Step::Decode, 1.0), network]), Step::Network);
         assert_eq!(of(&[(Step::Decode, 1.9), (Step::Store, 0.99), network]), Step::Store);
         assert_eq!(of(&[(Step::Decode, 1.9), (Step::Store, 0.5)]), Step::Decode);
+        // Threads that wait for a program's answer are no fault of decoding.
+        assert_eq!(of(&[(Step::Hook, 1.5), (Step::Decode, 0.4), network]), Step::Hook);
+        assert_eq!(of(&[(Step::Hook, 0.4), (Step::Decode, 1.5), network]), Step::Decode);
+        assert_eq!(of(&[(Step::Hook, 0.8), (Step::Decode, 0.1), network]), Step::Network);
         assert_eq!(of(&[(Step::Dns, 60.0), (Step::Network, 20.0)]), Step::Dns);
         assert_eq!(of(&[(Step::Politeness, 250.0), (Step::Network, 6.0)]), Step::Politeness);
     }
@@ -418,6 +457,19 @@ mod tests {
         assert!(spent >= Duration::from_millis(60), "{spent:?}");
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(meter.totals().spent[Step::Dns as usize], spent);
+    }
+
+    #[test]
+    fn a_hook_that_is_asked_counts_as_itself_and_not_as_decode() {
+        let meter = Meter::new(2);
+        let now = |step: Step| meter.levels[step as usize].lock().unwrap().now;
+        let decoding = meter.enter(Step::Decode);
+        let asking = meter.instead(Step::Decode, Step::Hook);
+        assert_eq!((now(Step::Decode), now(Step::Hook)), (0, 1));
+        drop(asking);
+        assert_eq!((now(Step::Decode), now(Step::Hook)), (1, 0));
+        drop(decoding);
+        assert_eq!((now(Step::Decode), now(Step::Hook)), (0, 0));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::budget::Decoding;
 use super::decode::Crew;
 use super::exif;
 use super::hook::Hook;
+use super::meter::{Meter, Step};
 use super::opt_out::OptOutList;
 use super::{Digest, EncodeFormat, FetchPlan, Reason, ResizeMode};
 
@@ -65,6 +66,8 @@ pub(super) struct Maker {
     pub(super) hook: Option<Arc<Hook>>,
     /// Where pictures are decoded in processes of their own.
     pub(super) crew: Option<Arc<Crew>>,
+    /// Where the URL counts as [`Step::Decode`] while this works.
+    pub(super) meter: Arc<Meter>,
 }
 
 impl Maker {
@@ -102,6 +105,7 @@ impl Maker {
         let bytes = match &self.hook {
             Some(hook) => {
                 let bytes = Arc::new(bytes);
+                let _asking = self.meter.instead(Step::Decode, Step::Hook);
                 hook.ask(url, &bytes)?;
                 Arc::unwrap_or_clone(bytes)
             }
@@ -269,6 +273,7 @@ mod tests {
             gate: Decoding::new(1),
             hook: None,
             crew: None,
+            meter: Meter::new(1),
         };
         maker.make("http://a.example/", bytes.to_vec(), wanted)
     }

@@ -141,6 +141,7 @@ impl Fetcher {
                 gate: Decoding::new(share),
                 hook: self.hook.clone(),
                 crew: self.crew.clone(),
+                meter: Arc::clone(&self.meter),
             },
             wanted: work.jobs.iter().map(|job| Arc::clone(&job.wanted)).collect(),
             desk: Arc::clone(&desk),

@@ -11,7 +11,14 @@ use crate::stages::shards::tars;
 
 pub(crate) fn index(args: &ArgMatches) -> Result<Output> {
     let folder = text_of(args, "folder")?;
-    let folder = folder.trim_end_matches('/').to_owned();
+    let folder = match folder.trim_end_matches('/') {
+        "" if folder.is_empty() => {
+            return Err(Error::recipe("the folder has no name")
+                .hint("name the folder of the shards; `.` is the one you are in"));
+        }
+        "" => "/".to_owned(),
+        trimmed => trimmed.to_owned(),
+    };
     let shards = tars(&[format!("{folder}/")])?;
     let threads = args.get_one::<u16>("threads").map(|&n| usize::from(n));
     let context = Context::default();

@@ -39,9 +39,7 @@ pub(crate) fn execute(graph: &Graph, args: &ArgMatches, dial: Option<DialMap>) -
     }
     let output = store::Output::open(&url)?;
     let _lease = match options.share {
-        Some(share) => {
-            output.lock_share(&graph.recipe.name, share.index as u32, share.of as u32)?
-        }
+        Some(share) => output.lock_share(&graph.recipe.name, share.index, share.of)?,
         None => output.lock(&graph.recipe.name)?,
     };
     claim(&output, &graph.recipe)?;

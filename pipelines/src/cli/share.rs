@@ -79,7 +79,7 @@ mod tests {
         })
     }
 
-    fn share(index: usize, of: usize) -> Share {
+    fn share(index: u32, of: u32) -> Share {
         Share { index, of }
     }
 

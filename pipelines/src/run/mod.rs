@@ -179,7 +179,7 @@ impl Runner<'_> {
 
     /// Whether another share does this unit.
     fn is_of_others(&self, index: usize, units: usize) -> bool {
-        units > 1 && self.options.share.is_some_and(|s| index % s.of != s.index)
+        units > 1 && self.options.share.is_some_and(|s| index % s.of as usize != s.index as usize)
     }
 
     /// Whether the next unit may be begun: nobody asked to stop, and the output is still held. A

@@ -6,9 +6,9 @@ use stage::Result;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
     /// From 0.
-    pub index: usize,
+    pub index: u32,
     /// How many there are.
-    pub of: usize,
+    pub of: u32,
 }
 
 impl std::str::FromStr for Share {
@@ -35,5 +35,7 @@ mod tests {
         assert_eq!("3/16".parse::<Share>().unwrap(), Share { index: 3, of: 16 });
         assert!("16/16".parse::<Share>().unwrap_err().contains("3/16"));
         assert!("x".parse::<Share>().is_err());
+        // Numbers that no cluster has are refused, not cut to ones that it has.
+        assert!("4294967296/4294967297".parse::<Share>().is_err());
     }
 }

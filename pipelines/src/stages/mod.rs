@@ -18,6 +18,7 @@ mod link_list;
 mod links;
 mod near;
 pub mod pool;
+mod ranks;
 mod release;
 mod reshard;
 mod select;

@@ -1,7 +1,6 @@
 //! `train`: shards to a checkpoint, in one unit that saves its own state as it goes.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use eval::{Bench, EvalPlan};
 use models::Clip;
@@ -9,11 +8,12 @@ use serde_json::{Map, Value, json};
 use stage::{Context, Error, PairSource, Result};
 use store::Attempt;
 use train::ranks::environment::Seat;
-use train::ranks::tcp::Patience;
 use train::ranks::{Alone, Ranks};
 use train::{Job, TrainPlan};
 
-use super::{Outcome, Site, Stage, Worker, checkpoint, eval as eval_stage, fingerprint, shards};
+use super::{
+    Outcome, Site, Stage, Worker, checkpoint, eval as eval_stage, fingerprint, ranks, shards,
+};
 use crate::recipe::Noun;
 
 impl Stage for TrainPlan {
@@ -101,7 +101,15 @@ impl Worker for Train<'_> {
         let sources = Sources::open(self.plan, self.site)?;
         let seat = Seat::from_process()?;
         let context = &of_rank(context, seat.as_ref());
-        let mut job = sources.job(self.plan, seat.as_ref(), context)?;
+        let met: Box<dyn Ranks> = match seat {
+            None => Box::new(Alone),
+            Some(seat) => {
+                let mut met = ranks::meet(&seat, &self.site.id, false, &context.cancel)?;
+                ranks::say(&mut met, self.site)?;
+                train::ranks::with_gpus(met, context)?
+            }
+        };
+        let mut job = sources.job(self.plan, met);
         if let Some(plan) = evaluation(self.plan)? {
             job.on_epoch = Some(Box::new(move |clip: &Clip, _epoch| {
                 measure(clip, &plan, &measured, context).map_err(|e| e.at("evaluation"))
@@ -122,15 +130,39 @@ impl Worker for Train<'_> {
     }
 }
 
-/// Trains as a rank other than the first: nothing is written.
-///
-/// # Errors
-/// As [`train::follow`].
-pub(crate) fn follow(plan: &TrainPlan, site: &Site, seat: &Seat) -> Result<()> {
-    let sources = Sources::open(plan, site)?;
-    let context = of_rank(&site.context, Some(seat));
-    let job = sources.job(plan, Some(seat), &context)?;
-    train::follow(job, &context)
+/// What a rank other than the first trains with.
+pub(crate) struct Follower<'a> {
+    pub(crate) plan: &'a TrainPlan,
+    /// The stage's id.
+    pub(crate) id: &'a str,
+    pub(crate) seat: &'a Seat,
+    pub(crate) context: &'a Context,
+    /// Whether rank 0 makes what the training takes first, however long that is.
+    pub(crate) waits: bool,
+    /// Looks at what the training takes as it lies there now.
+    pub(crate) look: &'a dyn Fn() -> Result<Site>,
+}
+
+impl Follower<'_> {
+    /// Takes part: nothing is written.
+    ///
+    /// # Errors
+    /// As [`train::follow`], and when this rank does not see what rank 0 made.
+    pub(crate) fn train(&self) -> Result<()> {
+        let cancel = &self.context.cancel;
+        let mut met = ranks::meet(self.seat, self.id, self.waits, cancel)?;
+        let seen = ranks::see(&mut met, self.look, cancel);
+        let sources = match seen.and_then(|site| Sources::open(self.plan, &site)) {
+            Ok(sources) => sources,
+            Err(error) => {
+                met.leave(Some(&error));
+                return Err(error);
+            }
+        };
+        let context = of_rank(self.context, Some(self.seat));
+        let met = train::ranks::with_gpus(met, &context)?;
+        train::follow(sources.job(self.plan, met), &context)
+    }
 }
 
 /// Each rank of a machine has a GPU of its own.
@@ -174,41 +206,15 @@ impl Sources {
         Ok(Self { data, validation, pretrained })
     }
 
-    /// The training over these, once all ranks have met.
-    fn job<'a>(
-        &'a self,
-        plan: &'a TrainPlan,
-        seat: Option<&Seat>,
-        context: &Context,
-    ) -> Result<Job<'a>> {
-        let ranks: Box<dyn Ranks> = match seat {
-            Some(seat) => train::ranks::meet(seat, patience()?, context)?,
-            None => Box::new(Alone),
-        };
-        Ok(Job {
+    /// The training over these.
+    fn job<'a>(&'a self, plan: &'a TrainPlan, ranks: Box<dyn Ranks>) -> Job<'a> {
+        Job {
             validation: self.validation.as_ref().map(|shards| shards as &dyn PairSource),
             pretrained: self.pretrained.clone(),
             ranks,
             ..Job::new(plan, &self.data)
-        })
+        }
     }
-}
-
-/// How long ranks wait for each other, in seconds: `CLIPMILL_RANKS_JOIN` and
-/// `CLIPMILL_RANKS_SILENCE`.
-fn patience() -> Result<Patience> {
-    let seconds = |name: &str, default: Duration| match std::env::var(name) {
-        Err(_) => Ok(default),
-        Ok(text) => match text.parse() {
-            Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
-            _ => Err(Error::recipe(format!("{name} is `{text}`, expected 1..=86400 seconds"))),
-        },
-    };
-    let default = Patience::default();
-    Ok(Patience {
-        join: seconds("CLIPMILL_RANKS_JOIN", default.join)?,
-        silence: seconds("CLIPMILL_RANKS_SILENCE", default.silence)?,
-    })
 }
 
 /// Evaluates the model as it stands, by way of a checkpoint in `folder`.

@@ -72,6 +72,26 @@ impl fmt::Display for NoPublicAddress {
 
 impl std::error::Error for NoPublicAddress {}
 
+/// What is wrong with a certificate, if that is the cause.
+pub(super) fn untrusted(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    use rustls::Error as Tls;
+    let tls = match cause.downcast_ref::<std::io::Error>() {
+        Some(io) => innermost(io).get_ref()?.downcast_ref::<Tls>(),
+        None => cause.downcast_ref::<Tls>(),
+    };
+    match tls? {
+        Tls::InvalidCertificate(why) => Some(why.to_string()),
+        Tls::NoCertificatesPresented => Some("it presented none".to_owned()),
+        _ => None,
+    }
+}
+
+/// An I/O error inside I/O errors: each layer of the connector wraps the one below.
+fn innermost(error: &std::io::Error) -> &std::io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<std::io::Error>());
+    inner.map_or(error, innermost)
+}
+
 /// Answers with public addresses alone, so that what was vetted is what is dialled.
 struct Vetted;
 
@@ -108,7 +128,6 @@ pub(super) fn client() -> Result<Client> {
                 .referer(false)
                 .http1_only()
                 .connect_timeout(Duration::from_secs(10))
-                .read_timeout(Duration::from_secs(30))
                 .tcp_nodelay(true)
         };
         // A machine without certificates can still read from plain http.

@@ -29,7 +29,9 @@ impl Frame {
     }
 }
 
-/// Longest text of a greeting or an error.
+/// Bytes of a message before its content.
+pub(super) const HEAD: usize = 9;
+/// Longest text of an error.
 pub(super) const TEXT: u64 = 64 << 10;
 
 pub(super) fn broken(what: &str) -> io::Error {
@@ -38,7 +40,7 @@ pub(super) fn broken(what: &str) -> io::Error {
 
 /// Writes the head of a message.
 pub(super) fn head(out: &mut impl Write, frame: Frame, length: u64) -> io::Result<()> {
-    let mut bytes = [0; 9];
+    let mut bytes = [0; HEAD];
     bytes[0] = frame as u8;
     bytes[1..].copy_from_slice(&length.to_le_bytes());
     out.write_all(&bytes)
@@ -53,7 +55,7 @@ pub(super) fn write(out: &mut impl Write, frame: Frame, content: &[u8]) -> io::R
 
 /// Reads the head of a message.
 pub(super) fn read_head(input: &mut impl Read) -> io::Result<(Frame, u64)> {
-    let mut bytes = [0; 9];
+    let mut bytes = [0; HEAD];
     input.read_exact(&mut bytes)?;
     let [kind, length @ ..] = bytes;
     Ok((Frame::of(kind)?, u64::from_le_bytes(length)))

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use stage::{Cancel, Error, Result, ResultExt};
 
+use super::door::{Door, Greeting};
 use super::environment::Seat;
-use super::frame::{self, Frame, TEXT, broken};
+use super::frame::{self, Frame, broken};
 use super::link::Link;
 
 /// How long to wait for what.
@@ -67,42 +68,60 @@ pub(super) fn listen(
             .at(&place)
             .hint("choose a free MASTER_PORT, and MASTER_ADDR as the name of rank 0's own machine")
     })?;
-    listener.set_nonblocking(true).kind(stage::Kind::Network, "cannot listen")?;
+    let mut door = Door::open(listener).kind(stage::Kind::Network, "cannot listen")?;
     let mut links: Vec<Option<Link>> = (1..seat.size).map(|_| None).collect();
     while links.iter().any(Option::is_none) {
         cancel.check()?;
         if Instant::now() > until {
-            let missing: Vec<String> = links
-                .iter()
-                .enumerate()
-                .filter(|(_, link)| link.is_none())
-                .map(|(i, _)| (i + 1).to_string())
-                .collect();
-            let error = Error::network(format!(
-                "rank {} of {} did not come within {} s",
-                missing.join(", "),
-                seat.size,
-                patience.join.as_secs()
-            ));
+            let error = missing(&links, seat, patience, door.strangers());
             for link in links.iter_mut().flatten() {
                 link.end(Some(&error.to_string()));
             }
             return Err(error.at(&place).hint("look at what these ranks said"));
         }
-        let Ok((stream, from)) = listener.accept() else {
+        let greetings = door.look();
+        if greetings.is_empty() {
             thread::sleep(Duration::from_millis(10));
-            continue;
-        };
-        // A stranger costs a moment, a rank of another training gets an answer.
-        if let Ok((rank, link)) = greet(stream, &from.to_string(), seat, patience, &links) {
-            links[rank - 1] = Some(link);
         }
+        for greeting in greetings {
+            // A rank of another training gets an answer.
+            match greet(greeting, seat, patience, &links) {
+                Ok((rank, link)) => links[rank - 1] = Some(link),
+                Err(why) => {
+                    tracing::warn!("a greeting is refused: {why}");
+                    door.note_stranger();
+                }
+            }
+        }
+    }
+    if door.strangers() > 0 {
+        tracing::warn!("{} connections to {place} were no ranks'", door.strangers());
     }
     let mut links: Vec<Link> = links.into_iter().flatten().collect();
     for link in &mut links {
         link.welcome();
     }
     Ok(links)
+}
+
+/// Who did not come, and how many came instead.
+fn missing(links: &[Option<Link>], seat: &Seat, patience: Patience, strangers: usize) -> Error {
+    let missing: Vec<String> = links
+        .iter()
+        .enumerate()
+        .filter(|(_, link)| link.is_none())
+        .map(|(i, _)| (i + 1).to_string())
+        .collect();
+    let instead = match strangers {
+        0 => String::new(),
+        count => format!("; {count} connections were refused that were no rank's of this training"),
+    };
+    Error::network(format!(
+        "rank {} of {} did not come within {} s{instead}",
+        missing.join(", "),
+        seat.size,
+        patience.join.as_secs()
+    ))
 }
 
 /// On a loopback address nobody else can come; on others all interfaces listen, as torch's store.
@@ -114,23 +133,16 @@ fn bind(seat: &Seat) -> io::Result<TcpListener> {
     }
 }
 
-/// A stranger's time to say who it is.
-const GREETING: Duration = Duration::from_secs(5);
+/// How long a machine may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(5);
 
 fn greet(
-    mut stream: TcpStream,
-    from: &str,
+    greeting: Greeting,
     seat: &Seat,
     patience: Patience,
     links: &[Option<Link>],
 ) -> io::Result<(usize, Link)> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(GREETING))?;
-    let (kind, length) = frame::read_head(&mut stream)?;
-    if kind != Frame::Hello {
-        return Err(broken("no greeting"));
-    }
-    let hello = frame::read_content(&mut stream, length, TEXT)?;
+    let Greeting { mut stream, from, content: hello } = greeting;
     let hello: Hello = serde_json::from_slice(&hello).map_err(|_| broken("no greeting"))?;
     let ours = Hello::of(seat);
     let refusal = if hello.magic != ours.magic || hello.version != ours.version {
@@ -200,7 +212,7 @@ pub(super) fn join(
 fn connect(seat: &Seat) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for address in (seat.address.as_str(), seat.port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, GREETING) {
+        match TcpStream::connect_timeout(&address, CONNECT) {
             Ok(stream) => return Ok(stream),
             Err(cause) => last = cause,
         }

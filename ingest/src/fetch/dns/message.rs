@@ -18,6 +18,9 @@ const INTERNET: u16 = 1;
 /// Largest answer over UDP that is asked for: what passes every path unfragmented (the DNS flag
 /// day of 2020).
 pub(super) const PAYLOAD: usize = 1232;
+/// Addresses of one family that are taken from an answer: whoever has more is no less reachable by
+/// these, and an answer over TCP has room for four thousand.
+pub(super) const MOST: usize = 16;
 /// Aliases that are followed.
 const CHAIN: usize = 16;
 
@@ -127,6 +130,7 @@ pub(super) fn answer(message: &[u8], id: u16, host: &str, family: Family) -> Opt
             .clone()
             .filter(|record| record.kind == family.kind())
             .filter_map(|record| Some((address(record.data)?, record.life)))
+            .take(MOST)
             .collect();
         if !addresses.is_empty() {
             let least = addresses.iter().map(|(_, life)| *life).min().unwrap_or(0);

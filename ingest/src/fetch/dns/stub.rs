@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const ROUNDS: usize = 2;
 /// Name servers that are read, as in the C library.
 const SERVERS: usize = 3;
+/// Largest answer over TCP that is read: a thousand addresses. Of more than a few nothing is used.
+const LONGEST: u16 = 16 << 10;
 /// Bytes of a file of settings, at most.
 const FILE: u64 = 8 << 20;
 
@@ -192,6 +194,9 @@ impl Settings {
         let length = u16::try_from(asked.len()).map_err(|_| no_name())?;
         stream.write_all(&[&length.to_be_bytes()[..], &asked].concat()).await?;
         let length = stream.read_u16().await?;
+        if length > LONGEST {
+            return Err(io::Error::other(format!("a name server's answer has {length} bytes")));
+        }
         let mut bytes = vec![0; usize::from(length)];
         stream.read_exact(&mut bytes).await?;
         let says = answer(&bytes, id, host, family).filter(|says| *says != Says::Truncated);
@@ -355,7 +360,17 @@ mod tests {
                 "silent.example." => return None,
                 "sick.example." => reply(question, 0x8182, &[], 0),
                 "old.example." if extended => reply(question, 0x8181, &[], 0),
-                "long.example." if udp => reply(question, 0x8380, &[], 0),
+                "long.example." | "crowd.example." | "flood.example." if udp => {
+                    reply(question, 0x8380, &[], 0)
+                }
+                "crowd.example." | "flood.example." if v6 => reply(question, 0x8180, &none, 1),
+                "crowd.example." | "flood.example." => {
+                    let count = if host.starts_with('c') { 100 } else { 2000 };
+                    let all: Vec<_> = (0..count)
+                        .map(|i: u16| (host, 1, 120, vec![8, 8, (i >> 8) as u8, i as u8]))
+                        .collect();
+                    reply(question, 0x8180, &all, 0)
+                }
                 "a.example." | "old.example." | "long.example." if v6 => {
                     reply(question, 0x8180, &none, 1)
                 }
@@ -394,6 +409,15 @@ mod tests {
         let dns = OwnDns::of_servers(&[NameServer::start().address]);
         assert_eq!(ask(&dns, "long.example").unwrap().addresses[0].to_string(), "8.8.4.4");
         assert_eq!(ask(&dns, "old.example").unwrap().addresses[0].to_string(), "8.8.8.9");
+    }
+
+    #[test]
+    fn of_a_crowd_of_addresses_the_first_sixteen_are_taken_and_a_flood_is_refused() {
+        let dns = OwnDns::of_servers(&[NameServer::start().address]);
+        let addresses = ask(&dns, "crowd.example").unwrap().addresses;
+        assert_eq!((addresses.len(), addresses[15].to_string()), (16, "8.8.0.15".to_owned()));
+        let error = ask(&dns, "flood.example").unwrap_err().to_string();
+        assert!(error.starts_with("a name server's answer has ") && error.len() < 60, "{error}");
     }
 
     #[test]
