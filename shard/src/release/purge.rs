@@ -84,18 +84,7 @@ impl Purge {
         let key = format!("{:x}", Sha256::digest(identity.to_string()));
         let new = output.stage(&next_id);
         if let Some(mark) = revoked(output, id)? {
-            let next = output.stage(&mark.replaced_by);
-            let refused = Error::conflict("this version is revoked").at(old.locate(""));
-            if output.get(&format!("{}/{MANIFEST}", mark.replaced_by))?.is_none() {
-                return Err(refused.hint(format!(
-                    "the version that replaces it, {}, is not there: bring it back, or remove {REVOKED} to purge this one again",
-                    next.locate("")
-                )));
-            }
-            if mark.key != key {
-                return Err(refused
-                    .hint(format!("purge the version that replaces it: {}", next.locate(""))));
-            }
+            let next = check_mark(output, &old, &mark, &key)?;
             let found = Fitting::of(cx, &old, &manifest, selectors)?;
             return Self::done(
                 &mark.replaced_by,
@@ -107,17 +96,7 @@ impl Purge {
         }
         let found = Fitting::of(cx, &old, &manifest, selectors)?;
         if found.gone.is_empty() {
-            let (units, merkle_root) = (found.units.len(), manifest.merkle_root);
-            let (unmatched, unmatched_hashes) = selectors.unmet(&found.met);
-            return Ok(Self {
-                folder: None,
-                removed: 0,
-                rewritten: 0,
-                units,
-                merkle_root,
-                unmatched,
-                unmatched_hashes,
-            });
+            return Ok(Self::nothing(manifest, &found, selectors));
         }
         begin(output, &next_id, &identity)?;
         let gone: HashSet<Uid> = found.gone.iter().copied().collect();
@@ -195,6 +174,19 @@ impl Purge {
         Self::done(&next_id, &made, &new, &found, selectors)
     }
 
+    fn nothing(manifest: Manifest, found: &Fitting, selectors: &Selectors) -> Self {
+        let (unmatched, unmatched_hashes) = selectors.unmet(&found.met);
+        Self {
+            folder: None,
+            removed: 0,
+            rewritten: 0,
+            units: found.units.len(),
+            merkle_root: manifest.merkle_root,
+            unmatched,
+            unmatched_hashes,
+        }
+    }
+
     fn done(
         folder: &str,
         made: &Manifest,
@@ -263,6 +255,23 @@ fn revoked(output: &Output, id: &str) -> Result<Option<Revoked>> {
             .at(output.locate(&name)));
     }
     Ok(Some(mark))
+}
+
+/// The version that replaced a revoked one, if this same purge made it.
+fn check_mark(output: &Output, old: &StageDir, mark: &Revoked, key: &str) -> Result<StageDir> {
+    let next = output.stage(&mark.replaced_by);
+    let refused = || Error::conflict("this version is revoked").at(old.locate(""));
+    if output.get(&format!("{}/{MANIFEST}", mark.replaced_by))?.is_none() {
+        return Err(refused().hint(format!(
+            "the version that replaces it, {}, is not there: bring it back, or remove {REVOKED} to purge this one again",
+            next.locate("")
+        )));
+    }
+    if mark.key != key {
+        let hint = format!("purge the version that replaces it: {}", next.locate(""));
+        return Err(refused().hint(hint));
+    }
+    Ok(next)
 }
 
 /// The list that this version carries, or an empty one.
