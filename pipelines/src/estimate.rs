@@ -117,8 +117,9 @@ impl Estimator {
         let sample = sample.unwrap_or((2000.0, 60_000.0));
         let own = Own::of(commits);
         let estimate = if done {
-            // A list of files has no samples of its own: what they hold is still assumed.
-            let listed = source(kind, external).filter(|_| !kind.info().counts_samples());
+            // A list of files counts no samples: what they hold is still assumed.
+            let uncounted = own.entered < 1.0 && !kind.info().counts_samples();
+            let listed = source(kind, external).filter(|_| uncounted);
             Estimate { rows: listed.map_or((own.kept, own.kept), |l| l.rows), ..own.taken() }
         } else if let Some(measured) = own.measured(entered, behind, kind) {
             measured
