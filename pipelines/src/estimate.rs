@@ -13,9 +13,13 @@ use store::Commit;
 
 use crate::recipe::{Kind, Node, Noun};
 use crate::run::FINISHED;
+use crate::wall;
 
 /// From, to.
 type Range = (f64, f64);
+
+/// Reasons of samples that a stage read and the selection above it did not name.
+const PASSED_OVER: [&str; 2] = ["not_selected", "judged_out"];
 
 /// How far a measured rate may be off, to either side.
 const OFF: f64 = 0.3;
@@ -86,6 +90,9 @@ fn assumed(kind: &Kind, above_bytes: Range) -> Option<Assumed> {
 #[derive(Default)]
 pub(crate) struct Estimator {
     by_id: BTreeMap<String, Estimate>,
+    /// Samples that lie behind what a stage gives: a subset or a table of scores names some, and
+    /// whoever takes it looks through all.
+    behind: BTreeMap<String, Range>,
     /// Bytes of one sample in the shards that a stage gives.
     sample: BTreeMap<String, Range>,
 }
@@ -104,12 +111,17 @@ impl Estimator {
         let above: Vec<&Estimate> =
             node.inputs.iter().filter_map(|id| self.by_id.get(id)).collect();
         let entered = above.iter().fold((0.0, 0.0), |sum: Range, e| add(sum, e.rows));
+        let behind = node.inputs.iter().filter_map(|id| self.behind.get(id));
+        let behind = behind.fold((0.0, 0.0), |sum: Range, range| add(sum, *range));
         let sample = node.inputs.iter().find_map(|id| self.sample.get(id).copied());
         let sample = sample.unwrap_or((2000.0, 60_000.0));
         let own = Own::of(commits);
         let estimate = if done {
-            own.taken()
-        } else if let Some(measured) = own.measured(entered, kind) {
+            // A list of files counts no samples: what they hold is still assumed.
+            let uncounted = own.entered < 1.0 && !kind.info().counts_samples();
+            let listed = source(kind, external).filter(|_| uncounted);
+            Estimate { rows: listed.map_or((own.kept, own.kept), |l| l.rows), ..own.taken() }
+        } else if let Some(measured) = own.measured(entered, behind, kind) {
             measured
         } else {
             match source(kind, external) {
@@ -135,6 +147,12 @@ impl Estimator {
             _ => sample,
         };
         self.sample.insert(node.id.clone(), size);
+        let through = match kind.info().gives {
+            Noun::Subset => behind,
+            Noun::Scores if !node.inputs.is_empty() => entered,
+            _ => estimate.rows,
+        };
+        self.behind.insert(node.id.clone(), through);
         self.by_id.insert(node.id.clone(), estimate.clone());
         estimate
     }
@@ -143,6 +161,8 @@ impl Estimator {
 /// What a stage's own records say.
 struct Own {
     entered: f64,
+    /// Of these, those that the selection above did not name.
+    passed_over: f64,
     kept: f64,
     bytes: f64,
     seconds: f64,
@@ -150,12 +170,15 @@ struct Own {
 
 impl Own {
     fn of(commits: &BTreeMap<String, Commit>) -> Self {
-        let mut own = Self { entered: 0.0, kept: 0.0, bytes: 0.0, seconds: 0.0 };
-        for commit in commits.values().filter(|commit| commit.unit != FINISHED) {
+        let made = || commits.values().filter(|commit| commit.unit != FINISHED);
+        let seconds = wall::seconds(made());
+        let mut own = Self { entered: 0.0, passed_over: 0.0, kept: 0.0, bytes: 0.0, seconds };
+        for commit in made() {
+            let passed_over = PASSED_OVER.iter().filter_map(|why| commit.counts.dropped.get(*why));
             own.entered += commit.counts.entered as f64;
+            own.passed_over += passed_over.sum::<u64>() as f64;
             own.kept += commit.counts.kept as f64;
             own.bytes += commit.files.iter().map(|file| file.bytes as f64).sum::<f64>();
-            own.seconds += commit.info.get("seconds").and_then(Value::as_f64).unwrap_or_default();
         }
         own
     }
@@ -171,18 +194,23 @@ impl Own {
         }
     }
 
-    /// For so many samples, by the rates of the units that are there.
-    fn measured(&self, entered: Range, kind: &Kind) -> Option<Estimate> {
-        if self.entered < 1.0 || entered.1 <= 0.0 || kind.info().takes.is_empty() {
+    /// For so many samples, by the rates of the units that are there. What selects looks through all
+    /// that is behind it, dropped ones too; what takes a selection is held against those it names, for
+    /// the share that it keeps of all is the selection's own.
+    fn measured(&self, entered: Range, behind: Range, kind: &Kind) -> Option<Estimate> {
+        let (of, base) = match kind.info().gives {
+            Noun::Subset => (self.entered, behind),
+            _ => (self.entered - self.passed_over, entered),
+        };
+        if of < 1.0 || base.1 <= 0.0 || kind.info().takes.is_empty() {
             return None;
         }
-        let by =
-            |each: f64, range: Range| (range.0 * each * (1.0 - OFF), range.1 * each * (1.0 + OFF));
-        let rows = by(self.kept / self.entered, entered);
+        let by = |all: f64| (base.0 * all / of * (1.0 - OFF), base.1 * all / of * (1.0 + OFF));
+        let rows = by(self.kept);
         Some(Estimate {
-            rows: (rows.0, rows.1.min(entered.1)),
-            bytes: by(self.bytes / self.entered, entered),
-            seconds: Some(by(self.seconds / self.entered, entered)),
+            rows: (rows.0.min(entered.1), rows.1.min(entered.1)),
+            bytes: by(self.bytes),
+            seconds: Some(by(self.seconds)),
             memory: None,
             basis: "measured",
         })
@@ -313,7 +341,74 @@ pub(crate) fn time(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use stage::Counts;
+
     use super::*;
+
+    fn node(id: &str, inputs: &[&str]) -> Node {
+        let inputs = inputs.iter().map(|id| (*id).to_owned()).collect();
+        Node { id: id.to_owned(), entry: 0, inputs, references: Vec::new() }
+    }
+
+    /// The records of one unit that took ten seconds.
+    fn records(kept: u64, dropped: &[(&str, u64)]) -> BTreeMap<String, Commit> {
+        let dropped: BTreeMap<String, u64> =
+            dropped.iter().map(|(why, count)| ((*why).to_owned(), *count)).collect();
+        let entered = kept + dropped.values().sum::<u64>();
+        let commit = Commit {
+            unit: "all".into(),
+            key: "k".into(),
+            code: "1".into(),
+            nonce: "n".into(),
+            attempt: "all.n".into(),
+            counts: Counts { entered, kept, dropped, ..Counts::default() },
+            files: Vec::new(),
+            info: json!({"began": 0.0, "seconds": 10.0}),
+        };
+        BTreeMap::from([("all".to_owned(), commit)])
+    }
+
+    fn pool() -> Kind {
+        Kind::Pool(Box::default())
+    }
+
+    #[test]
+    fn behind_a_finished_pool_there_is_still_something_to_do() {
+        let (mut estimator, cx) = (Estimator::default(), Context::default());
+        let files = json!([{"name": "a.parquet", "bytes": 4_000_000}]);
+        let listed = records(0, &[]);
+        let pool = estimator.next(&node("pool", &[]), &pool(), &files, &listed, true, &cx);
+        assert_eq!(pool.rows, (4e6 / 400.0, 4e6 / 60.0));
+        assert_eq!((pool.seconds, pool.basis), (Some((10.0, 10.0)), "done"));
+        let select = Kind::Select(Box::default());
+        let next = node("select", &["pool"]);
+        let select = estimator.next(&next, &select, &Value::Null, &BTreeMap::new(), false, &cx);
+        assert!(select.rows.1 > 0.0 && select.seconds.unwrap().1 > 0.0, "{select:?}");
+    }
+
+    #[test]
+    fn the_share_of_a_selection_counts_once() {
+        let (mut estimator, cx) = (Estimator::default(), Context::default());
+        let nothing = Value::Null;
+        let shards = Kind::Shards(Box::default());
+        let thousand = records(1000, &[]);
+        estimator.next(&node("shards", &[]), &shards, &nothing, &thousand, true, &cx);
+        let judge = Kind::Judge(Box::new(crate::stages::judge::JudgesPlan(Vec::new())));
+        let judged = records(500, &[("too_short", 500)]);
+        estimator.next(&node("judge", &["shards"]), &judge, &nothing, &judged, true, &cx);
+        // Under another key: of all that was judged a tenth.
+        let select = Kind::Select(Box::default());
+        let before = records(100, &[("too_short", 500), ("not_selected", 400)]);
+        let node_of = node("select", &["judge"]);
+        let selected = estimator.next(&node_of, &select, &nothing, &before, false, &cx);
+        assert_eq!(selected.rows, (70.0, 130.0));
+        assert_eq!(selected.seconds, Some((7.0, 13.0)));
+        let reshard = Kind::Reshard(Box::default());
+        let before = records(100, &[("not_selected", 900)]);
+        let node_of = node("reshard", &["select"]);
+        let written = estimator.next(&node_of, &reshard, &nothing, &before, false, &cx);
+        assert_eq!(written.rows, (49.0, 130.0));
+    }
 
     #[test]
     fn ranges_are_said_in_words_that_people_read() {

@@ -16,4 +16,5 @@ mod results;
 pub mod run;
 pub mod stages;
 mod view;
+mod wall;
 pub mod watch;

@@ -10,6 +10,7 @@ use crate::estimate::{self, Estimate, Estimator, span};
 use crate::key::{self, Identities};
 use crate::recipe::{Graph, Node};
 use crate::run::{FINISHED, scores_id, stage_file};
+use crate::wall;
 
 /// What a run would do with a stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub(crate) struct Row {
     pub(crate) state: State,
     /// Whether scores of an earlier verdict can be used again.
     pub(crate) scores: bool,
-    /// Committed units, bytes and seconds so far.
+    /// Committed units, bytes and seconds so far; of units side by side each second once.
     pub(crate) units: usize,
     pub(crate) bytes: u64,
     pub(crate) seconds: f64,
@@ -66,7 +67,7 @@ pub(crate) fn plan(graph: &Graph, context: &Context, output: Option<&Output>) ->
             scores: false,
             units: made().count(),
             bytes: made().flat_map(|commit| &commit.files).map(|file| file.bytes).sum(),
-            seconds: made().filter_map(seconds).sum(),
+            seconds: wall::seconds(made()),
             estimate: Estimate::unknown(),
         };
         let mut named = Value::Null;
@@ -139,10 +140,6 @@ fn scores_there(output: &Output, id: &str, identities: &Identities) -> Result<bo
     Ok(before.map(|bytes| key::parse(&bytes)).transpose()?.as_ref() == Some(&scores.0))
 }
 
-fn seconds(commit: &Commit) -> Option<f64> {
-    commit.info.get("seconds")?.as_f64()
-}
-
 impl Row {
     /// What a person reads.
     pub(crate) fn say(&self) -> String {
@@ -192,13 +189,15 @@ pub(crate) fn total(rows: &[Row]) -> Option<String> {
     };
     let written = span(sum(&|e| e.bytes), &|n| estimate::bytes(n));
     let taken = span(sum(&|e| e.seconds.unwrap_or_default()), &|n| estimate::time(n));
-    let most = open.iter().filter_map(|e| e.memory).map(|m| m.1).fold(0.0, f64::max);
+    // What was measured says nothing of memory.
+    let most = open.iter().filter_map(|e| e.memory).map(|m| m.1).reduce(f64::max);
+    let memory = most.map(|most| format!("; at most {} of memory", estimate::bytes(most)));
     let unknown = open.iter().filter(|e| e.seconds.is_none()).count();
     let rest = match unknown {
         0 => String::new(),
         n => format!(", and {n} stages whose time is known once they have run"),
     };
-    Some(format!("{written} to write, {taken}{rest}; at most {} of memory", estimate::bytes(most)))
+    Some(format!("{written} to write, {taken}{rest}{}", memory.unwrap_or_default()))
 }
 
 fn bytes(bytes: u64) -> String {

@@ -500,3 +500,43 @@ fn a_manifest_that_was_changed_and_a_folder_without_one_are_refused() {
     let told = refused(&["purge", text(&world.path("out/fetch")), "--domain", "a.example"], 3);
     assert!(told.contains("no manifest.json here"), "{told}");
 }
+
+#[test]
+fn a_release_from_which_pairs_were_purged_is_not_made_again() {
+    let world = released("{license: mit}");
+    let release = world.path("out/release");
+    let uid = column(&release, "uid")[0].clone();
+    say(&["purge", text(&release), "--uid", &uid]);
+    let recipe = world.path("released.yaml");
+    for stage in ["release", "reshard"] {
+        let output = run(&recipe, &["--redo", stage]);
+        assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
+        let told = stderr(&output);
+        assert!(told.contains("pairs were purged from this release"), "{told}");
+        assert!(told.contains("opt-out list"), "{told}");
+    }
+    assert!(release.join("REVOKED.json").is_file());
+    // Neither when somebody took away the record of what it was made of.
+    std::fs::remove_file(release.join("_stage.json")).unwrap();
+    let told = stderr(&run(&recipe, &[]));
+    assert!(told.contains("pairs were purged from this release"), "{told}");
+}
+
+#[test]
+fn a_purge_that_is_done_does_not_fail_for_the_files_of_another_stage() {
+    let world = released("{license: mit}");
+    let release = world.path("out/release");
+    let uid = column(&release, "uid")[0].clone();
+    std::fs::remove_file(first_tar(&world.path("out/fetch"))).unwrap();
+    let done = say(&["purge", text(&release), "--uid", &uid, "--domain", "none.example"]);
+    assert_eq!(done["removed"], 1);
+    assert_eq!(done["unmatched"], serde_json::json!(["domain:none.example"]));
+    let again = ["purge", text(&release), "--uid", &uid, "--domain", "none.example"];
+    let plain = clipmill().args(again).output().unwrap();
+    assert!(stdout(&plain).contains("met no pair: domain:none.example"), "{}", stdout(&plain));
+}
+
+fn first_tar(folder: &Path) -> PathBuf {
+    let mut files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.find(|path| path.extension().is_some_and(|ending| ending == "tar")).unwrap()
+}

@@ -196,3 +196,47 @@ fn similar_pictures_come_by_embedding_the_asked_one_first() {
     assert_eq!(near["rows"][3]["similarity"], -1.0);
     assert_eq!(near["rows"][2]["labels"]["language"], "de");
 }
+
+#[test]
+fn of_a_release_only_what_its_manifest_lists_is_shown() {
+    let world = world();
+    let release = world.path("out/release");
+    let mut tar = shard::TarWriter::new(Vec::new());
+    tar.append("0.png", &common::picture(1)).unwrap();
+    let outside = world.path("private.tar");
+    std::fs::write(&outside, tar.finish().unwrap()).unwrap();
+    let list = serde_json::json!([outside, "http://127.0.0.1:9/far.tar"]);
+    std::fs::write(release.join("shards/shards.json"), list.to_string()).unwrap();
+    std::fs::copy(&outside, release.join("shards/stray.tar")).unwrap();
+    let viewer = Viewer::of(&release);
+    for shard in ["private", "far", "stray"] {
+        let (head, _) = viewer.ask(&format!("/picture?shard={shard}&key=0"));
+        assert!(head.starts_with("HTTP/1.1 404 "), "{shard}: {head}");
+    }
+    let rows = viewer.json("/api/rows?page=0");
+    let (head, _) = picture(&viewer, &rows["rows"][0]);
+    assert!(
+        head.starts_with("HTTP/1.1 200 ") && head.contains("Cache-Control: no-store"),
+        "{head}"
+    );
+}
+
+#[test]
+fn those_who_ask_for_half_a_page_do_not_keep_others_from_theirs() {
+    let world = world();
+    let viewer = Viewer::of(&world.path("out/release"));
+    let halves: Vec<TcpStream> = (0..16)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&viewer.host).unwrap();
+            write!(stream, "GET / HTTP/1.1\r\n").unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(viewer.json("/api/info")["rows"], 31);
+    // They were sent away without an answer.
+    for mut half in halves {
+        let mut answer = Vec::new();
+        half.read_to_end(&mut answer).unwrap();
+        assert!(answer.is_empty());
+    }
+}

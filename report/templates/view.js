@@ -120,6 +120,7 @@ function more(row) {
 }
 
 function short(value) {
+  if (typeof value === "string") return value;
   return Number.isInteger(value) ? number(value) : Number(value).toPrecision(4);
 }
 

@@ -15,6 +15,7 @@ mod domain;
 mod finish;
 mod hub;
 mod manifest;
+mod matching;
 mod merkle;
 mod metadata;
 mod plan;
@@ -25,6 +26,7 @@ mod scan_tokens;
 mod score_table;
 mod selectors;
 mod summary;
+mod text_column;
 mod tombstones;
 
 pub use diff::{Changes, ScoreChange, diff};

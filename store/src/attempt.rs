@@ -110,8 +110,12 @@ impl Attempt {
             }
             fail::point("file.before_create")
                 .map_err(|error| disk_error(path.display(), "cannot create", error))?;
+            // A link of a link would be no file (caches of model hubs are made of links): its target
+            // gets the second name.
+            let target = from.local_path()?;
+            let linked = fs::canonicalize(target).and_then(|target| fs::hard_link(target, &path));
             // Another disk, or one without hard links: copied below.
-            if fs::hard_link(from.local_path()?, &path).is_ok() {
+            if linked.is_ok() {
                 let (name, bytes, sha256) = (name.to_owned(), from.len(), sha256.to_owned());
                 self.files().insert(name.clone(), Some(FileRecord { name, bytes, sha256 }));
                 return Ok(());

@@ -53,6 +53,18 @@ impl Output {
     }
 }
 
+impl Output {
+    /// As [`Output::gc`], of one stage alone: what lies beside it is nobody's concern.
+    ///
+    /// # Errors
+    /// When the stage cannot be read or something cannot be removed.
+    pub fn gc_stage(&self, id: &str) -> Result<u64> {
+        self.check_lease()?;
+        let grace = if self.space.local_root().is_some() { Duration::ZERO } else { DAY };
+        self.stage(id).gc(store_clock(&*self.space)?, grace)
+    }
+}
+
 impl StageDir {
     fn gc(&self, now: SystemTime, grace: Duration) -> Result<u64> {
         // Publishes first: what a record names is no orphan.

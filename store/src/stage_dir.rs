@@ -77,6 +77,35 @@ impl StageDir {
         self.space().blob(&self.inner(name))
     }
 
+    /// Paths of all files that lie below this stage's folder, sorted: those of the commit protocol and
+    /// of others too. Links on a disk are not followed.
+    ///
+    /// # Errors
+    /// When it cannot be listed.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let (mut names, mut folders) = (Vec::new(), vec![String::new()]);
+        while let Some(folder) = folders.pop() {
+            let inner = self.inner(&folder);
+            let place = inner.trim_end_matches('/');
+            let files = self.space().files(place)?.into_iter();
+            names.extend(files.map(|file| format!("{folder}{}", file.name)));
+            let below = self.space().folders(place)?.into_iter();
+            folders.extend(below.map(|name| format!("{folder}{name}/")));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// A file that [`StageDir::names`] lists, whoever made it; [`StageDir::blob`] hands out none of
+    /// the commit protocol's own.
+    ///
+    /// # Errors
+    /// When there is none, or its name leaves the folder.
+    pub fn any_blob(&self, name: &str) -> Result<Blob> {
+        crate::name::check_path("file", name)?;
+        self.space().blob(&self.inner(name))
+    }
+
     /// The final name as a path or URL, for messages and other programs.
     #[must_use]
     pub fn locate(&self, name: &str) -> String {

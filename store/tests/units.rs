@@ -495,3 +495,52 @@ fn every_fail_point_is_passed() {
     assert!(seen.is_subset(&all), "{:?}", seen.difference(&all));
     assert!(all.len() >= 60, "{}", all.len());
 }
+
+#[test]
+fn a_file_behind_a_link_is_taken_over_as_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (blobs, snapshot) = (folder.path().join("blobs"), folder.path().join("snapshot"));
+    std::fs::create_dir_all(&blobs).unwrap();
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::write(blobs.join("0a1b"), "abc").unwrap();
+    let link = snapshot.join("00000.tar");
+    std::os::unix::fs::symlink("../blobs/0a1b", &link).unwrap();
+    let output = Output::open(folder.path().join("out").to_str().unwrap()).unwrap();
+    let blob = store::Blob::open(link.to_str().unwrap()).unwrap();
+    let mut attempt = output.stage("release").begin("00000").unwrap();
+    attempt.adopt("00000.tar", &blob, &blob.sha256().unwrap()).unwrap();
+    let commit = attempt.commit("key", Counts::default(), json!(null)).unwrap();
+    assert_eq!((commit.files[0].bytes, commit.files.len()), (3, 1));
+    let made = folder.path().join("out/release/00000.tar");
+    assert!(std::fs::symlink_metadata(&made).unwrap().is_file());
+    assert_eq!(std::fs::read(made).unwrap(), b"abc");
+}
+
+#[test]
+fn all_files_of_a_stage_are_listed_whoever_put_them_there() {
+    everywhere(|output| {
+        make(output, "00000", "abc").unwrap();
+        output.put("links/old/a/notes.txt", "x".into()).unwrap();
+        let links = output.stage("links");
+        assert_eq!(
+            links.names().unwrap(),
+            ["00000.txt", "00000_stats.json", "_commits/00000.json", "old/a/notes.txt"]
+        );
+        assert!(links.any_blob("_commits/00000.json").unwrap().len() > 0);
+        assert!(links.any_blob("../links/00000.txt").is_err());
+        assert_eq!(output.stage("none").names().unwrap(), [""; 0]);
+    });
+}
+
+#[test]
+fn one_stage_is_cleaned_up_whatever_lies_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Output::open(folder.path().join("out").to_str().unwrap()).unwrap();
+    make(&output, "00000", "abc").unwrap();
+    let mut other = output.stage("other").begin("00000").unwrap();
+    other.put("x.txt", b"x").unwrap();
+    other.commit("key", Counts::default(), json!(null)).unwrap();
+    std::fs::remove_file(folder.path().join("out/other/x.txt")).unwrap();
+    assert!(output.gc().is_err());
+    assert_eq!(output.gc_stage("links").unwrap(), 0);
+}

@@ -8,6 +8,7 @@ use shard::release::{self, Purge, Selectors};
 use stage::{Context, Error, Result};
 
 use super::{Output, text_of};
+use crate::recipe::clean;
 
 const ABOUT: &str = "\
 Take pairs out of a release: write the next version beside it (RELEASE.v2, then RELEASE.v3).
@@ -15,7 +16,11 @@ Take pairs out of a release: write the next version beside it (RELEASE.v2, then 
 Only the shards and metadata that hold such a pair are written again; the others get a second name,
 or are copied where the disk has none. The new version lists salted hashes of what was taken out
 (tombstones.json), names its parent, and the old one is marked with REVOKED.json. The old folder
-stays: remove it when the new one is published. A stopped purge goes on with the same command.";
+stays: remove it when the new one is published. A stopped purge goes on with the same command. A URL or
+domain is looked for in every column, captions too. What met no pair is named.";
+
+/// Selectors without a pair that are named one by one; with `--json` all are.
+const UNMATCHED: usize = 20;
 
 pub(crate) fn command() -> Command {
     Command::new("purge")
@@ -51,7 +56,11 @@ fn selectors() -> Vec<Arg> {
     vec![
         many("uid", "HEX", "A pair, by its uid of 32 hex digits; repeat for several"),
         many("url", "URL", "All pairs of this URL, exactly"),
-        many("domain", "NAME", "All pairs whose URL is of this domain or below it"),
+        many(
+            "domain",
+            "NAME",
+            "All pairs whose URL is of this domain or below it; `*.` before it changes nothing",
+        ),
         many("sha256", "HEX", "All pairs with this picture, as downloaded or as stored"),
         many(
             "list",
@@ -120,23 +129,47 @@ pub(crate) fn purge(args: &ArgMatches) -> Result<Output> {
     let context = context(args);
     super::run::stop_on_signals(&context)?;
     let done = Purge::run(&context, &output, &id, &selectors)?;
-    // Copies that a killed purge left hold what was to go.
-    output.gc()?;
+    let unmatched = unmatched(&done);
     let Some(folder) = &done.folder else {
-        let text = format!("no pair of {} units fits; nothing was written", done.units);
-        return Ok(Output::new(text, json!({"removed": 0, "folder": null})));
+        let text =
+            format!("no pair of {} units fits; nothing was written\n{unmatched}", done.units);
+        let json = json!({
+            "removed": 0, "folder": null, "unmatched": done.unmatched,
+            "unmatched_hashes": done.unmatched_hashes,
+        });
+        return Ok(Output::new(text, json));
     };
+    // Copies that a killed purge left hold what was to go. The purge itself is done.
+    if let Err(error) = output.gc_stage(folder) {
+        eprintln!("warning: copies of a stopped purge may be left in {folder}/_attempts: {error}");
+    }
     let place = output.locate(folder);
     let text = format!(
         "{} pairs taken out; {} of {} units written again\nnew version: {place}\nroot: {}\n\
-         the old version is marked as revoked and stays where it is\n",
+         the old version is marked as revoked and stays where it is\n{unmatched}",
         done.removed, done.rewritten, done.units, done.merkle_root
     );
     let json = json!({
         "removed": done.removed, "folder": place, "rewritten": done.rewritten, "units": done.units,
-        "merkle_root": done.merkle_root,
+        "merkle_root": done.merkle_root, "unmatched": done.unmatched,
+        "unmatched_hashes": done.unmatched_hashes,
     });
     Ok(Output::new(text, json))
+}
+
+/// What met no pair, a line each: a typing error looks just like that.
+fn unmatched(done: &Purge) -> String {
+    let mut text = String::new();
+    for name in done.unmatched.iter().take(UNMATCHED) {
+        text.push_str(&format!("met no pair: {name}\n"));
+    }
+    if let Some(more) = done.unmatched.len().checked_sub(UNMATCHED).filter(|more| *more > 0) {
+        text.push_str(&format!("met no pair: {more} more\n"));
+    }
+    if done.unmatched_hashes > 0 {
+        text.push_str(&format!("met no pair: {} hashes of lists\n", done.unmatched_hashes));
+    }
+    text
 }
 
 pub(crate) fn verify(args: &ArgMatches) -> Result<Output> {
@@ -152,7 +185,8 @@ pub(crate) fn verify(args: &ArgMatches) -> Result<Output> {
     );
     if let Some(first) = absence.found.first() {
         for found in &absence.found {
-            eprintln!("  {}: {}: a purged {}", found.path, found.place, found.kind);
+            let place = clean(&found.place, 300);
+            eprintln!("  {}: {place}: a purged {}", clean(&found.path, 300), found.kind);
         }
         return Err(Error::input(format!(
             "what was purged is still there, at {} places or more; first a {}, {}",
@@ -161,12 +195,14 @@ pub(crate) fn verify(args: &ArgMatches) -> Result<Output> {
             first.place
         ))
         .at(&first.path)
-        .hint(format!("{read}; purge again from the version before")));
+        .hint(format!(
+            "{read}; purge again, and name by its uid a pair of which only the shard says it: in another field of its json, or in a second picture"
+        )));
     }
     if let Some(first) = absence.faults.first() {
-        absence.faults.iter().for_each(|fault| eprintln!("  {fault}"));
+        absence.faults.iter().for_each(|fault| eprintln!("  {}", clean(fault, 600)));
         return Err(Error::input(format!(
-            "nothing of it was found, but {} files are not as the manifest says: {first}",
+            "nothing of it was found, but there are {} faults, so that this proves nothing: {first}",
             absence.faults.len()
         ))
         .hint("remove what does not belong there, or fetch the release again"));

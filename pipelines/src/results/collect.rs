@@ -149,9 +149,9 @@ pub(crate) fn reports(done: &Done) -> BTreeMap<String, Vec<stage::Report>> {
     reports
 }
 
-/// Seconds that a stage's units took.
+/// Seconds that a stage's units took together; those side by side count once.
 pub(crate) fn seconds(done: &Done) -> f64 {
-    done.commits.iter().filter_map(|c| c.info.get("seconds")?.as_f64()).sum()
+    crate::wall::seconds(done.commits.iter())
 }
 
 #[cfg(test)]

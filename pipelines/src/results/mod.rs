@@ -23,6 +23,7 @@ use crate::cli::brief;
 use crate::recipe::Graph;
 use crate::run::stage_file;
 use crate::stages::Done;
+use crate::wall;
 
 /// One JSON object a stage.
 pub(crate) fn summary(stages: &[Arc<Done>]) -> Vec<Value> {
@@ -46,17 +47,20 @@ pub(crate) fn summary(stages: &[Arc<Done>]) -> Vec<Value> {
         .collect()
 }
 
-/// What several units say in numbers, added up: `pages`, `image_links`, `seconds`.
+/// What several units say in numbers, added up (`pages`, `image_links`), and their `seconds`.
 fn added(done: &Done) -> Value {
     let mut sums: serde_json::Map<String, Value> = serde_json::Map::new();
     for commit in &done.commits {
         for (name, value) in commit.info.as_object().into_iter().flatten() {
-            let Some(number) = value.as_f64() else { continue };
+            let Some(number) = value.as_f64().filter(|_| name != wall::BEGAN) else { continue };
             let before = sums.get(name).and_then(Value::as_f64).unwrap_or(0.0);
             let sum = before + number;
             let whole = value.is_u64() && sum.fract() == 0.0;
             sums.insert(name.clone(), if whole { json!(sum as u64) } else { json!(sum) });
         }
+    }
+    if let Some(seconds) = sums.get_mut(wall::SECONDS) {
+        *seconds = json!(wall::seconds(done.commits.iter()));
     }
     Value::Object(sums)
 }

@@ -6,7 +6,7 @@ mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ingest::DialMap;
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ use self::place::{Place, finished_before};
 pub use self::share::Share;
 use crate::recipe::{Graph, Kind, Node};
 use crate::stages::{Done, Outcome};
+use crate::wall;
 use crate::watch::Watch;
 
 /// How to run a recipe.
@@ -226,7 +227,11 @@ fn commit(attempt: Attempt, key: &str, outcome: Outcome, began: Instant) -> Resu
         Value::Null => serde_json::Map::new(),
         other => serde_json::Map::from_iter([("info".to_owned(), other)]),
     };
-    info.insert("seconds".to_owned(), json!(began.elapsed().as_secs_f64()));
+    // The monotonic clock says how long, the other one when.
+    let took = began.elapsed();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    info.insert(wall::BEGAN.to_owned(), json!(now.saturating_sub(took).as_secs_f64()));
+    info.insert(wall::SECONDS.to_owned(), json!(took.as_secs_f64()));
     let committed = attempt.commit(key, outcome.counts, Value::Object(info))?;
     if committed.key == key { Ok(committed) } else { Err(of_another_key(&committed.unit)) }
 }

@@ -57,6 +57,9 @@ impl Runner<'_> {
         let unchanged = before.as_ref() == Some(&identities.stage.0);
         // What failed before it made anything is corrected without a word.
         let redo = redo || (before.is_some() && !unchanged && dir.is_unused()?);
+        if redo || before.is_none() {
+            self.check_revoked(node)?;
+        }
         if let Some(before) = before.as_ref().filter(|_| !unchanged && !redo) {
             let differences = identities.stage.differences(before);
             let scores = match &identities.scores {
@@ -80,6 +83,17 @@ impl Runner<'_> {
         let (id, dial) = (node.id.clone(), self.dial.clone());
         let site = Site { id, context, dir, scores, inputs, references, dial };
         Ok(Place { key: identities.stage.key(), identity: identities.stage.0, site, kind })
+    }
+
+    /// Pairs were taken out of a release that is marked as revoked: made again, it would have them.
+    fn check_revoked(&self, node: &Node) -> Result<()> {
+        let mark = format!("{}/{}", node.id, shard::release::REVOKED);
+        if self.output.get(&mark)?.is_none() {
+            return Ok(());
+        }
+        Err(Error::conflict("pairs were purged from this release, and to make it again would bring them back")
+            .at(self.output.locate(&mark))
+            .hint("put what was asked for on the fetcher's opt-out list and release under another `id`; or, when nothing of this release is public, remove its folder and those of its versions"))
     }
 
     /// Where a stage's scores lie. Those that were made otherwise are cleared, and with `again`

@@ -22,6 +22,12 @@ impl Stage for ReleasePlan {
         Self::validate(self)
     }
 
+    /// 2: the licence in the card is a quoted string; texts of the metadata are `Utf8`; json with
+    /// `NaN` or half a surrogate pair is read.
+    fn code(&self) -> u32 {
+        2
+    }
+
     fn references(&self) -> Vec<(String, Noun)> {
         self.checkpoints.iter().map(|name| (name.clone(), Noun::Checkpoint)).collect()
     }

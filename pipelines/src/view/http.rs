@@ -12,8 +12,10 @@ use stage::{Error, Result};
 
 /// Longest head of a request.
 const HEAD: usize = 16 << 10;
-/// How long a client may take.
+/// How long a client may take to read what it asked for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to ask: it is on this machine, and holds one of few places meanwhile.
+const ASKING: Duration = Duration::from_secs(2);
 /// Connections that are answered at once; more wait to be taken.
 const AT_ONCE: usize = 16;
 
@@ -158,26 +160,30 @@ fn converse(
     port: u16,
     answer: &dyn Fn(&Request) -> Answer,
 ) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let (mut head, began) = (Vec::new(), Instant::now());
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        let mut some = [0; 2048];
-        let read = stream.read(&mut some)?;
-        head.extend_from_slice(&some[..read]);
-        if read == 0 || head.len() > HEAD || began.elapsed() > PATIENCE {
+        let left = ASKING.saturating_sub(began.elapsed());
+        if left.is_zero() || head.len() > HEAD {
             return Ok(());
         }
+        stream.set_read_timeout(Some(left))?;
+        let mut some = [0; 2048];
+        let read = stream.read(&mut some)?;
+        if read == 0 {
+            return Ok(());
+        }
+        head.extend_from_slice(&some[..read]);
     }
     let head = String::from_utf8_lossy(&head);
     let given = match read(&head, port) {
         Ok(request) => answer(&request),
         Err(status) => Answer { status, ..Answer::text("text/plain", "refused\n") },
     };
-    let keep = if given.kind.starts_with("image/") { "private, max-age=3600" } else { "no-store" };
+    // Nothing is kept: another folder may be served on this port next, with a picture of that name.
     write!(
         stream,
-        "HTTP/1.1 {}\r\nContent-Type: {}{}\r\nContent-Length: {}\r\nCache-Control: {keep}\r\n\
+        "HTTP/1.1 {}\r\nContent-Type: {}{}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
          Content-Security-Policy: {POLICY}\r\nX-Content-Type-Options: nosniff\r\n\
          Cross-Origin-Resource-Policy: same-origin\r\nReferrer-Policy: no-referrer\r\nConnection: close\r\n\r\n",
         given.status,
@@ -202,8 +208,12 @@ fn read(head: &str, port: u16) -> std::result::Result<Request, &'static str> {
         .filter_map(|line| line.split_once(':'))
         .find(|(name, _)| name.eq_ignore_ascii_case("host"))
         .map(|(_, value)| value.trim().to_ascii_lowercase());
-    let own = [format!("127.0.0.1:{port}"), format!("localhost:{port}")];
-    if !host.is_some_and(|host| own.contains(&host)) {
+    let own = ["127.0.0.1", "localhost"].iter().any(|name| {
+        let rest = host.as_deref().and_then(|host| host.strip_prefix(name));
+        // A browser leaves the port out where it is the scheme's own.
+        rest.is_some_and(|rest| *rest == format!(":{port}") || (rest.is_empty() && port == 80))
+    });
+    if !own {
         return Err("403 Forbidden");
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -259,6 +269,11 @@ mod tests {
         assert_eq!(ask("GET", "Host: 127.0.0.1:7"), None);
         assert_eq!(ask("GET", "Host: evil.example:7"), Some("403 Forbidden"));
         assert_eq!(ask("GET", "X: y"), Some("403 Forbidden"));
+        assert_eq!(ask("GET", "Host: localhost"), Some("403 Forbidden"));
+        let default =
+            |host: &str| read(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"), 80).err();
+        assert_eq!((default("localhost"), default("127.0.0.1:80")), (None, None));
+        assert_eq!(default("localhost.evil.example"), Some("403 Forbidden"));
         assert_eq!(ask("POST", "Host: 127.0.0.1:7"), Some("405 Method Not Allowed"));
     }
 }

@@ -101,7 +101,7 @@ impl<'a> Rows<'a> {
             .scores
             .iter()
             .filter(|(_, column)| column.is_valid(row))
-            .map(|(name, column)| (name.clone(), json!(column.value(row))))
+            .map(|(name, column)| (name.clone(), number(column.value(row))))
             .collect();
         let size = |name: &str| {
             let column = &self.sizes.iter().find(|(n, _)| *n == name)?.1;
@@ -129,6 +129,11 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// A score as JSON; what is no number there, as a word.
+fn number(value: f64) -> Value {
+    if value.is_finite() { json!(value) } else { Value::from(value.to_string()) }
+}
+
 /// A column of text as one type.
 fn text(batch: &RecordBatch, name: &str) -> Result<Option<StringArray>> {
     let Some(column) = batch.column_by_name(name) else { return Ok(None) };
@@ -145,4 +150,17 @@ fn text(batch: &RecordBatch, name: &str) -> Result<Option<StringArray>> {
 /// A value that is there.
 pub(super) fn value(column: Option<&StringArray>, row: usize) -> Option<&str> {
     column.filter(|column| column.is_valid(row)).map(|column| column.value(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_score_that_is_no_number_is_a_word() {
+        assert_eq!(
+            [0.25, f64::NAN, f64::NEG_INFINITY].map(number),
+            [json!(0.25), json!("NaN"), json!("-inf")]
+        );
+    }
 }

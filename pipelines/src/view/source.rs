@@ -63,8 +63,17 @@ impl Source {
     fn release(folder: PathBuf, manifest: &Path) -> Result<Self> {
         let manifest = Manifest::parse(&Blob::open(&manifest.display().to_string())?)
             .map_err(|e| e.at(manifest.display()))?;
-        let tables = files(&folder.join("metadata"), ".parquet")?;
-        let tars = tars_of(&folder.join("shards"))?;
+        // What the manifest lists and nothing else: its paths stay in the folder, while a list of
+        // shards that somebody put there could name any file or host.
+        let of = |inside: &str, ending: &str| {
+            let listed = manifest.files.iter().filter_map(|file| {
+                let shard = file.path.strip_prefix(inside)?.strip_suffix(ending)?.to_owned();
+                Some(Table { path: folder.join(&file.path).display().to_string(), shard })
+            });
+            listed.collect::<Vec<Table>>()
+        };
+        let tables = of("metadata/", ".parquet");
+        let tars = of("shards/", ".tar").into_iter().map(|tar| (tar.shard, tar.path)).collect();
         let revoked = folder.join(shard::release::REVOKED).is_file();
         let about = format!(
             "version {} · {}{}",

@@ -55,6 +55,31 @@ fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
+/// A name from a table or a manifest as it may stand in a cell of a table, between backticks or not:
+/// a judge's column may be called anything.
+fn cell(text: &str) -> String {
+    let plain = |c: char| match c {
+        '|' => '¦',
+        '`' => '\'',
+        '<' => '‹',
+        '>' => '›',
+        c if c.is_control() => ' ',
+        c => c,
+    };
+    text.chars().map(plain).collect()
+}
+
+/// A sentence in one line.
+fn line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// A fence that the text does not have.
+fn fence(text: &str) -> String {
+    let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    "`".repeat((longest + 1).max(3))
+}
+
 /// The file README.md; `gone` pairs were purged so far.
 pub(crate) fn readme(manifest: &Manifest, gone: u64) -> String {
     let mut text = front_matter(manifest);
@@ -79,7 +104,8 @@ pub(crate) fn readme(manifest: &Manifest, gone: u64) -> String {
             };
             let _ = writeln!(
                 text,
-                "| `{name}` | {} | {} | {:.4} | {} | {} | {} |",
+                "| `{}` | {} | {} | {:.4} | {} | {} | {} |",
+                cell(name),
                 summary.count,
                 summary.missing,
                 summary.mean,
@@ -92,7 +118,7 @@ pub(crate) fn readme(manifest: &Manifest, gone: u64) -> String {
     }
     text.push_str("## Provenance\n\n");
     for stage in &manifest.lineage {
-        let _ = writeln!(text, "- {}", stage.sentence());
+        let _ = writeln!(text, "- {}", line(&stage.sentence()));
     }
     text.push_str(
         "\n`manifest.json` has the whole lineage, each stage with its key, and a Merkle root over all files.\n\n",
@@ -109,15 +135,19 @@ pub(crate) fn readme(manifest: &Manifest, gone: u64) -> String {
     }
     text.push_str(" Ask the publisher to take a picture out; the version after that lacks it, and the one before is marked as revoked.\n");
     if let Some(citation) = &plan.citation {
-        let _ = write!(text, "\n## Citation\n\n```\n{}\n```\n", citation.trim_end());
+        let (citation, fence) = (citation.trim_end(), fence(citation));
+        let _ = write!(text, "\n## Citation\n\n{fence}\n{citation}\n{fence}\n");
     }
     text
 }
 
 fn front_matter(manifest: &Manifest) -> String {
     let plan = &manifest.plan;
-    let mut text =
-        format!("---\npretty_name: {}\nlicense: {}\n", quoted(title(manifest)), plan.license);
+    let mut text = format!(
+        "---\npretty_name: {}\nlicense: {}\n",
+        quoted(title(manifest)),
+        quoted(&plan.license)
+    );
     let mut list = |name: &str, items: &[String]| {
         if !items.is_empty() {
             let _ = writeln!(text, "{name}:");
@@ -153,7 +183,7 @@ fn reading(text: &mut String, manifest: &Manifest) {
     text.push_str("`sha256sum -c SHA256SUMS` checks every file. `subset.npy` has the uids as DataComp's subset files do.\n\n");
     text.push_str("| column of the metadata | type |\n| --- | --- |\n");
     for (name, kind) in &manifest.columns {
-        let _ = writeln!(text, "| `{name}` | {kind} |");
+        let _ = writeln!(text, "| `{}` | {} |", cell(name), cell(kind));
     }
     text.push('\n');
 }
@@ -161,7 +191,7 @@ fn reading(text: &mut String, manifest: &Manifest) {
 fn counts(text: &mut String, manifest: &Manifest) {
     text.push_str("## What became of every sample\n\nIn = kept + dropped + failed, at every stage.\n\n| stage | in | kept | dropped | failed |\n| --- | --- | --- | --- | --- |\n");
     let reasons = |map: &std::collections::BTreeMap<String, u64>| {
-        let list: Vec<String> = map.iter().map(|(why, n)| format!("{why} {n}")).collect();
+        let list: Vec<String> = map.iter().map(|(why, n)| format!("{} {n}", cell(why))).collect();
         if list.is_empty() { "0".to_owned() } else { list.join(", ") }
     };
     let stages = manifest.lineage.iter().filter(|stage| stage.counts.entered > 0);
@@ -169,7 +199,8 @@ fn counts(text: &mut String, manifest: &Manifest) {
     for (id, counts) in stages.chain([("this release", &manifest.counts)]) {
         let _ = writeln!(
             text,
-            "| {id} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} |",
+            cell(id),
             counts.entered,
             counts.kept,
             reasons(&counts.dropped),
@@ -236,6 +267,14 @@ mod tests {
     fn size_categories_are_the_hubs_words() {
         let words = [0, 999, 1_000, 12_800_000, 1_000_000_000_000].map(size_category);
         assert_eq!(words, ["n<1K", "n<1K", "1K<n<10K", "10M<n<100M", "n>1T"]);
+    }
+
+    #[test]
+    fn a_name_from_elsewhere_stays_in_its_cell_and_a_citation_in_its_fence() {
+        assert_eq!(cell("a|b`c\n<d>"), "a¦b'c ‹d›");
+        assert_eq!(line("`a`\n# b"), "`a` # b");
+        assert_eq!(fence("@misc{a}"), "```");
+        assert_eq!(fence("a\n````\nb"), "`````");
     }
 
     #[test]

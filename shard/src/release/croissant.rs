@@ -3,13 +3,17 @@
 //! Source: the Croissant format 1.1 (MLCommons, 2026-01-29) and its RAI vocabulary 1.0. What no
 //! counter knows is said to be unknown rather than left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
 use super::card::{description, title};
+use super::scan_tokens::{Token, tokens};
 use super::{Manifest, SUBSET, StageRecord};
 
+/// What the description conforms to.
+const VOCABULARIES: [&str; 2] =
+    ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"];
 /// Reasons and columns that tell of persons: parts of their names.
 const PERSONAL: [&str; 4] = ["pii", "face", "nsfw", "unsafe"];
 
@@ -24,10 +28,7 @@ pub(crate) fn croissant(manifest: &Manifest, gone: u64) -> Value {
     say("@type", json!("sc:Dataset"));
     say("name", json!(title(manifest)));
     say("description", json!(description(manifest)));
-    say(
-        "conformsTo",
-        json!(["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]),
-    );
+    say("conformsTo", json!(VOCABULARIES));
     say("license", json!(license_url(&plan.license)));
     say("version", json!(plan.version));
     let optional = [
@@ -52,6 +53,28 @@ pub(crate) fn croissant(manifest: &Manifest, gone: u64) -> Value {
     say("distribution", distribution(manifest));
     say("recordSet", json!([record_set(manifest)]));
     Value::Object(top)
+}
+
+/// The URLs that our own hand writes into the files beside the data: of vocabularies, the licence,
+/// the publisher's page, and the names of source files. They are nobody's data, and a purge of their
+/// domain takes none of them out.
+pub(crate) fn own_urls(manifest: &Manifest) -> BTreeSet<String> {
+    let sources = manifest.lineage.iter().flat_map(|stage| {
+        let files = stage.identity.get("external").and_then(Value::as_array);
+        files.into_iter().flatten().filter_map(|file| file.get("name")?.as_str())
+    });
+    let mut urls: BTreeSet<String> = sources.map(str::to_owned).collect();
+    urls.extend(manifest.plan.url.clone());
+    urls.insert(license_url(&manifest.plan.license));
+    let whole: Vec<String> = urls.iter().cloned().collect();
+    for text in whole.into_iter().chain([context().to_string(), json!(VOCABULARIES).to_string()]) {
+        tokens(text.as_bytes(), |token| {
+            if let Token::Url(url) = token {
+                urls.insert(url.to_owned());
+            }
+        });
+    }
+    urls
 }
 
 fn context() -> Value {

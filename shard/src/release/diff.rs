@@ -1,9 +1,9 @@
 //! What changed between two releases.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch};
+use arrow_array::RecordBatch;
 use sha2::{Digest, Sha256};
 use stage::{Context, Error, Result, ResultExt, in_parallel};
 use store::StageDir;
@@ -11,6 +11,7 @@ use store::parquet::{File, Pick};
 use store::subset::Uid;
 
 use super::manifest::metadata_name;
+use super::text_column::{needed, value};
 use super::{Manifest, Summary};
 
 /// Columns that say where a pair lies rather than what it is.
@@ -76,40 +77,60 @@ pub fn diff(cx: &Context, first: &StageDir, second: &StageDir) -> Result<Changes
         same: 0,
         columns: BTreeMap::new(),
     };
-    let (mut a, mut b) = (before.iter().peekable(), after.iter().peekable());
-    let count = |list: &mut (u64, Vec<String>), uid: Uid| {
-        list.0 += 1;
-        if list.1.len() < NAMED {
-            list.1.push(uid.to_string());
-        }
-    };
-    loop {
-        match (a.peek(), b.peek()) {
-            (None, None) => return Ok(changes),
-            (Some((x, _)), Some((y, _))) if x == y => {
-                let (Some((uid, old)), Some((_, new))) = (a.next(), b.next()) else { continue };
-                if old == new {
-                    changes.same += 1;
-                    continue;
+    let (mut a, mut b) = (&before[..], &after[..]);
+    while let Some(uid) = a.first().into_iter().chain(b.first()).map(|(uid, _)| *uid).min() {
+        changes.of_uid(uid, take_rows(&mut a, uid), take_rows(&mut b, uid), &names);
+    }
+    Ok(changes)
+}
+
+/// Takes the rows of this uid from the beginning of a sorted list.
+fn take_rows<'r>(rows: &mut &'r [Row], uid: Uid) -> &'r [Row] {
+    let (own, rest) = rows.split_at(rows.iter().take_while(|row| row.0 == uid).count());
+    *rows = rest;
+    own
+}
+
+impl Changes {
+    /// Counts the rows of one uid. Equal ones of both belong together; of the rest one of each is a
+    /// change, in their order, and what is left over was added or removed.
+    fn of_uid(&mut self, uid: Uid, before: &[Row], after: &[Row], names: &[String]) {
+        let count = |list: &mut (u64, Vec<String>)| {
+            list.0 += 1;
+            if list.1.len() < NAMED {
+                list.1.push(uid.to_string());
+            }
+        };
+        // Both are sorted.
+        let (mut a, mut b, mut old, mut new) = (before, after, Vec::new(), Vec::new());
+        while let (Some((x, before)), Some((y, after))) = (a.split_first(), b.split_first()) {
+            match x.cmp(y) {
+                Ordering::Equal => {
+                    self.same += 1;
+                    (a, b) = (before, after);
                 }
-                count(&mut changes.changed, *uid);
-                for (name, _) in names.iter().zip(old.iter().zip(new)).filter(|(_, (o, n))| o != n)
-                {
-                    *changes.columns.entry(name.clone()).or_default() += 1;
+                Ordering::Less => {
+                    old.push(x);
+                    a = before;
+                }
+                Ordering::Greater => {
+                    new.push(y);
+                    b = after;
                 }
             }
-            (Some((x, _)), y) if y.is_none_or(|(y, _)| x < y) => {
-                count(&mut changes.removed, *x);
-                a.next();
-            }
-            (_, Some((y, _))) => {
-                count(&mut changes.added, *y);
-                b.next();
-            }
-            (Some(_), None) => {
-                a.next();
+        }
+        old.extend(a);
+        new.extend(b);
+        for ((_, old), (_, new)) in old.iter().zip(&new) {
+            count(&mut self.changed);
+            let differ = names.iter().zip(old.iter().zip(new)).filter(|(_, (o, n))| o != n);
+            for (name, _) in differ {
+                *self.columns.entry(name.clone()).or_default() += 1;
             }
         }
+        let both = old.len().min(new.len());
+        old.iter().skip(both).for_each(|_| count(&mut self.removed));
+        new.iter().skip(both).for_each(|_| count(&mut self.added));
     }
 }
 
@@ -140,8 +161,7 @@ fn rows(cx: &Context, dir: &StageDir, manifest: &Manifest, names: &[String]) -> 
 }
 
 fn append(batch: &RecordBatch, names: &[String], rows: &mut Vec<Row>) -> Result<()> {
-    let uids = batch.column_by_name("uid").and_then(|c| c.as_string_opt::<i32>());
-    let uids = uids.ok_or_else(|| Error::input("`uid` is no text"))?;
+    let uids = needed(batch, "uid")?;
     let options = arrow_cast::display::FormatOptions::default().with_null("\0");
     let columns = names.iter().map(|name| {
         let column = batch.column_by_name(name);
@@ -151,8 +171,7 @@ fn append(batch: &RecordBatch, names: &[String], rows: &mut Vec<Row>) -> Result<
     });
     let columns = columns.collect::<Result<Vec<_>>>()?;
     for row in 0..batch.num_rows() {
-        let uid = uids.is_valid(row).then(|| Uid::parse(uids.value(row))).flatten();
-        let Some(uid) = uid else { continue };
+        let Some(uid) = value(&uids, row).and_then(Uid::parse) else { continue };
         let hashes = columns.iter().map(|column| {
             let digest = Sha256::digest(column.value(row).to_string());
             let head = digest.first_chunk::<8>();

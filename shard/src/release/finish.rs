@@ -15,6 +15,7 @@ use store::{Attempt, Commit, StageDir};
 use super::manifest::{FORMAT, MANIFEST, SUMS, shard_name, sums, unit_of};
 use super::merkle::merkle_root;
 use super::score_table::score_fields;
+use super::text_column::{needed, value};
 use super::tombstones::{TOMBSTONES, Tombstones};
 use super::{Manifest, Parent, ReleaseFile, ReleasePlan, StageRecord, Summary};
 use super::{card, croissant, hub};
@@ -182,10 +183,9 @@ impl Rows {
         let before = self.uids.len();
         for batch in table.batches(&Pick { columns: Some(&["uid"]), ..Pick::default() })? {
             let batch = batch?;
-            let uids = batch.column_by_name("uid").and_then(|c| c.as_string_opt::<i32>());
-            let uids = uids.ok_or_else(|| Error::input("`uid` is no text").at(name))?;
+            let uids = needed(&batch, "uid").map_err(|error| error.at(name))?;
             for row in 0..uids.len() {
-                let uid = uids.is_valid(row).then(|| Uid::parse(uids.value(row))).flatten();
+                let uid = value(&uids, row).and_then(Uid::parse);
                 self.uids.push(uid.ok_or_else(|| {
                     Error::input(format!("row {row} has no uid of 32 hex digits")).at(name)
                 })?);

@@ -100,7 +100,8 @@ pub struct StageRecord {
 }
 
 impl Manifest {
-    /// Reads the manifest of a release and holds it against itself: format, paths, root, sums.
+    /// Reads the manifest of a release and holds it against itself: format, paths, hashes, root, sums,
+    /// plan.
     ///
     /// # Errors
     /// When there is none, or it contradicts itself.
@@ -144,7 +145,23 @@ impl Manifest {
             if !paths.insert(&file.path) {
                 return broken(format!("{} stands there twice", file.path));
             }
+            // Of another length a leaf of the tree could be read as that of another file.
+            let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+            if file.sha256.len() != 64 || !file.sha256.bytes().all(digit) {
+                return broken(format!("{}: {:?} is no sha256", file.path, file.sha256));
+            }
         }
+        let lacks = |shard: &&ReleaseFile| {
+            let unit = shard.path.strip_prefix("shards/").map(|name| name.strip_suffix(".tar"));
+            unit.is_some_and(|unit| unit.is_none_or(|unit| !paths.contains(&metadata_name(unit))))
+        };
+        if let Some(shard) = self.files.iter().find(lacks) {
+            return broken(format!(
+                "{} has no metadata: nobody could say what is in it",
+                shard.path
+            ));
+        }
+        self.plan.validate().or_else(|error| broken(format!("its plan: {error}")))?;
         let root = merkle_root(&self.files);
         if root != self.merkle_root {
             return broken(format!("the Merkle root of its files is {root}, not the one it says"));

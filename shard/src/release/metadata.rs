@@ -10,17 +10,24 @@ use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, UInt32Array};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::take::take;
 use sha2::{Digest, Sha256};
-use stage::{Context, Counts, Error, Result, ResultExt};
+use stage::{Context, Counts, Error, Pairs, Result, ResultExt};
 use store::parquet::{File, Layout, Writer};
 use store::subset::Uid;
 use store::{Attempt, Blob, FileRecord};
 
 use super::manifest::{metadata_name, shard_name};
 use super::score_table::{ScoreTable, score_fields};
+use super::text_column::{as_text, needed, text, value};
+use crate::sample_json::SampleJson;
 use crate::shards::Shards;
 
-/// Endings of members that some reader may run: no release carries one.
-const RUNS: [&str; 9] = ["pkl", "pickle", "pyd", "pth", "pt", "joblib", "dill", "marshal", "so"];
+/// Parts of the names of members that some reader may run, wherever they stand behind the first
+/// dot: no release carries one.
+const RUNS: [&str; 7] = ["pkl", "pickle", "pyd", "pth", "joblib", "dill", "marshal"];
+/// The same as the last part alone, for before another they may be languages (`0.pt.txt`).
+const RUNS_LAST: [&str; 2] = ["pt", "so"];
+/// Endings that a reader takes off before it looks at the one before.
+const PACKED: [&str; 8] = ["gz", "bz2", "xz", "lzma", "zst", "lz4", "br", "zip"];
 
 /// Pairs read at once; any number gives the same bytes.
 const BATCH: usize = 256;
@@ -70,8 +77,13 @@ fn own_fields(shards: bool, images: bool) -> Vec<Arc<Field>> {
 /// `sha256` is the json's, of the bytes as downloaded; `image_sha256` that of the picture in the
 /// shard, which is read for it.
 ///
+/// A pair whose json is none, read as leniently as Python writes it, is not released: nobody could
+/// say where its picture came from, and no purge by URL would find it. Of a release of metadata it is
+/// dropped (`bad_json`).
+///
 /// # Errors
-/// When the shard cannot be read whole, or holds a member that a reader might run.
+/// When the shard cannot be read whole, holds a member that a reader might run, or, where it is
+/// released itself, a json that is none.
 pub fn rows_of_shard(
     cx: &Context,
     unit: &str,
@@ -81,7 +93,8 @@ pub fn rows_of_shard(
     out: &mut Attempt,
 ) -> Result<Counts> {
     let members = check_members(tar)?;
-    let shards = Shards::from_blobs(std::slice::from_ref(tar), crate::Truncated::Refuse)?;
+    let shards = Shards::from_blobs(std::slice::from_ref(tar), crate::Truncated::Refuse)?
+        .with_members(&["json"])?;
     if with_shard {
         check_samples(&shards, members).map_err(|e| e.at(format!("shard {}", tar.name())))?;
     }
@@ -113,13 +126,38 @@ pub fn rows_of_shard(
         columns.extend(["width", "height", "original_width", "original_height"].map(int));
         columns.extend([column("sha256"), Arc::new(hashes) as ArrayRef]);
         columns.extend(scores.columns(&uids)?);
+        let sound = with_sound_json(&pairs)?;
+        if with_shard
+            && let Some(bad) = (0..pairs.len()).find(|&row| !sound.contains(&(row as u32)))
+        {
+            return Err(Error::input(
+                "its json cannot be read, so that no purge by URL would find it",
+            )
+            .at(format!("sample {}", pairs.keys().value(bad)))
+            .at(format!("shard {}", tar.name()))
+            .hint("write the json of this sample again, or take the sample out"));
+        }
+        if sound.len() < pairs.len() {
+            let rows = UInt32Array::from(sound.clone());
+            let kept = columns.iter().map(|c| take(c, &rows, None).internal("cannot take rows"));
+            columns = kept.collect::<Result<_>>()?;
+        }
         let batch = RecordBatch::try_new(Arc::clone(&schema), columns).internal("metadata")?;
         writer.write(&batch)?;
-        (0..pairs.len()).for_each(|_| counts.keep());
+        sound.iter().for_each(|_| counts.keep());
+        (sound.len()..pairs.len()).for_each(|_| counts.drop("bad_json"));
     }
     writer.finish()?;
     file.finish()?;
     Ok(counts)
+}
+
+/// The rows whose json can be read, or that have none.
+fn with_sound_json(pairs: &Pairs) -> Result<Vec<u32>> {
+    let json = pairs.batch().column_by_name("json").and_then(|c| c.as_binary_opt::<i32>());
+    let json = json.ok_or_else(|| Error::internal("a column that was asked for"))?;
+    let sound = |row: &usize| json.is_null(*row) || SampleJson::read(json.value(*row)).is_some();
+    Ok((0..pairs.len()).filter(sound).map(|row| row as u32).collect())
 }
 
 /// What is released is what the metadata says: a member that belongs to no pair, or a name that two
@@ -144,15 +182,27 @@ fn check_samples(shards: &Shards, members: usize) -> Result<()> {
 fn check_members(tar: &Blob) -> Result<usize> {
     let members = crate::index(tar)?;
     for member in &members {
-        let ending = member.name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
-        if RUNS.contains(&ending.as_str()) {
-            return Err(Error::input(format!("`.{ending}` may be run by whoever reads it"))
+        if let Some(part) = runs(&member.name) {
+            return Err(Error::input(format!("`.{part}` may be run by whoever reads it"))
                 .at(format!("member {}", member.name))
                 .at(format!("shard {}", tar.name()))
                 .hint("release shards of pictures, txt and json"));
         }
     }
     Ok(members.len())
+}
+
+/// The part of a member's name that says that a reader may run it.
+fn runs(name: &str) -> Option<String> {
+    let base = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
+    let mut parts: Vec<&str> = base.split('.').skip(1).collect();
+    if let Some(part) = parts.iter().find(|part| RUNS.contains(part)) {
+        return Some((*part).to_owned());
+    }
+    while parts.last().is_some_and(|last| PACKED.contains(last)) {
+        parts.pop();
+    }
+    parts.last().filter(|last| RUNS_LAST.contains(last)).map(|last| (*last).to_owned())
 }
 
 /// Writes `metadata/<unit>.parquet` from judged pairs: those of the subset (sorted), or, without
@@ -174,7 +224,7 @@ pub fn rows_of_scores(
         )
     };
     let schema_in = table.schema();
-    let text = ["caption", "text"]
+    let caption = ["caption", "text"]
         .into_iter()
         .find(|name| schema_in.column_with_name(name).is_some())
         .ok_or_else(|| lacks("text"))?;
@@ -182,12 +232,15 @@ pub fn rows_of_scores(
     for name in ["uid", "url"] {
         schema_in.column_with_name(name).ok_or_else(|| lacks(name))?;
     }
-    let from = |name: &str| if name == "text" { text.to_owned() } else { name.to_owned() };
+    let from = |name: &str| if name == "text" { caption.to_owned() } else { name.to_owned() };
     let mut fields: Vec<Arc<Field>> = own_fields(false, false)
         .into_iter()
         .filter_map(|field| {
             let (_, there) = schema_in.column_with_name(&from(field.name()))?;
-            Some(Arc::new(Field::new(field.name(), there.data_type().clone(), true)))
+            let field = &*field;
+            // Texts are released as one type, whatever they came in.
+            let kind = if *field.data_type() == DataType::Utf8 { field } else { there };
+            Some(Arc::new(Field::new(field.name(), kind.data_type().clone(), true)))
         })
         .collect();
     fields.extend(score_fields(schema_in));
@@ -198,12 +251,19 @@ pub fn rows_of_scores(
     for batch in table.batches(&store::parquet::Pick::default())? {
         cx.cancel.check()?;
         let batch = batch?;
-        let kept = kept_rows(&batch, subset, &mut counts)
-            .ok_or_else(|| Error::input("`uid` is no text").at(judged.name()))?;
+        let kept =
+            kept_rows(&batch, subset, &mut counts).map_err(|error| error.at(judged.name()))?;
         let kept = UInt32Array::from(kept);
         let columns = schema.fields().iter().map(|field| {
-            let column = batch.column_by_name(&from(field.name()));
-            take(column.ok_or_else(|| lacks(field.name()))?, &kept, None).internal("take rows")
+            let name = from(field.name());
+            let column = batch.column_by_name(&name).ok_or_else(|| lacks(field.name()))?;
+            let rows = take(column, &kept, None).internal("take rows")?;
+            if rows.data_type() == field.data_type() {
+                return Ok(rows);
+            }
+            as_text(&rows, &name)
+                .map(|text| Arc::new(text) as ArrayRef)
+                .map_err(|error| error.at(judged.name()))
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
         writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns).internal("metadata")?)?;
@@ -214,15 +274,15 @@ pub fn rows_of_scores(
 }
 
 /// Which rows are released; `None` when there are no uids.
-fn kept_rows(batch: &RecordBatch, subset: Option<&[Uid]>, counts: &mut Counts) -> Option<Vec<u32>> {
-    let text = |name: &str| batch.column_by_name(name).and_then(|c| c.as_string_opt::<i32>());
-    let uids = text("uid")?;
-    let (status, reason) = (text("status"), text("reason"));
+fn kept_rows(batch: &RecordBatch, subset: Option<&[Uid]>, counts: &mut Counts) -> Result<Vec<u32>> {
+    let uids = needed(batch, "uid")?;
+    let (status, reason) = (text(batch, "status")?, text(batch, "reason")?);
     let mut kept = Vec::new();
     for row in 0..batch.num_rows() {
-        let uid = uids.is_valid(row).then(|| Uid::parse(uids.value(row))).flatten();
-        let failed = status.is_some_and(|s| s.is_valid(row) && s.value(row) != "success");
-        let judged = reason.is_some_and(|r| r.is_valid(row));
+        let uid = value(&uids, row).and_then(Uid::parse);
+        let failed =
+            status.as_ref().and_then(|s| value(s, row)).is_some_and(|status| status != "success");
+        let judged = reason.as_ref().is_some_and(|reason| reason.is_valid(row));
         match (uid, subset) {
             (None, _) => counts.drop("no_uid"),
             (Some(uid), Some(subset)) if subset.binary_search(&uid).is_err() => {
@@ -236,7 +296,7 @@ fn kept_rows(batch: &RecordBatch, subset: Option<&[Uid]>, counts: &mut Counts) -
             }
         }
     }
-    Some(kept)
+    Ok(kept)
 }
 
 /// Rewrites a metadata file without these uids; gives the rows that are left.
@@ -249,13 +309,10 @@ pub(crate) fn without(
     let mut writer = Writer::new(out, table.schema(), &Layout::default())?;
     for batch in table.batches(&store::parquet::Pick::default())? {
         let batch = batch?;
-        let uids = batch
-            .column_by_name("uid")
-            .and_then(|c| c.as_string_opt::<i32>())
-            .ok_or_else(|| Error::input("no column `uid` of text").at(blob.name()))?;
+        let uids = needed(&batch, "uid").map_err(|error| error.at(blob.name()))?;
         let kept: UInt32Array = (0..uids.len())
             .filter(|&row| {
-                let uid = uids.is_valid(row).then(|| Uid::parse(uids.value(row))).flatten();
+                let uid = value(&uids, row).and_then(Uid::parse);
                 uid.is_none_or(|uid| !gone.contains(&uid))
             })
             .map(|row| row as u32)
@@ -270,4 +327,27 @@ pub(crate) fn without(
     let rows = writer.rows();
     writer.finish()?;
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_says_that_it_runs_is_known_behind_other_endings_too() {
+        for (name, part) in [
+            ("0.pkl", Some("pkl")),
+            ("a.b/0.PYD.gz", Some("pyd")),
+            ("0.pkl.txt", Some("pkl")),
+            ("0.pt.zst.gz", Some("pt")),
+            ("0.so", Some("so")),
+            // Captions in Portuguese and Somali.
+            ("0.pt.txt", None),
+            ("0.so.txt", None),
+            ("pkl/0.jpg", None),
+            ("pkl.jpg", None),
+        ] {
+            assert_eq!(runs(name).as_deref(), part, "{name}");
+        }
+    }
 }

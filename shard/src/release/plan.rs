@@ -141,14 +141,32 @@ impl ReleasePlan {
         {
             return Err(Error::recipe(format!("url must start with https://, got {url:?}")));
         }
+        // They stand in the card's headings and in YAML.
+        let lines = [("title", &self.title), ("creator", &self.creator), ("url", &self.url)];
+        let texts = [
+            ("description", &self.description),
+            ("license_note", &self.license_note),
+            ("citation", &self.citation),
+        ];
+        let odd = |text: &Option<String>, also: &[char]| {
+            text.iter().flat_map(|t| t.chars()).find(|c| c.is_control() && !also.contains(c))
+        };
+        let one = lines.map(|(name, text)| (name, odd(text, &[])));
+        let many = texts.map(|(name, text)| (name, odd(text, &['\n', '\r', '\t'])));
+        for (name, odd) in one.into_iter().chain(many) {
+            if let Some(odd) = odd {
+                return Err(Error::recipe(format!("{name} must not have the character {odd:?}")));
+            }
+        }
         Ok(())
     }
 
-    /// The same for the version after a purge: `1.4.2` becomes `2.0.0`.
+    /// The same for the version after a purge: `1.4.2` becomes `2.0.0`. The day of publication was
+    /// that of the version before: of this one none is known.
     #[must_use]
     pub fn next_version(&self) -> Self {
         let first: u64 = self.version.split('.').next().and_then(|n| n.parse().ok()).unwrap_or(0);
-        Self { version: format!("{}.0.0", first + 1), ..self.clone() }
+        Self { version: format!("{}.0.0", first + 1), date: None, ..self.clone() }
     }
 }
 
@@ -177,11 +195,17 @@ mod tests {
         assert!(told(&|p| p.version = "1".into()).starts_with("version must be three numbers"));
         assert!(told(&|p| p.date = Some("2026-13-01".into())).starts_with("date must be"));
         assert!(told(&|p| p.tasks = vec!["a b".into()]).starts_with("tasks must be"));
+        let odd = told(&|p| p.title = Some("a\n---".into()));
+        assert_eq!(odd, "title must not have the character '\\n'");
+        let odd = told(&|p| p.citation = Some("a\u{1b}[2J".into()));
+        assert_eq!(odd, "citation must not have the character '\\u{1b}'");
     }
 
     #[test]
     fn a_purge_raises_the_first_number() {
-        let plan = ReleasePlan { version: "1.4.2".into(), ..ReleasePlan::new("mit") };
-        assert_eq!(plan.next_version().version, "2.0.0");
+        let date = Some("2026-11-22".into());
+        let plan = ReleasePlan { version: "1.4.2".into(), date, ..ReleasePlan::new("mit") };
+        let next = plan.next_version();
+        assert_eq!((next.version.as_str(), next.date), ("2.0.0", None));
     }
 }

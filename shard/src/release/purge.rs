@@ -7,8 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, StringArray};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -18,8 +16,10 @@ use store::subset::{self, Uid};
 use store::{Commit, Output, StageDir};
 
 use super::finish::{Facts, SUBSET, finish};
-use super::manifest::metadata_name;
+use super::manifest::{MANIFEST, metadata_name};
+use super::matching::Met;
 use super::purge_unit::unit;
+use super::text_column::{needed, value, values};
 use super::tombstones::{TOMBSTONES, Tombstones};
 use super::{Manifest, Parent, Selectors, StageRecord};
 
@@ -57,14 +57,19 @@ pub struct Purge {
     pub units: usize,
     /// The root of the new version.
     pub merkle_root: String,
+    /// What was named and met no pair: `uid:…`, `url:…`, `domain:…`, `sha256:…`.
+    pub unmatched: Vec<String>,
+    /// Hashes of lists that met no pair.
+    pub unmatched_hashes: u64,
 }
 
 impl Purge {
     /// Takes the pairs that fit out of the release in `output/<id>`, into the next version beside it.
     ///
     /// # Errors
-    /// When it is no release, when it was revoked already, when another purge of it was begun, or
-    /// when the store fails.
+    /// When it is no release, when it was revoked already, when another purge of it was begun or
+    /// something else lies where the next version belongs, when a file is not as the manifest says,
+    /// or when the store fails.
     pub fn run(cx: &Context, output: &Output, id: &str, selectors: &Selectors) -> Result<Self> {
         let old = output.stage(id);
         let manifest = Manifest::read(&old)?;
@@ -79,20 +84,19 @@ impl Purge {
         let key = format!("{:x}", Sha256::digest(identity.to_string()));
         let new = output.stage(&next_id);
         if let Some(mark) = revoked(output, id)? {
-            return if mark.key == key {
-                let done = Manifest::read(&output.stage(&mark.replaced_by))?;
-                Ok(Self::done(&mark.replaced_by, &done, &new.commits()?))
-            } else {
-                Err(Error::conflict("this version is revoked").at(old.locate("")).hint(format!(
-                    "purge the version that replaces it: {}",
-                    output.stage(&mark.replaced_by).locate("")
-                )))
-            };
+            let next = check_mark(output, &old, &mark, &key)?;
+            let found = Fitting::of(cx, &old, &manifest, selectors)?;
+            return Self::done(
+                &mark.replaced_by,
+                &Manifest::read(&next)?,
+                &next,
+                &found,
+                selectors,
+            );
         }
         let found = Fitting::of(cx, &old, &manifest, selectors)?;
         if found.gone.is_empty() {
-            let (units, merkle_root) = (found.units.len(), manifest.merkle_root);
-            return Ok(Self { folder: None, removed: 0, rewritten: 0, units, merkle_root });
+            return Ok(Self::nothing(manifest, &found, selectors));
         }
         begin(output, &next_id, &identity)?;
         let gone: HashSet<Uid> = found.gone.iter().copied().collect();
@@ -167,20 +171,43 @@ impl Purge {
         let mut bytes = serde_json::to_vec_pretty(&mark).internal("cannot write the mark")?;
         bytes.push(b'\n');
         output.put(&format!("{id}/{REVOKED}"), bytes.into())?;
-        Ok(Self::done(&next_id, &made, &new.commits()?))
+        Self::done(&next_id, &made, &new, &found, selectors)
     }
 
-    fn done(folder: &str, made: &Manifest, commits: &BTreeMap<String, Commit>) -> Self {
+    fn nothing(manifest: Manifest, found: &Fitting, selectors: &Selectors) -> Self {
+        let (unmatched, unmatched_hashes) = selectors.unmet(&found.met);
+        Self {
+            folder: None,
+            removed: 0,
+            rewritten: 0,
+            units: found.units.len(),
+            merkle_root: manifest.merkle_root,
+            unmatched,
+            unmatched_hashes,
+        }
+    }
+
+    fn done(
+        folder: &str,
+        made: &Manifest,
+        dir: &StageDir,
+        found: &Fitting,
+        selectors: &Selectors,
+    ) -> Result<Self> {
+        let commits = dir.commits()?;
         let units = commits.values().filter(|commit| commit.unit != FINISHED);
         let rewritten =
             units.clone().filter(|c| c.info.get("rewritten") == Some(&Value::Bool(true)));
-        Self {
+        let (unmatched, unmatched_hashes) = selectors.unmet(&found.met);
+        Ok(Self {
             folder: Some(folder.to_owned()),
             removed: made.counts.dropped_total(),
             rewritten: rewritten.count(),
             units: units.count(),
             merkle_root: made.merkle_root.clone(),
-        }
+            unmatched,
+            unmatched_hashes,
+        })
     }
 }
 
@@ -196,11 +223,20 @@ fn another(place: &str) -> Error {
         .hint("run that command again to its end, or remove the folder")
 }
 
-/// Writes what the version's key is made of; another purge's folder is refused.
+/// Writes what the version's key is made of. Another purge's folder is refused, and so is one that no
+/// purge here began: it may be the version that was published, from which more was taken out.
 fn begin(output: &Output, id: &str, identity: &Value) -> Result<()> {
     let name = format!("{id}/{STAGE}");
     match output.get(&name)? {
-        None => output.put(&name, identity.to_string().into()),
+        None => {
+            let manifest = output.get(&format!("{id}/{MANIFEST}"))?.map(|_| MANIFEST.to_owned());
+            let Some(file) = manifest.or(output.stage(id).names()?.into_iter().next()) else {
+                return output.put(&name, identity.to_string().into());
+            };
+            Err(Error::conflict("where the next version belongs lies what no purge here began")
+                .at(output.locate(&format!("{id}/{file}")))
+                .hint("purge that version if it is one, or move its folder away"))
+        }
         Some(bytes) if *bytes == *identity.to_string().as_bytes() => Ok(()),
         Some(_) => Err(another(&output.locate(id))),
     }
@@ -219,6 +255,23 @@ fn revoked(output: &Output, id: &str) -> Result<Option<Revoked>> {
             .at(output.locate(&name)));
     }
     Ok(Some(mark))
+}
+
+/// The version that replaced a revoked one, if this same purge made it.
+fn check_mark(output: &Output, old: &StageDir, mark: &Revoked, key: &str) -> Result<StageDir> {
+    let next = output.stage(&mark.replaced_by);
+    let refused = || Error::conflict("this version is revoked").at(old.locate(""));
+    if output.get(&format!("{}/{MANIFEST}", mark.replaced_by))?.is_none() {
+        return Err(refused().hint(format!(
+            "the version that replaces it, {}, is not there: bring it back, or remove {REVOKED} to purge this one again",
+            next.locate("")
+        )));
+    }
+    if mark.key != key {
+        let hint = format!("purge the version that replaces it: {}", next.locate(""));
+        return Err(refused().hint(hint));
+    }
+    Ok(next)
 }
 
 /// The list that this version carries, or an empty one.
@@ -248,6 +301,8 @@ struct Fitting {
     gone: BTreeSet<Uid>,
     /// Each unit, and whether it holds one.
     units: BTreeMap<String, bool>,
+    /// The selectors that met a pair.
+    met: Met,
 }
 
 impl Fitting {
@@ -258,60 +313,77 @@ impl Fitting {
         selectors: &Selectors,
     ) -> Result<Self> {
         let names = manifest.units();
-        let gone = in_parallel(cx.threads, names.len(), |i| {
+        let found = in_parallel(cx.threads, names.len(), |i| {
             cx.cancel.check()?;
-            fitting(&File::open(&dir.blob(&metadata_name(&names[i]))?)?, selectors)
+            let blob = dir.blob(&metadata_name(&names[i]))?;
+            fitting(&File::open(&blob)?, selectors).map_err(|error| error.at(blob.name()))
         })?;
-        let gone: BTreeSet<Uid> = gone.into_iter().flatten().collect();
+        let (mut gone, mut met) = (BTreeSet::new(), Met::new());
+        for (uids, own) in found {
+            gone.extend(uids);
+            met.extend(own);
+        }
         // A pair may stand in several units; one of them may have another URL beside the uid.
         let touched = in_parallel(cx.threads, names.len(), |i| {
-            let table = File::open(&dir.blob(&metadata_name(&names[i]))?)?;
-            if gone.is_empty() { Ok(false) } else { holds(&table, &gone) }
+            let blob = dir.blob(&metadata_name(&names[i]))?;
+            if gone.is_empty() {
+                return Ok(false);
+            }
+            holds(&File::open(&blob)?, &gone).map_err(|error| error.at(blob.name()))
         })?;
-        Ok(Self { gone, units: names.into_iter().zip(touched).collect() })
+        Ok(Self { gone, units: names.into_iter().zip(touched).collect(), met })
     }
 }
 
-/// Uids of the rows that fit.
-fn fitting(table: &File, selectors: &Selectors) -> Result<Vec<Uid>> {
-    let there: Vec<&str> = ["uid", "url", "sha256", "image_sha256"]
-        .into_iter()
-        .filter(|name| table.schema().column_with_name(name).is_some())
-        .collect();
-    let mut found = Vec::new();
-    for batch in table.batches(&Pick { columns: Some(&there), ..Pick::default() })? {
+/// Uids of the rows that fit, and what they fit. A row fits by whatever stands in any of its columns:
+/// what `verify-purge` would find there has to go. The shard's name alone is no fact of the pair.
+fn fitting(table: &File, selectors: &Selectors) -> Result<(Vec<Uid>, Met)> {
+    let (mut found, mut met, mut first) = (Vec::new(), Met::new(), 0);
+    for batch in table.batches(&Pick::default())? {
         let batch = batch?;
-        let text = |name: &str| batch.column_by_name(name).and_then(|c| c.as_string_opt::<i32>());
-        let (uids, urls) = (text("uid"), text("url"));
-        let hashes = [text("sha256"), text("image_sha256")];
-        for row in 0..batch.num_rows() {
-            let Some(uid) = value(uids, row).and_then(Uid::parse) else { continue };
-            let fits = selectors.has_uid(uid)
-                || value(urls, row).is_some_and(|url| selectors.has_url(url))
-                || hashes.iter().any(|hash| {
-                    value(*hash, row).is_some_and(|h| selectors.has_sha256(&h.to_ascii_lowercase()))
+        let mut fits = vec![false; batch.num_rows()];
+        for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+            if field.name() == "shard" {
+                continue;
+            }
+            values(column, &mut |row, value| {
+                selectors.find(value, |token| {
+                    selectors.meet(token, &mut met);
+                    if let Some(fits) = fits.get_mut(row) {
+                        *fits = true;
+                    }
                 });
+            })
+            .map_err(|kind| {
+                Error::input(format!(
+                    "column `{}` is of the type {kind}, which is not read",
+                    field.name()
+                ))
+                .hint("write it as text, numbers or lists of them")
+            })?;
+        }
+        let uids = needed(&batch, "uid")?;
+        for (row, fits) in fits.into_iter().enumerate() {
+            let uid = value(&uids, row).and_then(Uid::parse);
+            let uid = uid.ok_or_else(|| {
+                Error::input(format!("row {} has no uid of 32 hex digits", first + row))
+            })?;
             if fits {
                 found.push(uid);
             }
         }
+        first += batch.num_rows();
     }
-    Ok(found)
-}
-
-fn value(column: Option<&StringArray>, row: usize) -> Option<&str> {
-    column.filter(|column| column.is_valid(row)).map(|column| column.value(row))
+    Ok((found, met))
 }
 
 /// Whether a table has one of these uids.
 fn holds(table: &File, gone: &BTreeSet<Uid>) -> Result<bool> {
     for batch in table.batches(&Pick { columns: Some(&["uid"]), ..Pick::default() })? {
-        let batch = batch?;
-        let uids = batch.column_by_name("uid").and_then(|c| c.as_string_opt::<i32>());
-        for row in 0..batch.num_rows() {
-            if value(uids, row).and_then(Uid::parse).is_some_and(|uid| gone.contains(&uid)) {
-                return Ok(true);
-            }
+        let uids = needed(&batch?, "uid")?;
+        let found = |row| value(&uids, row).and_then(Uid::parse).is_some_and(|u| gone.contains(&u));
+        if (0..arrow_array::Array::len(&uids)).any(found) {
+            return Ok(true);
         }
     }
     Ok(false)

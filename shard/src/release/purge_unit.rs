@@ -3,15 +3,15 @@
 use std::collections::HashSet;
 use std::io::Write;
 
-use arrow_array::Array;
-use arrow_array::cast::AsArray;
+use sha2::{Digest, Sha256};
 use stage::{Counts, Error, Result};
 use store::parquet::{File, Pick};
 use store::subset::Uid;
 use store::{Attempt, Blob, StageDir, write_error};
 
 use super::manifest::{metadata_name, shard_name};
-use super::{Manifest, metadata};
+use super::text_column::{needed, text, value};
+use super::{Manifest, ReleaseFile, metadata};
 use crate::tar_header::{BLOCK, padding};
 use crate::tar_name::split_name;
 
@@ -19,6 +19,10 @@ use crate::tar_name::split_name;
 const CHUNK: u64 = 4 << 20;
 
 /// Makes a unit of the next version. `gone`: the uids to leave out; `None` where it has none of them.
+///
+/// # Errors
+/// When a file is not as the manifest says: what is rewritten would else get a new hash, damage
+/// included.
 pub(crate) fn unit(
     old: &StageDir,
     manifest: &Manifest,
@@ -31,39 +35,60 @@ pub(crate) fn unit(
         let missing = || Error::input("the manifest does not list it").at(path);
         manifest.file(path).ok_or_else(missing)
     };
-    let before = recorded(&rows)?.samples.unwrap_or(0);
+    let (blob, record) = (old.blob(&rows)?, recorded(&rows)?);
+    let before = rows_of(&blob, record)?;
     let Some(gone) = gone else {
         for path in [Some(&rows), manifest.file(&tar).map(|_| &tar)].into_iter().flatten() {
             let (blob, record) = (old.blob(path)?, recorded(path)?);
             if blob.len() != record.bytes {
-                return Err(Error::input(format!(
-                    "{} bytes, the manifest says {}",
-                    blob.len(),
-                    record.bytes
-                ))
-                .at(blob.name())
-                .hint("fetch the release again: a file was changed or cut off"));
+                let message = format!("{} bytes, the manifest says {}", blob.len(), record.bytes);
+                return Err(changed(message, &blob));
             }
             out.adopt(path, &blob, &record.sha256)?;
         }
         return Ok(Counts { entered: before, kept: before, ..Counts::default() });
     };
-    let blob = old.blob(&rows)?;
-    let keys = keys_of(&blob, gone)?;
+    check_hash(&blob.sha256()?, record, &blob)?;
+    let shard = manifest.file(&tar);
+    let keys = keys_of(&blob, gone, shard.is_some()).map_err(|error| error.at(blob.name()))?;
     let left = before.saturating_sub(keys.rows);
     if left > 0 {
         let mut file = out.file(&rows)?;
         metadata::without(&blob, gone, &mut file)?;
         file.finish()?;
-        if manifest.file(&tar).is_some() {
+        if let Some(record) = shard {
             let mut file = out.file(&tar)?;
-            copy_without(&old.blob(&tar)?, &keys.keys, &mut file)?;
+            copy_without(&old.blob(&tar)?, record, &keys.keys, &mut file)?;
             file.finish()?;
         }
     }
     let mut counts = Counts { entered: left, kept: left, ..Counts::default() };
     (0..keys.rows).for_each(|_| counts.drop("purged"));
     Ok(counts)
+}
+
+/// Rows of a metadata file; no hash covers the number in the manifest.
+fn rows_of(blob: &Blob, record: &ReleaseFile) -> Result<u64> {
+    let rows = File::open(blob)?.rows();
+    match record.samples {
+        Some(said) if said != rows => {
+            Err(changed(format!("{rows} rows, the manifest says {said}"), blob))
+        }
+        _ => Ok(rows),
+    }
+}
+
+fn check_hash(found: &str, record: &ReleaseFile, blob: &Blob) -> Result<()> {
+    if found == record.sha256 {
+        return Ok(());
+    }
+    Err(changed(format!("sha256 {found}, the manifest says {}", record.sha256), blob))
+}
+
+fn changed(message: String, blob: &Blob) -> Error {
+    Error::input(message)
+        .at(blob.name())
+        .hint("fetch the release again: a file was changed or cut off")
 }
 
 /// What is taken out of a unit.
@@ -73,47 +98,81 @@ struct Gone {
     keys: HashSet<String>,
 }
 
-fn keys_of(blob: &Blob, gone: &HashSet<Uid>) -> Result<Gone> {
+fn keys_of(blob: &Blob, gone: &HashSet<Uid>, shard: bool) -> Result<Gone> {
     let table = File::open(blob)?;
-    let has_key = table.schema().column_with_name("key").is_some();
-    let columns: &[&str] = if has_key { &["uid", "key"] } else { &["uid"] };
+    let columns: &[&str] = if shard { &["uid", "key"] } else { &["uid"] };
     let mut found = Gone { rows: 0, keys: HashSet::new() };
+    let mut stay = HashSet::new();
+    let mut first = 0;
     for batch in table.batches(&Pick { columns: Some(columns), ..Pick::default() })? {
         let batch = batch?;
-        let text = |name: &str| batch.column_by_name(name).and_then(|c| c.as_string_opt::<i32>());
-        let (uids, keys) = (text("uid"), text("key"));
+        let (uids, keys) = (needed(&batch, "uid")?, text(&batch, "key")?);
         for row in 0..batch.num_rows() {
-            let uid = uids.filter(|c| c.is_valid(row)).and_then(|c| Uid::parse(c.value(row)));
-            if uid.is_some_and(|uid| gone.contains(&uid)) {
-                found.rows += 1;
-                if let Some(keys) = keys.filter(|c| c.is_valid(row)) {
-                    found.keys.insert(keys.value(row).to_owned());
-                }
+            let goes =
+                value(&uids, row).and_then(Uid::parse).is_some_and(|uid| gone.contains(&uid));
+            found.rows += u64::from(goes);
+            if !shard {
+                continue;
             }
+            let key = keys.as_ref().and_then(|keys| value(keys, row)).ok_or_else(|| {
+                Error::input(format!("row {} has no key: its members cannot be told", first + row))
+            })?;
+            let set = if goes { &mut found.keys } else { &mut stay };
+            set.insert(key.to_owned());
         }
+        first += batch.num_rows();
     }
-    Ok(found)
+    match found.keys.intersection(&stay).next() {
+        Some(key) => Err(Error::input(format!("two pairs are called {key}: both would go"))),
+        None => Ok(found),
+    }
 }
 
 /// Copies a tar without the samples of these keys. What stays is copied as it lies, headers
-/// included; what stands before a member's data belongs to the member.
-fn copy_without(tar: &Blob, keys: &HashSet<String>, out: &mut impl Write) -> Result<()> {
-    let mut from = 0;
+/// included; what stands before a member's data belongs to the member. All of it is read and held
+/// against the record, and each key has to be there.
+fn copy_without(
+    tar: &Blob,
+    record: &ReleaseFile,
+    keys: &HashSet<String>,
+    out: &mut impl Write,
+) -> Result<()> {
+    let (mut from, mut hash) = (0, Sha256::new());
+    let mut met: HashSet<&String> = HashSet::new();
     for member in crate::index(tar)? {
-        let end = member.offset + member.len + padding(member.len);
-        let gone = split_name(&member.name).is_some_and(|(key, _)| keys.contains(key));
-        if !gone {
-            copy(tar, from, end.min(tar.len()), out)?;
-        }
+        let end = (member.offset + member.len + padding(member.len)).min(tar.len());
+        let gone = split_name(&member.name).and_then(|(key, _)| keys.get(key));
+        each_chunk(tar, from, end, |bytes| {
+            hash.update(bytes);
+            if gone.is_some() { Ok(()) } else { out.write_all(bytes).map_err(write_error) }
+        })?;
+        met.extend(gone);
         from = end;
+    }
+    each_chunk(tar, from, tar.len(), |bytes| {
+        hash.update(bytes);
+        Ok(())
+    })?;
+    check_hash(&format!("{:x}", hash.finalize()), record, tar)?;
+    if let Some(key) = keys.iter().find(|key| !met.contains(key)) {
+        return Err(Error::input(format!(
+            "no member of the sample {key}, which the metadata names"
+        ))
+        .at(tar.name())
+        .hint("shard and metadata are not of one release: fetch it again"));
     }
     out.write_all(&[0; 2 * BLOCK]).map_err(write_error)
 }
 
-fn copy(blob: &Blob, mut from: u64, to: u64, out: &mut impl Write) -> Result<()> {
+fn each_chunk(
+    blob: &Blob,
+    mut from: u64,
+    to: u64,
+    mut take: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
     while from < to {
         let bytes = blob.read_at(from, (to - from).min(CHUNK) as usize)?;
-        out.write_all(&bytes).map_err(write_error)?;
+        take(&bytes)?;
         from += bytes.len() as u64;
     }
     Ok(())

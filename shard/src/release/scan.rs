@@ -4,20 +4,18 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Mutex;
 
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef};
-use arrow_schema::DataType;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
-use stage::{Context, Error, Result, ResultExt, in_parallel};
+use stage::{Context, Error, Result, in_parallel};
 use store::parquet::{File, Pick};
-use store::subset::{self, Uid};
-use store::{Blob, StageDir};
+use store::{Blob, StageDir, npy, subset};
 
-use super::manifest::{MANIFEST, SUMS};
+use super::croissant::own_urls;
+use super::manifest::{MANIFEST, SUMS, sums};
 use super::purge::tombstones_of;
-use super::scan_tokens::{LONGEST, Token, tokens};
+use super::scan_tokens::{LONGEST, Token};
+use super::text_column::{Value, values};
 use super::{Manifest, REVOKED, Selectors};
+use crate::sample_json::strings;
 use crate::tar_name::is_tar;
 use crate::tar_read::TarReader;
 
@@ -25,6 +23,11 @@ use crate::tar_read::TarReader;
 const PIECE: usize = 4 << 20;
 /// Places that are named one by one.
 const NAMED: usize = 100;
+/// Files that a release's own hand writes: URLs of its licence and vocabularies stand there.
+const GENERATED: [&str; 4] = ["README.md", "croissant.json", "LICENSE", MANIFEST];
+/// Endings of files whose bytes hide what they hold.
+const PACKED: [&str; 12] =
+    ["gz", "tgz", "bz2", "xz", "lzma", "zst", "lz4", "br", "zip", "npz", "7z", "rar"];
 
 /// What was read, and that nothing was found; [`Absence::found`] is empty then.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,7 +44,8 @@ pub struct Absence {
     pub sought: u64,
     /// Where something is, at most 100 places.
     pub found: Vec<Found>,
-    /// What is not as the manifest says: a file missing, of another hash, or not listed.
+    /// What is not as the manifest says (a file missing, of another hash, or not listed), and what
+    /// could not be looked into: a json, an array or a column that cannot be read.
     pub faults: Vec<String>,
 }
 
@@ -59,7 +63,8 @@ pub struct Found {
 /// Reads every file of a release: names, texts and pictures of shards, every text of every parquet
 /// column, uids of npy files, and the raw bytes of all of them; looks for what the selectors name
 /// and for everything on the release's own list of tombstones. Each file is held against the
-/// manifest on the way.
+/// manifest on the way, and SHA256SUMS too. URLs that our own hand writes into the card, the licence
+/// of the release among them, are not looked for.
 ///
 /// # Errors
 /// When the release cannot be read. That something was found is no error here but an answer.
@@ -72,15 +77,14 @@ pub fn verify_purge(cx: &Context, dir: &StageDir, selectors: &Selectors) -> Resu
             .at(dir.locate(""))
             .hint("name what to look for: --uid, --url, --domain, --sha256 or --list"));
     }
-    let names = files_of(dir, &manifest)?;
+    let names = files_of(dir)?;
+    let own_urls = own_urls(&manifest);
     let all = Mutex::new(Absence { sought: sought.len() as u64, ..Absence::default() });
     in_parallel(cx.threads, names.len(), |i| {
         cx.cancel.check()?;
-        let mut scan = Scan { sought: &sought, path: &names[i], own: Absence::default() };
-        let blob = match dir.blob(&names[i]) {
-            Ok(blob) => blob,
-            Err(_) => blob_of(dir, &names[i])?,
-        };
+        let ours = GENERATED.contains(&names[i].as_str()).then_some(&own_urls);
+        let mut scan = Scan { sought: &sought, path: &names[i], ours, own: Absence::default() };
+        let blob = dir.blob(&names[i]).or_else(|_| blob_of(dir, &names[i]))?;
         scan.file(&blob)?;
         let mut own = scan.own;
         held(&manifest, &names[i], &blob, &mut own.faults)?;
@@ -101,6 +105,7 @@ pub fn verify_purge(cx: &Context, dir: &StageDir, selectors: &Selectors) -> Resu
     let there: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     let missing = manifest.files.iter().filter(|file| !there.contains(file.path.as_str()));
     all.faults.extend(missing.map(|file| format!("{} is missing", file.path)));
+    all.faults.extend(fault_of_sums(dir, &manifest)?);
     all.faults.sort();
     Ok(all)
 }
@@ -121,16 +126,21 @@ fn held(manifest: &Manifest, name: &str, blob: &Blob, faults: &mut Vec<String>) 
     Ok(())
 }
 
-/// All files of the folder; of a release in a bucket, those that the manifest lists and the two
-/// beside them.
-fn files_of(dir: &StageDir, manifest: &Manifest) -> Result<Vec<String>> {
+/// What is wrong with the list for `sha256sum -c`.
+fn fault_of_sums(dir: &StageDir, manifest: &Manifest) -> Result<Option<String>> {
+    let Ok(blob) = dir.blob(SUMS) else { return Ok(Some(format!("{SUMS} is missing"))) };
+    let expected = sums(&manifest.files, &dir.blob(MANIFEST)?.sha256()?);
+    let same = blob.len() == expected.len() as u64 && *blob.read_all()? == *expected.as_bytes();
+    Ok((!same).then(|| format!("{SUMS} does not say what the manifest says")))
+}
+
+/// All files of the folder or below the bucket's prefix, whoever put them there.
+fn files_of(dir: &StageDir) -> Result<Vec<String>> {
     let root = dir.locate("");
-    let mut names: BTreeSet<String> = BTreeSet::new();
     if root.contains("://") {
-        names.extend(manifest.files.iter().map(|file| file.path.clone()));
-        names.extend([MANIFEST, SUMS].map(str::to_owned));
-        return Ok(names.into_iter().collect());
+        return dir.names();
     }
+    let mut names: BTreeSet<String> = BTreeSet::new();
     let mut folders = vec![std::path::PathBuf::from(&root)];
     let trouble = |e| Error::input("cannot list").because(e).at(&root);
     while let Some(folder) = folders.pop() {
@@ -146,36 +156,44 @@ fn files_of(dir: &StageDir, manifest: &Manifest) -> Result<Vec<String>> {
     Ok(names.into_iter().collect())
 }
 
-/// A file among those of the commit protocol, which a stage does not hand out.
+/// A file among those of the commit protocol, or with a name that we would not give.
 fn blob_of(dir: &StageDir, name: &str) -> Result<Blob> {
-    let path = Path::new(&dir.locate("")).join(name);
-    Blob::open(&path.display().to_string())
+    let root = dir.locate("");
+    if root.contains("://") {
+        return dir.any_blob(name);
+    }
+    Blob::open(&Path::new(&root).join(name).display().to_string())
 }
 
 /// The look through one file.
 struct Scan<'a> {
     sought: &'a Selectors,
     path: &'a str,
+    /// URLs that stand in this file without being anybody's data.
+    ours: Option<&'a BTreeSet<String>>,
     own: Absence,
 }
 
 impl Scan<'_> {
     fn file(&mut self, blob: &Blob) -> Result<()> {
         self.raw(blob)?;
-        if is_tar(self.path) {
-            self.tar(blob)
-        } else if self.path.ends_with(".parquet") {
-            self.parquet(blob)
-        } else if self.path.ends_with(".npy") {
-            self.npy(blob);
-            Ok(())
-        } else {
-            if self.path.ends_with(".json") {
-                self.json(&blob.read_all()?, "json");
-            }
-            self.picture(&blob.sha256()?, "the file");
-            Ok(())
+        let path = self.path.to_ascii_lowercase();
+        let ending = path.rsplit('.').next().unwrap_or_default();
+        if is_tar(&path) {
+            return self.tar(blob);
         }
+        match ending {
+            "parquet" => return self.parquet(blob),
+            "npy" => self.npy(blob),
+            "json" => self.json(&blob.read_all()?, ""),
+            packed if PACKED.contains(&packed) => {
+                self.fault("it is compressed: what it holds was not read");
+            }
+            _ => {}
+        }
+        let hash = blob.sha256()?;
+        self.token(Token::Hash(&hash), "the file");
+        Ok(())
     }
 
     /// Everything as bytes, in pieces that overlap.
@@ -197,10 +215,11 @@ impl Scan<'_> {
             let place = format!("member {}", member.name);
             self.own.members += 1;
             self.bytes(member.name.as_bytes(), &place);
-            if member.name.ends_with(".json") {
+            if member.name.to_ascii_lowercase().ends_with(".json") {
                 self.json(&data, &place);
             }
-            self.picture(&format!("{:x}", Sha256::digest(&data)), &place);
+            // Its bytes were looked through with those of the whole file.
+            self.token(Token::Hash(&format!("{:x}", Sha256::digest(&data))), &place);
         }
         Ok(())
     }
@@ -209,113 +228,92 @@ impl Scan<'_> {
         let table = File::open(blob)?;
         for batch in table.batches(&Pick::default())? {
             let batch = batch?;
+            let first = self.own.rows as usize;
             for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-                let place = |row: usize| format!("row {row}, column {}", field.name());
-                self.column(column, self.own.rows as usize, &place)?;
+                let seen = values(column, &mut |row, value| {
+                    let place = format!("row {}, column {}", first + row, field.name());
+                    self.value(value, &place);
+                });
+                if let Err(kind) = seen {
+                    let column = field.name();
+                    self.fault(&format!(
+                        "column {column} is of the type {kind}, which is not read"
+                    ));
+                }
             }
             self.own.rows += batch.num_rows() as u64;
         }
         Ok(())
     }
 
-    fn column(
-        &mut self,
-        column: &ArrayRef,
-        first: usize,
-        place: &dyn Fn(usize) -> String,
-    ) -> Result<()> {
-        let column = match column.data_type() {
-            DataType::Utf8 => column.clone(),
-            DataType::LargeUtf8 | DataType::Utf8View => {
-                arrow_cast::cast(column, &DataType::Utf8).internal("cannot read text")?
-            }
-            DataType::Binary => {
-                let column = column.as_binary::<i32>();
-                for (row, bytes) in column.iter().enumerate() {
-                    let Some(bytes) = bytes else { continue };
-                    self.bytes(bytes, &place(first + row));
-                    self.picture(&format!("{:x}", Sha256::digest(bytes)), &place(first + row));
-                }
-                return Ok(());
-            }
-            // Lists and structures, spelt out.
-            kind if kind.is_nested() => {
-                for row in 0..column.len() {
-                    let text = arrow_cast::display::array_value_to_string(column, row)
-                        .internal("cannot show a value")?;
-                    self.bytes(text.as_bytes(), &place(first + row));
-                }
-                return Ok(());
-            }
-            _ => return Ok(()),
-        };
-        for (row, text) in column.as_string::<i32>().iter().enumerate() {
-            if let Some(text) = text {
-                self.text(text, &place(first + row));
-            }
-        }
-        Ok(())
-    }
-
-    /// Subset files hold uids; other arrays hold numbers.
+    /// Subset files hold uids; other arrays have to hold numbers.
     fn npy(&mut self, blob: &Blob) {
-        for (row, uid) in subset::read(blob).unwrap_or_default().into_iter().enumerate() {
-            if self.sought.has_uid(uid) {
-                self.report(&format!("row {row}"), "uid");
-            }
+        let plain = |header: &npy::Header| {
+            let kind = header.descr().trim_matches('\'').trim_start_matches(['<', '>', '|', '=']);
+            let (letter, size) = kind.split_at_checked(1).unwrap_or_default();
+            "biufc".contains(letter) && !letter.is_empty() && size.parse::<u8>().is_ok()
+        };
+        if npy::Header::read(blob).is_ok_and(|header| plain(&header)) {
+            return;
         }
-    }
-
-    /// The strings of a JSON text, without their escapes; what is none was read as bytes already.
-    fn json(&mut self, bytes: &[u8], place: &str) {
-        let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return };
-        let mut open = vec![&value];
-        while let Some(value) = open.pop() {
-            match value {
-                Value::String(text) => self.text(text, place),
-                Value::Array(items) => open.extend(items),
-                Value::Object(map) => {
-                    map.keys().for_each(|key| self.text(key, place));
-                    open.extend(map.values());
+        match subset::read(blob) {
+            Ok(uids) => {
+                for (row, uid) in uids.into_iter().enumerate() {
+                    if self.sought.has_uid(uid) {
+                        self.report(&format!("row {row}"), "uid");
+                    }
                 }
-                _ => {}
             }
+            Err(error) => self.fault(&format!("it is neither uids nor numbers: {error}")),
         }
     }
 
-    fn text(&mut self, text: &str, place: &str) {
-        // A value that is a URL as a whole may hold what would end one in a text.
-        if text.contains("://") && self.sought.has_url(text) {
-            self.report(place, "url");
+    /// The strings of a JSON text, without their escapes.
+    fn json(&mut self, bytes: &[u8], place: &str) {
+        let inside = if place.is_empty() { "json" } else { place };
+        if !strings(bytes, &mut |text| self.value(Value::Text(text), inside)) {
+            let of = if place.is_empty() { "it" } else { place };
+            self.fault(&format!("{of} cannot be read as JSON"));
         }
-        self.bytes(text.as_bytes(), place);
     }
 
     fn bytes(&mut self, bytes: &[u8], place: &str) {
-        let (sought, mut kinds) = (self.sought, [false; 3]);
-        tokens(bytes, |token| match token {
-            Token::Uid(hex) => {
-                kinds[0] |= Uid::parse(hex).is_some_and(|uid| sought.has_uid(uid));
-            }
-            Token::Url(url) => kinds[1] |= sought.has_url(url),
-            Token::Hash(hex) => kinds[2] |= sought.has_sha256(&hex.to_ascii_lowercase()),
-        });
-        for (kind, _) in ["uid", "url", "sha256"].into_iter().zip(kinds).filter(|(_, found)| *found)
-        {
-            self.report(place, kind);
+        let sought = self.sought;
+        sought.find_tokens(bytes, |token| self.token_found(token, place));
+    }
+
+    fn value(&mut self, value: Value<'_>, place: &str) {
+        let sought = self.sought;
+        sought.find(value, |token| self.token_found(token, place));
+    }
+
+    fn token(&mut self, token: Token<'_>, place: &str) {
+        if self.sought.has(token) {
+            self.token_found(token, place);
         }
     }
 
-    fn picture(&mut self, sha256: &str, place: &str) {
-        if self.sought.has_sha256(sha256) {
-            self.report(place, "sha256");
-        }
+    fn token_found(&mut self, token: Token<'_>, place: &str) {
+        let kind = match token {
+            Token::Uid(_) => "uid",
+            Token::Hash(_) => "sha256",
+            Token::Url(url) if self.ours.is_some_and(|ours| ours.contains(url)) => return,
+            Token::Url(_) => "url",
+        };
+        self.report(place, kind);
     }
 
     fn report(&mut self, place: &str, kind: &str) {
-        if self.own.found.len() < NAMED {
+        let same = |found: &Found| found.place == place && found.kind == kind;
+        if self.own.found.len() < NAMED && !self.own.found.last().is_some_and(same) {
             let (path, place, kind) = (self.path.to_owned(), place.to_owned(), kind.to_owned());
             self.own.found.push(Found { path, place, kind });
+        }
+    }
+
+    fn fault(&mut self, what: &str) {
+        if self.own.faults.len() < NAMED {
+            self.own.faults.push(format!("{}: {what}", self.path));
         }
     }
 }

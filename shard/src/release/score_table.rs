@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow_schema::{Field, Schema, SchemaRef};
 use arrow_select::concat::concat_batches;
@@ -11,6 +10,8 @@ use stage::{Error, Pairs, Result, ResultExt};
 use store::Blob;
 use store::parquet::{File, Pick};
 use store::subset::Uid;
+
+use super::text_column::{needed, value};
 
 /// Columns of judged pairs that say something else than a score.
 const NO_SCORES: [&str; 8] =
@@ -73,11 +74,10 @@ impl ScoreTable {
                 .collect();
             for batch in file.batches(&Pick { columns: Some(&names), ..Pick::default() })? {
                 let batch = batch?;
-                let uid = batch.column_by_name("uid").and_then(|c| c.as_string_opt::<i32>());
-                let uid = uid.ok_or_else(|| Error::input("`uid` is no text").at(blob.name()))?;
+                let uids = needed(&batch, "uid").map_err(|error| error.at(blob.name()))?;
                 let mut kept = Vec::new();
-                for row in (0..uid.len()).filter(|&row| uid.is_valid(row)) {
-                    if let Some(uid) = Uid::parse(uid.value(row))
+                for row in 0..uids.len() {
+                    if let Some(uid) = value(&uids, row).and_then(Uid::parse)
                         && wanted.binary_search(&uid).is_ok()
                     {
                         let place = u32::try_from(found.len()).map_err(|_| {

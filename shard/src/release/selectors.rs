@@ -7,7 +7,7 @@ use stage::{Error, Result};
 use store::Blob;
 use store::subset::Uid;
 
-use super::domain::{domains_of, host_of};
+use super::domain::host_of;
 use super::tombstones::Tombstones;
 
 /// Largest list that is read, bytes.
@@ -16,11 +16,11 @@ const MAX_LIST: u64 = 256 << 20;
 /// What pairs are named by: any that fits takes a pair out.
 #[derive(Debug, Clone, Default)]
 pub struct Selectors {
-    uids: BTreeSet<Uid>,
-    urls: BTreeSet<String>,
-    domains: BTreeSet<String>,
-    sha256: BTreeSet<String>,
-    hashed: Vec<Tombstones>,
+    pub(super) uids: BTreeSet<Uid>,
+    pub(super) urls: BTreeSet<String>,
+    pub(super) domains: BTreeSet<String>,
+    pub(super) sha256: BTreeSet<String>,
+    pub(super) hashed: Vec<Tombstones>,
 }
 
 impl Selectors {
@@ -49,7 +49,7 @@ impl Selectors {
         Ok(())
     }
 
-    /// Names all pairs whose URL's host is this domain or below it.
+    /// Names all pairs whose URL's host is this domain or below it; `*.` before it changes nothing.
     ///
     /// # Errors
     /// When it cannot be a domain.
@@ -79,8 +79,9 @@ impl Selectors {
     }
 
     /// Names what a file lists: `uid:…`, `url:…`, `domain:…`, `sha256:…` one a line, or without the
-    /// word where the form says it (32 hex digits, 64, `://`, else a domain); `#` begins a comment.
-    /// A `tombstones.json`, of this release or another, is read too.
+    /// word where the form says it (32 hex digits, 64, `://`, a domain with a dot); `#` begins a
+    /// comment, at the beginning of a line or behind a space. A `tombstones.json`, of this release
+    /// or another, is read too.
     ///
     /// # Errors
     /// Names the file and the line.
@@ -90,15 +91,16 @@ impl Selectors {
             return Err(Error::input(message).at(blob.name()));
         }
         let bytes = blob.read_all()?;
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         if bytes.trim_ascii_start().starts_with(b"{") {
             self.hashed.push(Tombstones::parse(blob)?);
             return Ok(());
         }
-        let text = std::str::from_utf8(&bytes)
+        let text = std::str::from_utf8(bytes)
             .map_err(|_| Error::input("the list is not UTF-8").at(blob.name()))?;
         for (number, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
+            let line = without_comment(line);
+            if line.is_empty() {
                 continue;
             }
             self.line(line).map_err(|e| {
@@ -120,7 +122,20 @@ impl Selectors {
             _ if hex(32) => ("uid", line),
             _ if hex(64) => ("sha256", line),
             _ if line.contains("://") => ("url", line),
-            _ => ("domain", line),
+            _ if line.contains('.') => ("domain", line),
+            _ => {
+                let digits = line.bytes().filter(u8::is_ascii_hexdigit).count();
+                let others = line.bytes().any(|b| !b.is_ascii_hexdigit() && b != b'-');
+                let hint = if others {
+                    "uid, sha256, a URL, or a domain with a dot; else say the kind: `domain:name`"
+                        .to_owned()
+                } else {
+                    format!(
+                        "a uid has 32 hex digits and a sha256 64, this has {digits}; write them without dashes"
+                    )
+                };
+                return Err(Error::recipe(format!("{line:?} names nothing")).hint(hint));
+            }
         };
         match kind {
             "uid" => self.uid(value),
@@ -150,47 +165,15 @@ impl Selectors {
         self.len() == 0
     }
 
-    /// Whether this uid is named.
-    pub(crate) fn has_uid(&self, uid: Uid) -> bool {
-        self.uids.contains(&uid)
-            || self.hashed.iter().any(|list| {
-                !list.uid.is_empty() && list.uid.contains(&list.hash("uid", &uid.to_string()))
-            })
-    }
-
-    /// Whether this URL, or its domain, is named.
-    pub(crate) fn has_url(&self, url: &str) -> bool {
-        if self.urls.contains(url) {
-            return true;
-        }
-        let hashed =
-            |list: &Tombstones| !list.url.is_empty() && list.url.contains(&list.hash("url", url));
-        if self.hashed.iter().any(hashed) {
-            return true;
-        }
-        let any_domain =
-            !self.domains.is_empty() || self.hashed.iter().any(|list| !list.domain.is_empty());
-        any_domain && host_of(url).is_some_and(|host| domains_of(&host).any(|d| self.has_domain(d)))
-    }
-
-    fn has_domain(&self, domain: &str) -> bool {
-        self.domains.contains(domain)
-            || self.hashed.iter().any(|list| {
-                !list.domain.is_empty() && list.domain.contains(&list.hash("domain", domain))
-            })
-    }
-
-    /// Whether a picture of this hash (hex, small letters) is named.
-    pub(crate) fn has_sha256(&self, hash: &str) -> bool {
-        self.sha256.contains(hash)
-            || self.hashed.iter().any(|list| {
-                !list.sha256.is_empty() && list.sha256.contains(&list.hash("sha256", hash))
-            })
-    }
-
-    /// Adds what is named to a list; uids come from the pairs themselves. Hashes of other lists
+    /// Adds what is named to a list; uids come from the pairs themselves. Hashes of another salt
     /// cannot be salted again: what they found stands there by its uid.
     pub(crate) fn bury(&self, list: &mut Tombstones) {
+        for same in self.hashed.iter().filter(|other| other.salt == list.salt) {
+            list.uid.extend(same.uid.iter().cloned());
+            list.url.extend(same.url.iter().cloned());
+            list.domain.extend(same.domain.iter().cloned());
+            list.sha256.extend(same.sha256.iter().cloned());
+        }
         let url: Vec<String> = self.urls.iter().map(|url| list.hash("url", url)).collect();
         let domain: Vec<String> = self.domains.iter().map(|d| list.hash("domain", d)).collect();
         let sha256: Vec<String> = self.sha256.iter().map(|h| list.hash("sha256", h)).collect();
@@ -219,6 +202,14 @@ impl Selectors {
         }
         format!("{:x}", digest.finalize())
     }
+}
+
+/// A line up to its comment; a `#` inside a word belongs to a URL.
+fn without_comment(line: &str) -> &str {
+    let begins =
+        |(at, _): &(usize, &str)| line[..*at].chars().next_back().is_none_or(char::is_whitespace);
+    let end = line.match_indices('#').find(begins).map_or(line.len(), |(at, _)| at);
+    line[..end].trim()
 }
 
 #[cfg(test)]
@@ -255,6 +246,34 @@ mod tests {
     fn a_broken_line_is_named_with_its_number() {
         let error = listed("b.example\nuid: 12\n").unwrap_err();
         assert_eq!(error.to_string(), "list.txt:2: \"12\" is no uid");
+        for line in [&UID[1..], "localhost", "sha1: 12", "139e4a9b-22a6-1477-1f06-c700a8ebe150"] {
+            let error = listed(line).unwrap_err();
+            assert!(error.hint_text().is_some(), "{error}");
+            assert!(error.to_string().ends_with("names nothing"), "{error}");
+        }
+        assert!(listed("domain: localhost").unwrap().has_url("http://localhost/x"));
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_comments_are_no_part_of_a_name() {
+        let text =
+            format!("\u{feff}{UID} # asked on Monday\nhttp://a.example/#x\t# b\n  # c.example\n");
+        let selectors = listed(&text).unwrap();
+        assert_eq!(selectors.len(), 2);
+        assert!(selectors.has_uid(Uid::parse(UID).unwrap()));
+        assert!(selectors.has_url("http://a.example/#x"));
+    }
+
+    #[test]
+    fn a_list_of_the_same_salt_is_buried_whole() {
+        let mut asked = Tombstones::new("00");
+        asked.domain.insert(asked.hash("domain", "a.example"));
+        let (mut own, mut other) = (Tombstones::new("00"), Tombstones::new("01"));
+        let mut selectors = Selectors::default();
+        selectors.hashed(asked.clone());
+        selectors.bury(&mut own);
+        selectors.bury(&mut other);
+        assert_eq!((own.domain, other.len()), (asked.domain, 0));
     }
 
     #[test]

@@ -62,6 +62,17 @@ impl Tombstones {
         format!("{:x}", Sha256::digest(format!("{}:{kind}:{value}", self.salt)))
     }
 
+    /// The hashes of this kind.
+    pub(crate) fn of(&self, kind: &str) -> Option<&BTreeSet<String>> {
+        match kind {
+            "uid" => Some(&self.uid),
+            "url" => Some(&self.url),
+            "domain" => Some(&self.domain),
+            "sha256" => Some(&self.sha256),
+            _ => None,
+        }
+    }
+
     /// Hashes in it.
     #[must_use]
     pub fn len(&self) -> usize {
