@@ -64,11 +64,12 @@ pub trait Ranks: Send {
 /// # Errors
 /// A GPU that cannot be opened, or what NCCL says.
 pub fn with_gpus(tcp: tcp::Tcp, cx: &Context) -> Result<Box<dyn Ranks>> {
-    #[cfg(feature = "nccl")]
     if cx.device != stage::Device::Cpu {
+        #[cfg(feature = "nccl")]
         return Ok(Box::new(nccl::Nccl::meet(tcp, &models::device(cx.device)?)?));
+        #[cfg(not(feature = "nccl"))]
+        tracing::warn!("built without the feature nccl: gradients are summed in main memory");
     }
-    let _on_the_cpu = cx;
     Ok(Box::new(tcp))
 }
 
