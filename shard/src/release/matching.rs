@@ -33,7 +33,9 @@ impl Selectors {
                     show(Token::Hash(&hash));
                 }
                 if matches!(bytes.len(), 16 | 32) {
-                    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                    let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or('0');
+                    let hex: String =
+                        bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect();
                     let raw = if bytes.len() == 16 { Token::Uid(&hex) } else { Token::Hash(&hex) };
                     if self.has(raw) {
                         show(raw);
