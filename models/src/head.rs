@@ -95,14 +95,15 @@ impl Head {
         self.layers.first().map_or(0, |layer| layer.inputs)
     }
 
-    /// Its number for an embedding of [`Self::inputs`] numbers; sums in f64 in the order of the
+    /// Its number for an embedding of [`Self::inputs`] numbers, NaN for one with a NaN; sums in f64 in the order of the
     /// numbers, so that it is the same on every machine.
     #[must_use]
     pub fn score(&self, embedding: &[f32]) -> f32 {
         let mut values: Vec<f64> = embedding.iter().map(|x| f64::from(*x)).collect();
         for (i, layer) in self.layers.iter().enumerate() {
             if i > 0 && self.between == Between::Relu {
-                values.iter_mut().for_each(|x| *x = x.max(0.0));
+                // NaN stays, so that a broken embedding has no score.
+                values.iter_mut().for_each(|x| *x = if *x <= 0.0 { 0.0 } else { *x });
             }
             let rows = layer.weight.chunks_exact(layer.inputs).zip(&layer.bias);
             values = rows
