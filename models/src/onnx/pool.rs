@@ -11,7 +11,7 @@ use super::windows::{Grid, Windows};
 /// What is made of the numbers under a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kind {
-    /// The largest; NaN if there is one.
+    /// The largest; NaN if there is one, where onnxruntime may give another number under the window.
     Max,
     /// The mean, of the borders too if `padded`.
     Average { padded: bool },
