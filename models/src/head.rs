@@ -122,3 +122,20 @@ fn numbers(name: &str) -> Vec<u64> {
     let digits = name.split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty());
     digits.map(|part| part.parse().unwrap_or(u64::MAX)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_embedding_with_a_nan_has_no_score() {
+        let layer = || Layer { weight: vec![1.0], bias: vec![0.0], inputs: 1 };
+        for between in [Between::Nothing, Between::Relu] {
+            let head = Head { layers: vec![layer(), layer()], between };
+            assert!(head.score(&[f32::NAN]).is_nan());
+            assert_eq!(head.score(&[2.0]), 2.0);
+        }
+        let head = Head { layers: vec![layer(), layer()], between: Between::Relu };
+        assert_eq!(head.score(&[-2.0]), 0.0);
+    }
+}
