@@ -18,8 +18,8 @@ pub enum Precision {
     #[default]
     F32,
     /// Rounded to bf16 in the linear layers, with sums in f32: up to twice as fast where the
-    /// machine has AVX512-BF16, slower where not; the same bits on all. A cosine moves by a few
-    /// thousandths.
+    /// machine has AVX512-BF16, slower where not; the same bits on both, numbers below the smallest
+    /// normal one and sums beyond the largest finite one apart. A cosine moves by a few thousandths.
     Bf16,
 }
 

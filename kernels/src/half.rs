@@ -3,7 +3,8 @@
 //! The activations are rounded to bf16 row by row, products of two bf16 numbers are exact in f32,
 //! and sums are f32. The order is that of the instruction VDPBF16PS (Intel SDM): of each pair of
 //! neighbours in the inner dimension the second product is added first. So machines with and
-//! without the instruction give the same bits, numbers below the smallest normal one apart.
+//! without the instruction give the same bits, numbers below the smallest normal one and beyond the
+//! largest finite one apart.
 
 use candle_core::{Result, Tensor};
 

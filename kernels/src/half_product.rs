@@ -3,7 +3,7 @@
 //! Products of two bf16 numbers are exact in f32. The order of the sums is that of the instruction
 //! VDPBF16PS (Intel SDM): of each pair of neighbours in the inner dimension the second product is
 //! added first. So machines with and without the instruction give the same bits, numbers below the
-//! smallest normal one apart, and so does any number of threads.
+//! smallest normal one and beyond the largest finite one apart, and so does any number of threads.
 
 use rayon::prelude::*;
 

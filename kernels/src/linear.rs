@@ -21,12 +21,39 @@ pub enum Products {
     #[default]
     F32,
     /// Both factors rounded to bf16, sums and everything else f32; in the forward pass and in both
-    /// products of the backward pass. The same bits on every machine, numbers below the smallest
-    /// normal one and sums that overflow apart.
+    /// products of the backward pass. The same bits on machines with and without AVX512-BF16, for
+    /// sums that stay between the smallest normal number and the largest finite one: the instruction
+    /// takes numbers below as zero, and may end differently in infinities and NaN.
     Bf16,
 }
 
 impl Products {
+    /// `into += a b` on slices, row after row.
+    ///
+    /// # Shapes
+    /// `a` (M, K), `b` (K, N), `into` (M, N), with `sizes` [M, K, N]
+    ///
+    /// # Errors
+    /// Slices of other lengths.
+    pub fn add_product(
+        self,
+        into: &mut [f32],
+        a: &[f32],
+        b: &[f32],
+        sizes: [usize; 3],
+    ) -> Result<()> {
+        let [m, k, n] = sizes;
+        let fits = |length: usize, x: usize, y: usize| x.checked_mul(y) == Some(length);
+        if !fits(a.len(), m, k) || !fits(b.len(), k, n) || !fits(into.len(), m, n) {
+            let lengths = [a.len(), b.len(), into.len()];
+            candle_core::bail!("add_product: {lengths:?} numbers for {sizes:?}");
+        }
+        if into.is_empty() || k == 0 {
+            return Ok(());
+        }
+        self.of(into, true, Matrix::new(a, m, k), Matrix::new(b, k, n))
+    }
+
     /// `into = a b`, or `into += a b` if `add`.
     pub(crate) fn of<T: Float>(
         self,
@@ -152,7 +179,7 @@ impl Fused for Project {
         with_float!("project", x.dtype(), T => {
             let (xs, w) = (values::<T>(x, "project")?, values::<T>(weight, "project")?);
             let dy = values::<T>(grad, "project")?;
-            let rows = dy.len() / n.max(1);
+            let rows = rows_of(x);
             let mut dx = vec![<T as Float>::ZERO; xs.len()];
             let (dys, ws) = (Matrix::new(&dy, rows, n), Matrix::new(&w, k, n));
             product(&mut dx, false, dys, ws.transposed());
@@ -211,7 +238,7 @@ impl Fused for Linear {
         with_float!("linear", x.dtype(), T => {
             let (xs, w) = (values::<T>(x, "linear")?, values::<T>(weight, "linear")?);
             let dy = values::<T>(grad, "linear")?;
-            let sizes = (dy.len() / n.max(1), n, k);
+            let sizes = (rows_of(x), n, k);
             let dx = backward_x(self.products, &dy, &w, sizes)?;
             let dw = backward_w(self.products, ids.get(1), &dy, &xs, sizes)?;
             let mut all = vec![Some(tensor(dx, x.shape())?), dw];
@@ -221,6 +248,11 @@ impl Fused for Linear {
             Ok(all)
         })
     }
+}
+
+/// Rows of (.., K), also of rows without numbers.
+fn rows_of(x: &Tensor) -> usize {
+    x.dims().split_last().map_or(0, |(_, rows)| rows.iter().product())
 }
 
 /// x wᵀ + bias for (rows, n, k).
@@ -298,5 +330,51 @@ impl<T: Float> Work for ColumnSums<'_, T> {
         for row in self.x.chunks_exact(self.sums.len()) {
             add_to(self.sums, row);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    #[test]
+    fn layers_without_outputs_or_inputs_have_gradients_without_numbers_or_of_zeros() {
+        let var = |rows: usize, columns: usize| {
+            Var::from_tensor(
+                &Tensor::ones((rows, columns), candle_core::DType::F32, &Device::Cpu).unwrap(),
+            )
+            .unwrap()
+        };
+        for (n, k) in [(0, 3), (3, 0), (0, 0)] {
+            let (x, w, turned) = (var(2, k), var(n, k), var(k, n));
+            let bias =
+                Var::from_tensor(&Tensor::ones(n, candle_core::DType::F32, &Device::Cpu).unwrap())
+                    .unwrap();
+            for y in [
+                linear(&x, &w, Some(&bias)).unwrap(),
+                linear(&x, &w, None).unwrap(),
+                linear_in(&x, &w, None, Products::Bf16).unwrap(),
+                project(&x, &turned).unwrap(),
+            ] {
+                assert_eq!(y.dims(), [2, n]);
+                let gradients = y.sum_all().unwrap().backward().unwrap();
+                let dx = gradients.get(&x).unwrap();
+                assert_eq!(dx.to_vec2::<f32>().unwrap(), vec![vec![0.0; k]; 2]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_product_of_slices_is_added_and_wrong_lengths_are_refused() {
+        let (a, b) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 0.0, 2.0, 1.0, 0.0, 3.0]);
+        let mut c = [1.0; 4];
+        Products::F32.add_product(&mut c, &a, &b, [2, 3, 2]).unwrap();
+        assert_eq!(c, [6.0, 12.0, 15.0, 24.0]);
+        assert!(Products::F32.add_product(&mut c, &a, &b, [2, 2, 2]).is_err());
+        assert!(Products::F32.add_product(&mut c, &a, &b, [usize::MAX, 2, 2]).is_err());
+        Products::F32.add_product(&mut c, &[], &[], [2, 0, 2]).unwrap();
+        assert_eq!(c, [6.0, 12.0, 15.0, 24.0]);
     }
 }

@@ -16,7 +16,8 @@ pub struct PackedLinear {
 }
 
 impl PackedLinear {
-    /// Lays out a weight; None on machines whose products are not this crate's own.
+    /// Lays out a weight; None on machines whose products are not this crate's own, and for a weight
+    /// without numbers.
     ///
     /// # Shapes
     /// `weight` (N, K) f32
@@ -27,6 +28,9 @@ impl PackedLinear {
         let (columns, depth) = weight.dims2()?;
         let weight = weight.contiguous()?;
         let weight = values::<f32>(&weight, "packed_linear")?;
+        if weight.is_empty() {
+            return Ok(None);
+        }
         let panels = Panels::new(Matrix::new(&weight, columns, depth).transposed());
         Ok(panels.map(|panels| Self { panels, columns, depth }))
     }
@@ -65,6 +69,14 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+
+    #[test]
+    fn a_weight_without_numbers_is_not_laid_out() {
+        for shape in [(5, 0), (0, 5), (0, 0)] {
+            let w = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+            assert!(PackedLinear::new(&w).unwrap().is_none());
+        }
+    }
 
     #[test]
     fn laid_out_once_gives_the_bits_of_every_time() {

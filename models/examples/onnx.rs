@@ -11,6 +11,7 @@ use std::time::Instant;
 use models::onnx::{Array, Onnx};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    kernels::keep_freed_memory(); // as the program does
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [model, input, shape, output] = arguments.as_slice() else {
         return Err("onnx MODEL INPUT N,C,H,W OUTPUT".into());

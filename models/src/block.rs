@@ -6,7 +6,7 @@ use candle_core::{D, Result, Tensor, Var};
 use kernels::{Half, HalfForm, Products};
 
 use crate::linear::{Layout, Linear};
-use crate::repavit::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, BatchNorm, FoldedFfn, IdleFfn};
+use crate::repavit::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, BatchNorm, IdleFfn};
 use crate::shapes::Ffn;
 
 /// LayerNorm's eps (`torch.nn.LayerNorm`), everywhere in a plain CLIP.
@@ -60,6 +60,13 @@ impl Source<'_> {
 
     fn linear_of(&self, weight: &str, bias: &str) -> Result<Linear> {
         Linear::new(self.get(weight)?, self.get(bias)?, self.layout)
+    }
+
+    /// A layer that has no bias in the checkpoint.
+    fn without_bias(&self, at: &str) -> Result<Linear> {
+        let weight = self.get(&format!("{at}.weight"))?;
+        let bias = Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device())?;
+        Linear::new(weight, bias, self.layout)
     }
 
     pub(crate) fn norm(&self, at: &str, eps: f64) -> Result<Norm> {
@@ -152,7 +159,14 @@ pub(crate) struct Block {
 enum FfnLayer {
     Plain { ln_2: Norm, fc: Linear, proj: Linear },
     Idle(Box<IdleLayer>),
-    Folded(FoldedFfn),
+    Folded(Box<FoldedLayer>),
+}
+
+/// `R x + r`, and `V GELU(U x + u)` where channels are active.
+#[derive(Debug, Clone)]
+struct FoldedLayer {
+    idle: Linear,
+    active: Option<(Linear, Linear)>,
 }
 
 #[derive(Debug, Clone)]
@@ -189,14 +203,14 @@ impl Block {
                 active,
             })),
             Some(Ffn::Folded { active }) => {
-                let (idle_weight, idle_bias) = source.pair(&format!("{at}.mlp.c_idle"))?;
-                let active = if active == 0 {
-                    None
-                } else {
-                    let (u, shift) = source.pair(&format!("{at}.mlp.c_fc"))?;
-                    Some((u, shift, source.get(&format!("{at}.mlp.c_proj.weight"))?))
+                let active = match active {
+                    0 => None,
+                    _ => Some((
+                        linear("mlp.c_fc")?,
+                        source.without_bias(&format!("{at}.mlp.c_proj"))?,
+                    )),
                 };
-                FfnLayer::Folded(FoldedFfn { idle_weight, idle_bias, active })
+                FfnLayer::Folded(Box::new(FoldedLayer { idle: linear("mlp.c_idle")?, active }))
             }
         };
         Ok(Self {
@@ -364,12 +378,12 @@ impl Block {
                 kernels::add(x, &ffn.proj.forward(&h, products)?)
             }
             FfnLayer::Folded(ffn) => {
-                let y = kernels::linear(x, &ffn.idle_weight, Some(&ffn.idle_bias))?;
+                let y = ffn.idle.forward(x, products)?;
                 match &ffn.active {
                     None => Ok(y),
-                    Some((u, shift, v)) => {
-                        let h = gelu(&kernels::linear(x, u, Some(shift))?)?;
-                        kernels::add(&y, &kernels::linear(&h, v, None)?)
+                    Some((fc, proj)) => {
+                        let h = gelu(&fc.forward(x, products)?)?;
+                        kernels::add(&y, &proj.forward(&h, products)?)
                     }
                 }
             }

@@ -101,7 +101,9 @@ impl Clip {
     /// The same model with bf16 weights in the linear layers of its blocks, and convolutions of a
     /// ViTamin in bf16, wherever it is used without gradient. Sums, attention, norms and all else
     /// stay f32; so features differ from those of f32 weights in the third digit. Later changes of
-    /// the parameters are not seen without gradient.
+    /// the parameters are half seen without gradient: those of biases, norms, embeddings and
+    /// projections, which share the parameters' memory, and not those of the rounded weights. Round
+    /// again after a change.
     ///
     /// # Errors
     /// Weights that are not f32.
@@ -111,7 +113,9 @@ impl Clip {
 
     /// The same model with a copy of the weights of its blocks' linear layers, laid out for the
     /// products wherever it is used without gradient: the same bits, faster, for as many bytes
-    /// again. Later changes of the parameters are not seen without gradient.
+    /// again. Later changes of the parameters are half seen without gradient: those of biases, norms,
+    /// embeddings and projections, which share the parameters' memory, and not those of the copied
+    /// weights. Lay out again after a change.
     ///
     /// # Errors
     /// Weights that are not f32.

@@ -140,18 +140,19 @@ pub enum Purpose {
     Recompute,
 }
 
-/// Bytes of memory for batches of `batch` pairs whose numbers take `width` bytes.
+/// Bytes of memory for batches of `batch` pairs.
 ///
-/// An estimate of what this program allocates: weights (with f32 gradients and AdamW's two moments,
-/// and an f32 copy of narrower weights, in training), and what lies between the layers. Captions
-/// count as whole contexts. Without the input pictures, code and decoders.
+/// An estimate of what this program allocates. For inference the parameters in f32 and a copy of
+/// the weights of the blocks' linear layers, laid out for their products with `width` bytes a
+/// number (4, or 2 for bf16); for training the parameters, their gradients and AdamW's two moments,
+/// all in f32 at any precision. To that comes what lies between the layers, in f32. Captions count
+/// as whole contexts. Without the input pictures, code and decoders.
 #[must_use]
 pub fn memory(config: &ClipConfig, batch: u64, width: u64, purpose: Purpose) -> u64 {
-    let weights = config.parameters();
-    let master = if width < 4 { 4 } else { 0 };
+    let parameters = config.parameters();
     let state = match purpose {
-        Purpose::Inference => weights * width,
-        Purpose::Training | Purpose::Recompute => weights * (width + master + 4 + 8),
+        Purpose::Inference => 4 * parameters + width * linear_weights(config),
+        Purpose::Training | Purpose::Recompute => 16 * parameters,
     };
     let towers = [image_kept(config), text_kept(config, config.text.context_length)];
     let numbers = match purpose {
@@ -164,7 +165,38 @@ pub fn memory(config: &ClipConfig, batch: u64, width: u64, purpose: Purpose) -> 
             inputs + towers.iter().map(|tower| tower.block).max().unwrap_or(0)
         }
     };
-    state.saturating_add(batch.saturating_mul(numbers).saturating_mul(width))
+    state.saturating_add(batch.saturating_mul(numbers).saturating_mul(4))
+}
+
+/// Numbers of the weights that [`crate::Clip::with_packed_weights`] and
+/// [`crate::Clip::with_half_weights`] copy: linear layers of the blocks of both towers, and
+/// ViTamin's convolutions of single pixels.
+fn linear_weights(config: &ClipConfig) -> u64 {
+    let of = |layers: usize, c: usize, h: usize, ffn: u64| {
+        let (c, h) = (c as u64, h as u64);
+        layers as u64 * (4 * c * c + ffn * c * h)
+    };
+    let text = &config.text;
+    let text = of(text.layers, text.width, text.hidden(), 2);
+    let image = match &config.vision {
+        VisionConfig::Vit(v) => of(v.layers, v.width, v.hidden(), 2),
+        VisionConfig::Vitamin(v) => {
+            let mut all = of(v.depths[2], v.width(), v.hidden(), 3);
+            let mut into = v.stem_width as u64;
+            for stage in 0..2 {
+                let out = v.widths[stage] as u64;
+                for _ in 0..v.depths[stage] {
+                    all += 4 * out * (into + out);
+                    if into != out {
+                        all += into * out;
+                    }
+                    into = out;
+                }
+            }
+            all
+        }
+    };
+    image + text
 }
 
 /// Numbers that a forward pass of one sample keeps for the backward pass.
@@ -317,6 +349,49 @@ mod tests {
             if let Some(paper) = paper {
                 assert!(near(image.without_attention(), paper), "{name}: {image:?}");
             }
+        }
+    }
+
+    #[test]
+    fn inference_holds_the_parameters_and_a_copy_of_the_linear_weights() {
+        let config = named("ViT-B-32");
+        // 12 blocks of 4c² + 2ch of either tower: c = 768, h = 3072 and c = 512, h = 2048.
+        let copied = 84_934_656 + 37_748_736;
+        assert_eq!(config.parameters(), 151_277_313);
+        assert_eq!(memory(&config, 0, 4, Purpose::Inference), 4 * (151_277_313 + copied));
+        assert_eq!(memory(&config, 0, 2, Purpose::Inference), 4 * 151_277_313 + 2 * copied);
+        // Twice the FFN's hidden numbers of 77 tokens, or of 50 tokens of the wider tower: f32.
+        let batch =
+            memory(&config, 3, 2, Purpose::Inference) - memory(&config, 0, 2, Purpose::Inference);
+        assert_eq!(batch, 3 * 4 * 2 * 77 * 2048);
+        for width in [2, 4] {
+            assert_eq!(memory(&config, 0, width, Purpose::Training), 16 * 151_277_313);
+        }
+    }
+
+    #[test]
+    fn the_copied_weights_are_the_tensors_of_the_linear_layers() {
+        let linear = [
+            "in_proj_weight",
+            "out_proj.weight",
+            "c_fc.weight",
+            "c_proj.weight",
+            "qkv.weight",
+            "attn.proj.weight",
+            "w0.weight",
+            "w1.weight",
+            "w2.weight",
+            "expand.weight",
+            "conv1_1x1.weight",
+            "conv3_1x1.weight",
+        ];
+        for name in ["tiny-32", "ViT-S-32", "ViTamin-S", "ViTamin-L-256"] {
+            let config = named(name);
+            let tensors = config.tensors();
+            let copied =
+                tensors.iter().filter(|(name, _)| linear.iter().any(|l| name.ends_with(l)));
+            let numbers = copied.map(|(_, dims)| dims.iter().map(|d| *d as u64).product::<u64>());
+            assert_eq!(linear_weights(&config), numbers.sum::<u64>(), "{name}");
         }
     }
 

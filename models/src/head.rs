@@ -95,14 +95,15 @@ impl Head {
         self.layers.first().map_or(0, |layer| layer.inputs)
     }
 
-    /// Its number for an embedding of [`Self::inputs`] numbers; sums in f64 in the order of the
+    /// Its number for an embedding of [`Self::inputs`] numbers, NaN for one with a NaN; sums in f64 in the order of the
     /// numbers, so that it is the same on every machine.
     #[must_use]
     pub fn score(&self, embedding: &[f32]) -> f32 {
         let mut values: Vec<f64> = embedding.iter().map(|x| f64::from(*x)).collect();
         for (i, layer) in self.layers.iter().enumerate() {
             if i > 0 && self.between == Between::Relu {
-                values.iter_mut().for_each(|x| *x = x.max(0.0));
+                // NaN stays, so that a broken embedding has no score.
+                values.iter_mut().for_each(|x| *x = if *x <= 0.0 { 0.0 } else { *x });
             }
             let rows = layer.weight.chunks_exact(layer.inputs).zip(&layer.bias);
             values = rows
@@ -120,4 +121,21 @@ impl Head {
 fn numbers(name: &str) -> Vec<u64> {
     let digits = name.split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty());
     digits.map(|part| part.parse().unwrap_or(u64::MAX)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_embedding_with_a_nan_has_no_score() {
+        let layer = || Layer { weight: vec![1.0], bias: vec![0.0], inputs: 1 };
+        for between in [Between::Nothing, Between::Relu] {
+            let head = Head { layers: vec![layer(), layer()], between };
+            assert!(head.score(&[f32::NAN]).is_nan());
+            assert_eq!(head.score(&[2.0]), 2.0);
+        }
+        let head = Head { layers: vec![layer(), layer()], between: Between::Relu };
+        assert_eq!(head.score(&[-2.0]), 0.0);
+    }
 }

@@ -4,7 +4,8 @@ use candle_core::{Device, Tensor};
 use stage::{Error, Result, ResultExt};
 
 /// Inner products of every row of `a` with every row of `b`, rows of `dim` numbers: row-major,
-/// `a`'s rows first. The same bits at any number of threads and on every CPU with FMA.
+/// `a`'s rows first. On x86-64 with AVX2 and FMA the same bits at any number of threads and on
+/// every such CPU; elsewhere the sums follow the machine.
 ///
 /// # Errors
 /// [`stage::Kind::Internal`] where the lengths are no whole numbers of rows.

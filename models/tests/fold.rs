@@ -180,3 +180,17 @@ fn a_block_without_activation_is_affine() {
         sum.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f64>().unwrap();
     assert!(worst < 1e-12, "{worst:e}");
 }
+
+#[test]
+fn a_folded_model_takes_every_layout_of_its_weights() {
+    let pixels = noise(&[5, 3, 8, 8], 3).to_dtype(DType::F32).unwrap();
+    for ratio in [0.5, 1.0] {
+        let folded = || shaken(ratio, false, 4.0).folded().unwrap();
+        let image = |clip: &Clip| clip.encode_image(&pixels, Mode::Eval).unwrap();
+        let plain = image(&folded());
+        let packed = image(&folded().with_packed_weights().unwrap());
+        assert_eq!(packed.to_vec2::<f32>().unwrap(), plain.to_vec2::<f32>().unwrap());
+        let half = relative(&image(&folded().with_half_weights().unwrap()), &plain);
+        assert!((1e-4..3e-2).contains(&half), "{ratio}: {half:e}");
+    }
+}

@@ -92,7 +92,7 @@ struct Classifier {
 impl Judge for Classifier {
     fn score(&mut self, pairs: &Pairs) -> Result<Scored> {
         let found = look_at(pairs, &self.context, |picture| {
-            let outputs = self.network.run(pixels_of(picture)?)?;
+            let outputs = self.network.run_until(pixels_of(picture)?, &self.context.cancel)?;
             match outputs.first().map(|scores| (scores.shape(), scores.floats())) {
                 Some((&[1, 2], Ok(&[_, nsfw]))) => Ok(nsfw),
                 _ => Err(Error::model("the network does not give two scores")),

@@ -1,19 +1,31 @@
 //! What an ONNX file says: nodes, weights, the input and the outputs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use stage::{Error, Result};
 
-use super::array::{Array, count};
+use super::array::{Array, MOST_NUMBERS, MOST_SIDES, count};
+use super::attributes::{Attribute, Attributes};
 use super::wire::{Fields, Value, broken};
 
-/// Most nodes of a graph.
+/// Most nodes of a graph, and most weights.
 const MOST_NODES: usize = 100_000;
+/// Most inputs of a node.
+const MOST_INPUTS: usize = 4096;
+/// Most outputs of a graph, and of a node.
+const MOST_OUTPUTS: usize = 256;
+/// Most inputs, outputs and attributes of all nodes together: two bytes of the file name one.
+const MOST_NAMES: usize = 1 << 20;
+/// Most integers that one tensor lists as varints, and all of them together. Longer tables lie as
+/// plain bytes in a file.
+const MOST_VARINTS: usize = 1 << 20;
 /// The operator sets that are read: older ones have other forms of the operators.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=18;
 
 #[derive(Debug)]
 pub(super) struct Graph {
+    /// Which meaning of the operators.
+    pub(super) opset: i64,
     pub(super) nodes: Vec<Node>,
     pub(super) weights: HashMap<String, Array>,
     pub(super) input: (String, Vec<Option<usize>>),
@@ -27,16 +39,7 @@ pub(super) struct Node {
     pub(super) op: String,
     pub(super) inputs: Vec<String>,
     pub(super) outputs: Vec<String>,
-    attributes: HashMap<String, Attribute>,
-}
-
-#[derive(Debug, Default)]
-struct Attribute {
-    float: Option<f32>,
-    int: Option<i64>,
-    text: Option<Vec<u8>>,
-    ints: Vec<i64>,
-    tensor: Option<Array>,
+    pub(super) attributes: Attributes,
 }
 
 impl Graph {
@@ -60,44 +63,90 @@ impl Graph {
                 format!("operator set {opset}; {} to {} are read", OPSETS.start(), OPSETS.end());
             return Err(Error::model(message).hint("export the model for another operator set"));
         }
-        Self::from_message(graph)
+        Self::from_message(graph, opset)
     }
 
-    fn from_message(bytes: &[u8]) -> Result<Self> {
+    fn from_message(bytes: &[u8], opset: i64) -> Result<Self> {
         let (mut nodes, mut weights) = (Vec::new(), HashMap::new());
-        let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+        let (mut outputs, mut names, mut varints) = (Vec::<String>::new(), 0, 0);
+        let mut add = |name: String, value: Array| {
+            if weights.len() == MOST_NODES {
+                return Err(Error::model(format!("more than {MOST_NODES} weights")));
+            }
+            match weights.insert(name.clone(), value) {
+                None => Ok(()),
+                Some(_) => Err(Error::model(format!("two weights of the name `{name}`"))),
+            }
+        };
         for field in Fields(bytes) {
             match field? {
                 (1, value) => {
-                    let node = Node::read(value.bytes()?, nodes.len())?;
-                    if nodes.len() == MOST_NODES {
-                        return Err(Error::model(format!("more than {MOST_NODES} nodes")));
+                    let mut node = Node::read(value.bytes()?, nodes.len())?;
+                    names += node.inputs.len() + node.outputs.len() + node.attributes.len();
+                    if nodes.len() == MOST_NODES || names > MOST_NAMES {
+                        let message = format!("more than {MOST_NODES} nodes or {MOST_NAMES} names");
+                        return Err(Error::model(message));
                     }
                     // A constant is a weight that stands among the nodes.
                     if node.op == "Constant" {
-                        let (name, value) = node.constant()?;
-                        weights.insert(name, value);
+                        let (name, value) =
+                            node.constant().map_err(|e| e.at(format!("node {}", node.name)))?;
+                        add(name, value)?;
                     } else {
                         nodes.push(node);
                     }
                 }
                 (5, value) => {
-                    let (name, tensor) = tensor(value.bytes()?)?;
-                    weights.insert(name, tensor);
+                    let (name, array) = tensor(value.bytes()?)?;
+                    varints += array.integers().map_or(0, <[i64]>::len);
+                    if varints > 16 * MOST_VARINTS {
+                        return Err(Error::model("more integers than a network has"));
+                    }
+                    add(name, array)?;
                 }
-                (11, value) => inputs.push(value_info(value.bytes()?)?),
-                (12, value) => outputs.push(value_info(value.bytes()?)?.0),
+                (12, value) => {
+                    let (name, _) = value_info(value.bytes()?)?;
+                    if outputs.len() == MOST_OUTPUTS || outputs.contains(&name) {
+                        let message =
+                            format!("the output `{name}` twice, or more than {MOST_OUTPUTS}");
+                        return Err(Error::model(message));
+                    }
+                    outputs.push(name);
+                }
                 _ => {}
             }
         }
-        inputs.retain(|(name, _)| !weights.contains_key(name)); // older files list weights too
-        match <[_; 1]>::try_from(inputs) {
-            Ok([input]) if !outputs.is_empty() => Ok(Self { nodes, weights, input, outputs }),
-            Ok(_) => Err(broken("it has no output")),
-            Err(inputs) => Err(Error::model(format!(
-                "a network with {} inputs; one is run here",
-                inputs.len()
-            ))),
+        if outputs.is_empty() {
+            return Err(broken("it has no output"));
+        }
+        let input = the_input(bytes, &weights)?;
+        Ok(Self { opset, nodes, weights, input, outputs })
+    }
+}
+
+/// The one input that is no weight; older files list the weights too.
+fn the_input(
+    bytes: &[u8],
+    weights: &HashMap<String, Array>,
+) -> Result<(String, Vec<Option<usize>>)> {
+    let (mut found, mut others) = (None, HashSet::new());
+    for field in Fields(bytes) {
+        let (11, value) = field? else { continue };
+        let (name, shape) = value_info(value.bytes()?)?;
+        if weights.contains_key(&name) {
+            continue;
+        }
+        if found.is_none() {
+            found = Some((name, shape));
+        } else if others.len() < MOST_INPUTS {
+            others.insert(name);
+        }
+    }
+    match found {
+        Some(input) if others.is_empty() => Ok(input),
+        found => {
+            let count = others.len() + usize::from(found.is_some());
+            Err(Error::model(format!("a network with {count} inputs; one is run here")))
         }
     }
 }
@@ -107,13 +156,19 @@ impl Node {
         let mut node = Self::default();
         for field in Fields(bytes) {
             match field? {
-                (1, value) => node.inputs.push(value.text()?),
-                (2, value) => node.outputs.push(value.text()?),
+                (1, value) if node.inputs.len() < MOST_INPUTS => node.inputs.push(value.text()?),
+                (2, value) if node.outputs.len() < MOST_OUTPUTS => node.outputs.push(value.text()?),
+                (1 | 2, _) => {
+                    let message = format!(
+                        "a node of more than {MOST_INPUTS} inputs or {MOST_OUTPUTS} outputs"
+                    );
+                    return Err(Error::model(message));
+                }
                 (3, value) => node.name = value.text()?,
                 (4, value) => node.op = value.text()?,
                 (5, value) => {
                     let (name, attribute) = Attribute::read(value.bytes()?)?;
-                    node.attributes.insert(name, attribute);
+                    node.attributes.add(name, attribute)?;
                 }
                 (7, value) => {
                     let domain = value.text()?;
@@ -130,58 +185,25 @@ impl Node {
         Ok(node)
     }
 
-    fn constant(&self) -> Result<(String, Array)> {
-        let value = self.attributes.get("value").and_then(|attribute| attribute.tensor.clone());
+    fn constant(&mut self) -> Result<(String, Array)> {
+        let a = &mut self.attributes;
+        let value = if let Some(array) = a.tensor("value")? {
+            Some(array)
+        } else if let Some(float) = a.float("value_float")? {
+            Some(Array::new(&[], vec![float])?)
+        } else if let Some(floats) = a.floats("value_floats")? {
+            Some(Array::new(&[floats.len()], floats)?)
+        } else if let Some(ints) = a.ints("value_ints")? {
+            Some(Array::ints(&[ints.len()], ints)?)
+        } else {
+            let int = a.int("value_int", i64::MIN)?;
+            (int != i64::MIN).then(|| Array::ints(&[], vec![int])).transpose()?
+        };
+        a.finish()?;
         match (self.outputs.first(), value) {
             (Some(name), Some(value)) => Ok((name.clone(), value)),
-            _ => {
-                Err(Error::model("a constant that is no tensor").at(format!("node {}", self.name)))
-            }
+            _ => Err(Error::model("a constant that is no tensor")),
         }
-    }
-
-    pub(super) fn int(&self, name: &str, default: i64) -> i64 {
-        self.attributes.get(name).and_then(|a| a.int).unwrap_or(default)
-    }
-
-    pub(super) fn float(&self, name: &str, default: f32) -> f32 {
-        self.attributes.get(name).and_then(|a| a.float).unwrap_or(default)
-    }
-
-    pub(super) fn text(&self, name: &str) -> Option<&[u8]> {
-        self.attributes.get(name).and_then(|a| a.text.as_deref())
-    }
-
-    pub(super) fn ints(&self, name: &str) -> Option<&[i64]> {
-        self.attributes.get(name).map(|a| a.ints.as_slice())
-    }
-
-    /// Lengths along height and width, each in 0..=4096.
-    pub(super) fn pair(&self, name: &str, default: usize) -> Result<[usize; 2]> {
-        let Some(ints) = self.ints(name) else { return Ok([default; 2]) };
-        let small = |n: i64| usize::try_from(n).ok().filter(|n| *n <= 4096);
-        match ints {
-            [a, b] if small(*a).zip(small(*b)).is_some() => Ok([*a as usize, *b as usize]),
-            _ => Err(Error::model(format!("{name} {ints:?}, not two small numbers"))),
-        }
-    }
-}
-
-impl Attribute {
-    fn read(bytes: &[u8]) -> Result<(String, Self)> {
-        let (mut name, mut attribute) = (String::new(), Self::default());
-        for field in Fields(bytes) {
-            match field? {
-                (1, value) => name = value.text()?,
-                (2, value) => attribute.float = Some(value.float()?),
-                (3, value) => attribute.int = Some(value.int()?),
-                (4, value) => attribute.text = Some(value.bytes()?.to_vec()),
-                (5, value) => attribute.tensor = Some(tensor(value.bytes()?)?.1),
-                (8, value) => value.ints(&mut attribute.ints)?,
-                _ => {}
-            }
-        }
-        Ok((name, attribute))
     }
 }
 
@@ -198,15 +220,15 @@ fn standard_opset(bytes: &[u8]) -> Result<Option<i64>> {
 }
 
 /// A tensor with its name: floats (type 1) or 64-bit integers (type 7).
-fn tensor(bytes: &[u8]) -> Result<(String, Array)> {
+pub(super) fn tensor(bytes: &[u8]) -> Result<(String, Array)> {
     let (mut name, mut kind, mut raw) = (String::new(), 0, None);
     let (mut sides, mut floats, mut ints) = (Vec::new(), Vec::new(), Vec::new());
     for field in Fields(bytes) {
         match field? {
-            (1, value) => value.ints(&mut sides)?,
+            (1, value) => value.ints(&mut sides, MOST_SIDES)?,
             (2, value) => kind = value.int()?,
-            (4, value) => value.floats(&mut floats)?,
-            (7, value) => value.ints(&mut ints)?,
+            (4, value) => value.floats(&mut floats, MOST_NUMBERS)?,
+            (7, value) => value.ints(&mut ints, MOST_VARINTS)?,
             (8, value) => name = value.text()?,
             (9, value) => raw = Some(value.bytes()?),
             (14, value) if value.int()? != 0 => {
@@ -269,6 +291,9 @@ fn tensor_type(value: Value<'_>) -> Result<Vec<Option<usize>>> {
                     if let (1, value) = field? {
                         side = usize::try_from(value.int()?).ok().filter(|side| *side > 0);
                     }
+                }
+                if shape.len() == MOST_SIDES {
+                    return Err(Error::model(format!("a value of more than {MOST_SIDES} sides")));
                 }
                 shape.push(side);
             }

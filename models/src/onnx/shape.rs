@@ -2,16 +2,32 @@
 
 use stage::{Error, Result};
 
-use super::array::{Array, Numbers, axis_of, count};
-use super::graph::Node;
+use super::array::{Array, MOST_SIDES, Numbers, axes_of, axis_of, count};
+use super::budget::{Budget, steps};
 
-/// `Reshape`: 0 keeps a side, -1 is what is left.
-pub(super) fn reshape(x: &Array, wanted: &[i64]) -> Result<Array> {
+/// `Shape`, or a part of it from one side to another.
+pub(super) fn shape_of(x: &Array, start: i64, end: i64) -> Result<Array> {
+    let sides = x.shape();
+    let place = |p: i64| {
+        let p = if p < 0 { p.saturating_add(sides.len() as i64) } else { p };
+        usize::try_from(p).unwrap_or(0).min(sides.len())
+    };
+    let sides = sides.get(place(start)..place(end)).unwrap_or(&[]);
+    Array::ints(&[sides.len()], sides.iter().map(|side| *side as i64).collect())
+}
+
+/// `Reshape`: -1 is what is left, and 0 keeps a side, or is one where `zero` says so.
+pub(super) fn reshape(x: Array, wanted: &[i64], zero: bool) -> Result<Array> {
+    if wanted.len() > MOST_SIDES || (zero && wanted.contains(&0) && wanted.contains(&-1)) {
+        return Err(Error::model(format!("a shape {wanted:?}")));
+    }
     let mut shape = Vec::with_capacity(wanted.len());
     let mut open = None;
     for (i, side) in wanted.iter().enumerate() {
         shape.push(match *side {
-            0 => *x.shape().get(i).ok_or_else(|| Error::model(format!("no side {i} to keep")))?,
+            0 if !zero => {
+                *x.shape().get(i).ok_or_else(|| Error::model(format!("no side {i} to keep")))?
+            }
             -1 if open.is_none() => {
                 open = Some(i);
                 1
@@ -21,52 +37,65 @@ pub(super) fn reshape(x: &Array, wanted: &[i64]) -> Result<Array> {
     }
     if let Some(open) = open {
         let rest = count(&shape)?;
-        shape[open] = count(x.shape())?.checked_div(rest).unwrap_or(0);
+        shape[open] = x.len().checked_div(rest).unwrap_or(0);
     }
     x.reshaped(shape)
 }
 
 /// `Flatten` to two sides, cut before `axis`.
-pub(super) fn flatten(x: &Array, axis: i64) -> Result<Array> {
+pub(super) fn flatten(x: Array, axis: i64) -> Result<Array> {
     let rank = x.shape().len();
     let axis = if axis == rank as i64 { rank } else { axis_of(axis, rank)? };
     let (front, back) = x.shape().split_at(axis);
-    x.reshaped(vec![count(front)?, count(back)?])
+    let shape = vec![count(front)?, count(back)?];
+    x.reshaped(shape)
 }
 
-pub(super) fn unsqueeze(x: &Array, axes: &[i64]) -> Result<Array> {
+pub(super) fn unsqueeze(x: Array, axes: &[i64]) -> Result<Array> {
+    if axes.len() > MOST_SIDES {
+        return Err(Error::model(format!("{} more sides", axes.len())));
+    }
+    let axes = axes_of(axes, x.shape().len() + axes.len())?;
     let rank = x.shape().len() + axes.len();
-    let axes = axes.iter().map(|axis| axis_of(*axis, rank)).collect::<Result<Vec<_>>>()?;
     let mut old = x.shape().iter();
-    let shape = (0..rank).map(|i| if axes.contains(&i) { Some(1) } else { old.next().copied() });
-    let shape: Option<Vec<usize>> = shape.collect();
-    x.reshaped(shape.ok_or_else(|| Error::model(format!("axes {axes:?} twice")))?)
+    let sides = (0..rank).map(|i| match axes.contains(&i) {
+        true => 1,
+        false => old.next().copied().unwrap_or(1),
+    });
+    let shape = sides.collect();
+    x.reshaped(shape)
 }
 
-pub(super) fn squeeze(x: &Array, axes: Option<&[i64]>) -> Result<Array> {
-    let axes =
-        axes.map(|axes| axes.iter().map(|a| x.axis(*a)).collect::<Result<Vec<_>>>()).transpose()?;
+/// `Squeeze` of these sides, each of length 1, or of all that are.
+pub(super) fn squeeze(x: Array, axes: Option<&[i64]>) -> Result<Array> {
+    let axes = axes.map(|axes| axes_of(axes, x.shape().len())).transpose()?;
+    if let Some(axis) = axes.iter().flatten().find(|axis| x.shape()[**axis] != 1) {
+        return Err(Error::model(format!("side {axis} of {:?} is not 1", x.shape())));
+    }
     let gone = |i: usize, side: usize| side == 1 && axes.as_ref().is_none_or(|a| a.contains(&i));
     let sides = x.shape().iter().enumerate().filter(|(i, side)| !gone(*i, **side));
-    x.reshaped(sides.map(|(_, side)| *side).collect())
+    let shape = sides.map(|(_, side)| *side).collect();
+    x.reshaped(shape)
 }
 
 /// `Transpose`; without an order the sides are reversed.
-pub(super) fn transpose(x: &Array, order: Option<&[i64]>) -> Result<Array> {
+pub(super) fn transpose(
+    x: &Array,
+    order: Option<&[i64]>,
+    budget: &mut Budget<'_>,
+) -> Result<Array> {
     let rank = x.shape().len();
-    let order: Vec<usize> = match order {
+    let order = match order {
         None => (0..rank).rev().collect(),
-        Some(order) => order.iter().map(|axis| x.axis(*axis)).collect::<Result<_>>()?,
+        Some(order) => axes_of(order, rank)?,
     };
-    let mut sorted = order.clone();
-    sorted.sort_unstable();
-    if sorted != (0..rank).collect::<Vec<_>>() {
+    if order.len() != rank {
         return Err(Error::model(format!("the order {order:?} of {rank} sides")));
     }
-    let steps = steps(x.shape());
+    let distances = distances(x.shape());
     let shape: Vec<usize> = order.iter().map(|axis| x.shape()[*axis]).collect();
-    let steps: Vec<usize> = order.iter().map(|axis| steps[*axis]).collect();
-    pick(x, shape, &steps, 0)
+    let distances: Vec<usize> = order.iter().map(|axis| distances[*axis]).collect();
+    pick(x, shape, &distances, 0, budget)
 }
 
 /// `Slice` with starts, ends, axes and steps of 1.
@@ -75,15 +104,18 @@ pub(super) fn slice(
     starts: &[i64],
     ends: &[i64],
     axes: Option<&[i64]>,
+    budget: &mut Budget<'_>,
 ) -> Result<Array> {
-    let all: Vec<i64> = (0..starts.len() as i64).collect();
-    let axes = axes.unwrap_or(&all);
+    let rank = x.shape().len();
+    let axes = match axes {
+        Some(axes) => axes_of(axes, rank)?,
+        None => (0..starts.len().min(rank)).collect(),
+    };
     if starts.len() != ends.len() || starts.len() != axes.len() {
         return Err(Error::model("starts, ends and axes of different lengths"));
     }
-    let (mut shape, steps, mut from) = (x.shape().to_vec(), steps(x.shape()), 0);
+    let (mut shape, distances, mut from) = (x.shape().to_vec(), distances(x.shape()), 0);
     for ((start, end), axis) in starts.iter().zip(ends).zip(axes) {
-        let axis = x.axis(*axis)?;
         let side = x.shape()[axis];
         let place = |p: i64| {
             let p = if p < 0 { p.saturating_add(side as i64) } else { p };
@@ -91,22 +123,28 @@ pub(super) fn slice(
         };
         let (start, end) = (place(*start), place(*end));
         shape[axis] = end.saturating_sub(start);
-        from += start * steps[axis];
+        from += start * distances[axis];
     }
-    pick(x, shape, &steps, from)
+    pick(x, shape, &distances, from, budget)
 }
 
 /// `Gather` of whole slices along an axis.
-pub(super) fn gather(x: &Array, indices: &Array, axis: i64) -> Result<Array> {
+pub(super) fn gather(
+    x: &Array,
+    indices: &Array,
+    axis: i64,
+    budget: &mut Budget<'_>,
+) -> Result<Array> {
     let axis = x.axis(axis)?;
     let side = x.shape()[axis];
-    let places = indices.integers()?.iter().map(|index| axis_of(*index, side));
-    let places = places.collect::<Result<Vec<_>>>()?;
     let (front, rest) = x.shape().split_at(axis);
     let back = &rest[1..];
     let shape = [front, indices.shape(), back].concat();
-    let (outer, inner) = (count(front)?, count(back)?);
-    count(&shape)?;
+    let (outer, inner, total) = (count(front)?, count(back)?, count(&shape)?);
+    let room = total.saturating_add(indices.len()).saturating_mul(2);
+    budget.take(steps(&shape).saturating_mul(2), room)?;
+    let places = indices.integers()?.iter().map(|index| axis_of(*index, side));
+    let places = places.collect::<Result<Vec<_>>>()?;
     let each = |outer: usize| places.iter().map(move |place| (outer * side + place) * inner);
     let starts = (0..outer).flat_map(each);
     let numbers = match x.numbers() {
@@ -120,7 +158,7 @@ pub(super) fn gather(x: &Array, indices: &Array, axis: i64) -> Result<Array> {
     Array::of(shape, numbers)
 }
 
-pub(super) fn concat(inputs: &[&Array], axis: i64) -> Result<Array> {
+pub(super) fn concat(inputs: &[&Array], axis: i64, budget: &mut Budget<'_>) -> Result<Array> {
     let first = *inputs.first().ok_or_else(|| Error::model("nothing to join"))?;
     let axis = first.axis(axis)?;
     let mut shape = first.shape().to_vec();
@@ -136,22 +174,24 @@ pub(super) fn concat(inputs: &[&Array], axis: i64) -> Result<Array> {
         }
         shape[axis] = shape[axis].saturating_add(side.unwrap_or(0));
     }
-    count(&shape)?;
+    let total = count(&shape)?;
     let outer = count(&shape[..axis])?;
+    let pieces = steps(&[outer, inputs.len()]);
+    budget.take(steps(&shape).saturating_add(pieces), total.saturating_mul(2))?;
     match first.numbers() {
         Numbers::F32(_) => {
             let parts = inputs.iter().map(|input| input.floats()).collect::<Result<Vec<_>>>()?;
-            Array::of(shape, Numbers::F32(interleave(&parts, outer)))
+            Array::of(shape, Numbers::F32(interleave(&parts, outer, total)))
         }
         Numbers::I64(_) => {
             let parts = inputs.iter().map(|input| input.integers()).collect::<Result<Vec<_>>>()?;
-            Array::of(shape, Numbers::I64(interleave(&parts, outer)))
+            Array::of(shape, Numbers::I64(interleave(&parts, outer, total)))
         }
     }
 }
 
-fn interleave<T: Copy>(parts: &[&[T]], outer: usize) -> Vec<T> {
-    let mut joined = Vec::new();
+fn interleave<T: Copy>(parts: &[&[T]], outer: usize, total: usize) -> Vec<T> {
+    let mut joined = Vec::with_capacity(total);
     for i in 0..outer {
         for part in parts {
             let piece = part.len() / outer;
@@ -161,69 +201,77 @@ fn interleave<T: Copy>(parts: &[&[T]], outer: usize) -> Vec<T> {
     joined
 }
 
-/// `Resize` and `Upsample` by whole factors, nearest: what detectors use.
-pub(super) fn resize(node: &Node, x: &Array, scales: &[f32], sizes: &[i64]) -> Result<Array> {
-    let [n, c, h, w] = x.picture_shape()?;
-    let mode = node.text("mode").unwrap_or(b"nearest");
-    let coordinates = node.text("coordinate_transformation_mode").unwrap_or(b"asymmetric");
-    let factor = match (scales, sizes) {
-        ([1.0, 1.0, a, b], _) if a == b => Some(*a),
-        (_, &[sn, sc, sh, sw])
-            if sn == n as i64
-                && sc == c as i64
-                && h > 0
-                && w > 0
-                && sh as f32 / h as f32 == sw as f32 / w as f32 =>
-        {
-            Some(sh as f32 / h as f32)
-        }
-        _ => None,
-    };
-    let factor = factor.filter(|f| f.fract() == 0.0 && (1.0..=64.0).contains(f));
-    let (Some(factor), b"nearest", b"asymmetric") = (factor, mode, coordinates) else {
-        return Err(Error::model(format!(
-            "scales {scales:?}, sizes {sizes:?}; only nearest, asymmetric and whole factors are known"
-        )));
-    };
-    let factor = factor as usize;
-    let shape = [n, c, h * factor, w * factor];
-    let mut out = Vec::with_capacity(count(&shape)?);
-    for line in x.floats()?.chunks_exact(w.max(1)) {
-        for _ in 0..factor {
-            out.extend(line.iter().flat_map(|value| std::iter::repeat_n(*value, factor)));
-        }
-    }
-    Array::new(&shape, out)
-}
-
 /// How far apart neighbours along each side lie.
-pub(super) fn steps(shape: &[usize]) -> Vec<usize> {
-    let mut steps = vec![1; shape.len()];
+pub(super) fn distances(shape: &[usize]) -> Vec<usize> {
+    let mut distances = vec![1; shape.len()];
     for i in (1..shape.len()).rev() {
-        steps[i - 1] = steps[i] * shape[i];
+        distances[i - 1] = distances[i] * shape[i];
     }
-    steps
+    distances
 }
 
-/// The numbers at these steps from `from`.
-fn pick(x: &Array, shape: Vec<usize>, steps: &[usize], from: usize) -> Result<Array> {
+/// The numbers at these distances from `from`.
+fn pick(
+    x: &Array,
+    shape: Vec<usize>,
+    distances: &[usize],
+    from: usize,
+    budget: &mut Budget<'_>,
+) -> Result<Array> {
     let total = count(&shape)?;
-    let places =
-        Places { shape: &shape, steps, at: vec![0; shape.len()], place: from, left: total };
+    budget.take(steps(&shape), total.saturating_mul(2))?;
     let numbers = match x.numbers() {
-        Numbers::F32(x) => Numbers::F32(places.map(|place| x[place]).collect()),
-        Numbers::I64(x) => Numbers::I64(places.map(|place| x[place]).collect()),
+        Numbers::F32(x) => Numbers::F32(picked(x, &shape, distances, from, total)),
+        Numbers::I64(x) => Numbers::I64(picked(x, &shape, distances, from, total)),
     };
     Array::of(shape, numbers)
 }
 
-/// Places in row-major order of a shape, at any steps.
+/// Line after line along the last side.
+fn picked<T: Copy>(
+    x: &[T],
+    shape: &[usize],
+    distances: &[usize],
+    from: usize,
+    total: usize,
+) -> Vec<T> {
+    let (Some((&side, lines)), Some((&step, steps))) = (shape.split_last(), distances.split_last())
+    else {
+        return x.iter().skip(from).take(total).copied().collect();
+    };
+    let mut numbers = Vec::with_capacity(total);
+    if total == 0 {
+        return numbers;
+    }
+    for start in Places::new(lines, steps, from, total / side) {
+        if step == 1 {
+            numbers.extend_from_slice(&x[start..start + side]);
+        } else {
+            numbers.extend((0..side).map(|i| x[start + i * step]));
+        }
+    }
+    numbers
+}
+
+/// Places in row-major order of a shape, at any distances.
 pub(super) struct Places<'a> {
-    pub(super) shape: &'a [usize],
-    pub(super) steps: &'a [usize],
-    pub(super) at: Vec<usize>,
-    pub(super) place: usize,
-    pub(super) left: usize,
+    shape: &'a [usize],
+    distances: &'a [usize],
+    at: [usize; MOST_SIDES],
+    place: usize,
+    left: usize,
+}
+
+impl<'a> Places<'a> {
+    /// `count` of them from `place` on; at most [`MOST_SIDES`] sides.
+    pub(super) fn new(
+        shape: &'a [usize],
+        distances: &'a [usize],
+        place: usize,
+        count: usize,
+    ) -> Self {
+        Self { shape, distances, at: [0; MOST_SIDES], place, left: count }
+    }
 }
 
 impl Iterator for Places<'_> {
@@ -232,15 +280,20 @@ impl Iterator for Places<'_> {
     fn next(&mut self) -> Option<usize> {
         self.left = self.left.checked_sub(1)?;
         let place = self.place;
-        for i in (0..self.shape.len()).rev() {
-            self.at[i] += 1;
-            self.place += self.steps[i];
-            if self.at[i] < self.shape[i] {
+        let sides = self.at.iter_mut().zip(self.shape).zip(self.distances);
+        for ((at, side), distance) in sides.rev() {
+            *at += 1;
+            self.place += distance;
+            if *at < *side {
                 break;
             }
-            self.place -= self.steps[i] * self.shape[i];
-            self.at[i] = 0;
+            self.place -= distance * side;
+            *at = 0;
         }
         Some(place)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
     }
 }

@@ -41,22 +41,23 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A repeated integer: one, or many packed.
-    pub(super) fn ints(self, into: &mut Vec<i64>) -> Result<()> {
+    /// A repeated integer: one, or many packed; `most` in all, since a byte of the file becomes
+    /// eight here.
+    pub(super) fn ints(self, into: &mut Vec<i64>, most: usize) -> Result<()> {
         match self {
             Self::Varint(number) => into.push(number.cast_signed()),
             Self::Bytes(mut rest) => {
-                while !rest.is_empty() {
+                while !rest.is_empty() && into.len() <= most {
                     into.push(varint(&mut rest)?.cast_signed());
                 }
             }
             _ => return Err(broken("something else where integers belong")),
         }
-        Ok(())
+        at_most(into.len(), most)
     }
 
-    /// A repeated float: one, or many packed.
-    pub(super) fn floats(self, into: &mut Vec<f32>) -> Result<()> {
+    /// A repeated float: one, or many packed; `most` in all.
+    pub(super) fn floats(self, into: &mut Vec<f32>, most: usize) -> Result<()> {
         match self {
             Self::Bits32(bytes) => into.push(f32::from_le_bytes(bytes)),
             Self::Bytes(bytes) => {
@@ -64,12 +65,20 @@ impl<'a> Value<'a> {
                 if !rest.is_empty() {
                     return Err(broken("floats that end in the middle"));
                 }
+                at_most(into.len().saturating_add(numbers.len()), most)?;
                 into.extend(numbers.iter().map(|n| f32::from_le_bytes(*n)));
             }
             _ => return Err(broken("something else where floats belong")),
         }
-        Ok(())
+        at_most(into.len(), most)
     }
+}
+
+fn at_most(count: usize, most: usize) -> Result<()> {
+    if count <= most {
+        return Ok(());
+    }
+    Err(Error::model(format!("a list of more than {most} numbers")))
 }
 
 /// The fields of a message in their order.
@@ -151,8 +160,9 @@ mod tests {
         assert_eq!(fields[1].1.text().unwrap(), "hi");
         assert_eq!(fields[2].1.float().unwrap(), 1.5);
         let mut ints = Vec::new();
-        fields[3].1.ints(&mut ints).unwrap();
+        fields[3].1.ints(&mut ints, 2).unwrap();
         assert_eq!(ints, [1, 300]);
+        assert!(fields[3].1.ints(&mut ints, 3).is_err());
     }
 
     #[test]

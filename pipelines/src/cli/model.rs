@@ -145,7 +145,10 @@ fn one(name: &str, args: &ArgMatches) -> Result<Output> {
         memory.insert(word.replace(' ', "_"), json!(bytes));
     }
     text.pop();
-    text.push_str(" (estimated)\n");
+    text.push_str(
+        " (estimated; parameters and what lies between layers in f32, for inference with a copy of \
+         the blocks' weights in this precision)\n",
+    );
     row["name"] = json!(name);
     row["memory"] = json!({"batch_size": batch, "precision": precision, "bytes": memory});
     row["config"] = config.to_json();
