@@ -4,7 +4,7 @@
 //! a change of thresholds the verdicts are made again from the scores that lie there, without a
 //! look at a picture.
 
-use filter::judge::{AnyJudge, Judge, JudgeContext, rejudge_unit, run_unit};
+use filter::judge::{AnyJudge, Judge, JudgeContext, check_columns, rejudge_unit, run_unit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -27,16 +27,17 @@ impl Stage for JudgesPlan {
         if self.0.is_empty() {
             return Err(Error::recipe("a judge stage names at least one judge"));
         }
-        self.0.iter().try_for_each(|judge| judge.plan().validate())
+        self.0.iter().try_for_each(|judge| judge.plan().validate())?;
+        check_columns(&self.0)
     }
 
     fn references(&self) -> Vec<(String, Noun)> {
         self.checkpoints().map(|name| (name.to_owned(), Noun::Checkpoint)).collect()
     }
 
-    /// 2: JPEGs are decoded to libjpeg-turbo's pixels.
+    /// 2: JPEGs are decoded to libjpeg-turbo's pixels. 3: `pii` finds numbers beside others.
     fn code(&self) -> u32 {
-        2
+        3
     }
 
     fn identity(&self) -> Value {
