@@ -125,9 +125,11 @@ impl NearDuplicatesPlan {
                 }
                 continue;
             }
-            for row in group() {
+            for (i, row) in group().enumerate() {
                 // Another row of this uid may be near.
-                if let Some(near) = search.nearest(row) {
+                if i > 0
+                    && let Some(near) = search.nearest(row)
+                {
                     counts.drop("near_duplicate");
                     dropped.add(row, &near);
                     continue;
