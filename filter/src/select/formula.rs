@@ -1,7 +1,7 @@
 //! An expression on the rows that have numbers for it.
 //!
 //! A number that is NaN or infinite decides nothing: not one that a column holds, nor one that the
-//! expression makes (`a / b`, `sqrt(x)`). SQL engines order NaN as a number, by its sign, and the
+//! expression makes (`a / b`, `exp(x)`). SQL engines order NaN as a number, by its sign, and the
 //! sign of 0/0 differs between CPUs. So every floating-point value that an expression makes is
 //! computed by itself, one after another, and a row in which one is not finite goes no further:
 //! what is computed of it later cannot fail on it. Zeros have no sign here: -0.0 is 0.0.
@@ -34,7 +34,7 @@ use crate::engine::query_error;
 use crate::scan::Compiled;
 
 /// How to write what cannot be evaluated on some row.
-pub(super) const HINT: &str = "write try_cast(x AS DOUBLE) for a text that may be no number, and x / nullif(y, 0) where a divisor may be 0: both give null, which selects nothing";
+pub(super) const HINT: &str = "write try_cast(x AS DOUBLE) for a text that may be no number, and x / nullif(y, 0) where a divisor may be 0: both give null, which selects nothing; what holds for some rows alone stands in a CASE";
 
 /// An expression whose floating-point parts are computed before it.
 pub(super) struct Formula {
