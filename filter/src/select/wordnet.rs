@@ -292,7 +292,9 @@ mod tests {
         put("index.verb", "discuss v 1 0 1 1 01034312\nsing v 1 0 1 0 01729431\n");
         put("index.adj", "less a 1 0 1 1 01555133\n");
         put("index.adv", "less r 1 0 1 1 00099341\n");
-        ["noun", "verb", "adv"].map(|part| put(&format!("{part}.exc"), ""));
+        for part in ["noun", "verb", "adv"] {
+            put(&format!("{part}.exc"), "");
+        }
         put("adj.exc", "lesser little\n");
         let words = WordNet::open(folder.path().to_str().unwrap()).unwrap();
         // womens, women, woman. nltk 3.8.1 with WordNet 3.0 has the same offsets; 3.10 has others
