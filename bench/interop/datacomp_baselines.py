@@ -3,8 +3,9 @@
     python datacomp_baselines.py CLIPMILL DATACOMP_CHECKOUT POOL LID_MODEL WORDNET [--only NAME,..] [--threads 2]
 
 POOL is what make_pool.py wrote; embeddings (8 numbers a row, f16), centroids, target embeddings and
-a list of synsets are made here, seeded, and given to both. Needs fasttext-wheel 0.9.2, nltk, numpy,
-pandas, pyarrow, torch, fsspec, tqdm. DataComp's code (`baselines/apply_filter.py`) runs unchanged but
+a list of synsets are made here, seeded, and given to both. Needs fasttext-wheel 0.9.2, nltk 3.8.1
+(DataComp's pin: later ones look words up in another way), numpy, pandas, pyarrow, torch, fsspec, tqdm.
+DataComp's code (`baselines/apply_filter.py`) runs unchanged but
 for what it is given in place of what is not to be had or has no CPU path:
   - `download` answers with the files of this script, nothing is fetched;
   - `gcld3` is a module whose FindLanguage asks the same fastText model (laion2b);
@@ -45,8 +46,10 @@ for i, target in enumerate(targets):
     np.save(os.path.join(work, f"targets_{i}.npy"), target)
 offsets = [line.split()[0] for line in open(os.path.join(a.wordnet, "data.noun")) if not line.startswith(" ")]
 synsets = os.path.join(work, "synsets.txt")
+# Also what is found only when endings are taken off more than once: womens, less, discusses, gentlemens.
+twice = ["10787470", "14221138", "07470285", "10127273"]
 with open(synsets, "w") as file:
-    file.writelines(f"n{offset}\n" for offset in offsets[::29])
+    file.writelines(f"n{offset}\n" for offset in [*offsets[::29], *twice])
 
 # nltk wants a list of names that Debian's package lacks and that no baseline asks for.
 nltk_words = os.path.join(work, "nltk_data/corpora/wordnet")
@@ -71,6 +74,8 @@ class NNetLanguageIdentifier:
 gcld3.NNetLanguageIdentifier = NNetLanguageIdentifier
 sys.modules["gcld3"] = gcld3
 import nltk
+if nltk.__version__ != "3.8.1":
+    sys.exit(f"INVALID: nltk {nltk.__version__}; DataComp's requirements.txt pins nltk==3.8.1, which finds other words")
 nltk.data.path = [job["work"] + "/nltk_data"]
 import nltk.corpus
 import torch

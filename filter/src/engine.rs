@@ -101,7 +101,9 @@ impl Engine {
             // The footer is vetted before DataFusion's own reader sees it.
             let blob = Blob::open(file)?;
             let footer = store::parquet::File::open(&blob)?;
-            columns.add(footer.schema()).map_err(|e| e.at(file))?;
+            if let Some((_, message)) = columns.add(footer.schema()).into_iter().next() {
+                return Err(Error::input(message).at(file));
+            }
             urls.push(self.locate(file, blob)?);
         }
         let options =

@@ -98,18 +98,10 @@ impl Model {
         if !quantised && words.is_pruned() {
             return Err(Error::input("a pruned vocabulary without a quantised matrix"));
         }
-        let mut input = Matrix::read(&mut bytes, quantised)?;
+        let mut input = Matrix::read(&mut bytes, quantised, [words.rows(), settings.dim])?;
         let quantised_output = bytes.flag()?;
-        let output = Matrix::read(&mut bytes, quantised && quantised_output)?;
-        let labels = words.labels().len();
-        for (matrix, rows) in [(&input, words.rows()), (&output, labels)] {
-            if (matrix.rows(), matrix.width()) != (rows, settings.dim) {
-                let shape = [matrix.rows(), matrix.width()];
-                let message =
-                    format!("a matrix of {shape:?} where {:?} is needed", [rows, settings.dim]);
-                return Err(Error::input(message));
-            }
-        }
+        let shape = [words.labels().len(), settings.dim];
+        let output = Matrix::read(&mut bytes, quantised && quantised_output, shape)?;
         input.order_from(words.vocabulary(), &words.take_order());
         let loss = match settings.loss {
             HIERARCHICAL_SOFTMAX => Loss::HierarchicalSoftmax(Tree::new(words.label_counts())?),

@@ -33,6 +33,7 @@ use serde_json::Value;
 use stage::{Pairs, Result};
 
 pub use context::JudgeContext;
+pub use score::check_columns;
 pub use unit::{rejudge_unit, run_unit};
 
 /// A judge as the recipe describes it: its scores by name, and the thresholds on them.

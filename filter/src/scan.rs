@@ -4,6 +4,7 @@
 //! embeddings beside the files need, and not leave the dear tests to the rows that passed the cheap
 //! ones. What a pass finds must not depend on the order in which row groups come.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,6 +29,8 @@ pub(crate) struct Pool {
     files: Vec<String>,
     units: Vec<Unit>,
     schema: SchemaRef,
+    /// Columns whose types have nothing in common, by name: where it was found and what.
+    conflicts: BTreeMap<String, (String, String)>,
     threads: usize,
     cancel: Cancel,
 }
@@ -53,10 +56,11 @@ pub(crate) struct Part<'a> {
 
 impl Pool {
     /// Reads the footers (paths or URLs). A column that some files lack is null there; columns of
-    /// one name may be numbers or strings of different widths.
+    /// one name may be numbers or strings of different widths, and of whole and other numbers those
+    /// of f64 come out. A column of two types otherwise is an error for who asks for it.
     ///
     /// # Errors
-    /// When a file is missing or no sound parquet, or a column has two types; names the file.
+    /// When a file is missing or no sound parquet; names the file.
     pub(crate) fn open(
         stage: &str,
         files: &[String],
@@ -67,11 +71,14 @@ impl Pool {
             return Err(Error::input("no file is given").at(stage));
         }
         let mut columns = Columns::default();
+        let mut conflicts = BTreeMap::new();
         let mut units = Vec::new();
         for (file, path) in files.iter().enumerate() {
             cancel.check()?;
             let footer = File::open(&Blob::open(path)?)?;
-            columns.add(footer.schema()).map_err(|e| e.at(path))?;
+            for (name, message) in columns.add(footer.schema()) {
+                conflicts.entry(name).or_insert_with(|| (path.clone(), message));
+            }
             let mut first_row = 0;
             for (group, rows) in footer.metadata().row_groups().iter().enumerate() {
                 units.push(Unit { file, group, first_row });
@@ -82,6 +89,7 @@ impl Pool {
             files: files.to_vec(),
             units,
             schema: columns.schema(),
+            conflicts,
             threads: threads.max(1),
             cancel: cancel.clone(),
         })
@@ -93,7 +101,13 @@ impl Pool {
     }
 
     /// The columns of these names, in this order.
+    ///
+    /// # Errors
+    /// One that has two types; names the file.
     pub(crate) fn columns(&self, names: &[String]) -> Result<SchemaRef> {
+        if let Some((path, message)) = names.iter().find_map(|name| self.conflicts.get(name)) {
+            return Err(Error::input(message.clone()).at(path));
+        }
         let field = |name: &String| {
             let field = self.schema.field_with_name(name);
             field.cloned().internal("a column that the pool does not have")
@@ -206,21 +220,26 @@ impl Compiled {
 pub(crate) struct Columns(Vec<Field>);
 
 impl Columns {
-    /// Takes in the columns of one more file. Metadata of schemas is left out: pandas writes row
-    /// numbers there.
-    pub(crate) fn add(&mut self, schema: &Schema) -> Result<()> {
+    /// Takes in the columns of one more file; gives those, with a message, whose type has nothing
+    /// in common with the one before. Metadata of schemas is left out: pandas writes row numbers
+    /// there.
+    pub(crate) fn add(&mut self, schema: &Schema) -> Vec<(String, String)> {
+        let mut conflicts = Vec::new();
         for field in schema.fields() {
             let Some(known) = self.0.iter_mut().find(|known| known.name() == field.name()) else {
                 self.0.push(Field::new(field.name(), field.data_type().clone(), true));
                 continue;
             };
-            let both = common_type(known.data_type(), field.data_type()).ok_or_else(|| {
-                let (one, other) = (known.data_type(), field.data_type());
-                Error::input(format!("column `{}` is {other}, and {one} before", field.name()))
-            })?;
-            known.set_data_type(both);
+            let (one, other) = (known.data_type(), field.data_type());
+            match common_type(one, other) {
+                Some(both) => known.set_data_type(both),
+                None => {
+                    let message = format!("column `{}` is {other}, and {one} before", field.name());
+                    conflicts.push((field.name().clone(), message));
+                }
+            }
         }
-        Ok(())
+        conflicts
     }
 
     pub(crate) fn schema(self) -> SchemaRef {
@@ -235,6 +254,9 @@ fn common_type(a: &DataType, b: &DataType) -> Option<DataType> {
         (a, b) if a == b => Some(a.clone()),
         (DataType::Null, kind) | (kind, DataType::Null) => Some(kind.clone()),
         (a, b) if string(a) && string(b) => Some(DataType::Utf8),
+        (a, b) if a.is_integer() && b.is_floating() || a.is_floating() && b.is_integer() => {
+            Some(DataType::Float64)
+        }
         (DataType::UInt64, _) | (_, DataType::UInt64) => None,
         (a, b) if a.is_integer() && b.is_integer() => Some(DataType::Int64),
         (a, b) if a.is_floating() && b.is_floating() => Some(DataType::Float64),

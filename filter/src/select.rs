@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Reading order: the plan here, `expression` (what a `where` may say), `functions` (what it
-//! can call beyond SQL), `quantile` and `sample` (what two of them compute), [`baseline`] and its
+//! can call beyond SQL), `formula` (how it is evaluated), `quantile` and `sample` (what two of them compute), [`baseline`] and its
 //! tests (`basic`, `wordnet`, `centroids`), `tally` (what becomes of a row), `uids`.
 
 pub mod baseline;
@@ -14,6 +14,7 @@ pub mod baseline;
 mod basic;
 mod centroids;
 mod expression;
+mod formula;
 mod functions;
 mod quantile;
 mod sample;
@@ -94,7 +95,7 @@ pub enum Sample {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Selection {
     /// Kept; dropped by the judges' reasons, as `not_selected`, `nonfinite` (a number of the
-    /// condition is none or infinite), `weight_zero`, `not_in_intersect`, `in_subtract`,
+    /// condition, or one that it makes, is none or infinite), `weight_zero`, `not_in_intersect`, `in_subtract`,
     /// `duplicate` or `not_drawn`; failed by error message, or as `bad_uid`.
     pub counts: Counts,
     /// Rows of the subset: pairs, each as often as its weight says.
@@ -108,8 +109,9 @@ impl SelectPlan {
     /// Checks the fields and the grammar of the expressions; which columns there are is known when
     /// the stage runs.
     pub fn validate(&self) -> Result<()> {
-        for text in self.condition.iter().chain(&self.weight) {
-            expression::check_grammar(text)?;
+        for (field, text) in [("where", &self.condition), ("weight", &self.weight)] {
+            let checked = text.as_deref().map_or(Ok(()), expression::check_grammar);
+            checked.map_err(|e| e.at(field))?;
         }
         if self.weight.is_some() && (self.sample.is_some() || self.distinct) {
             let message = "weight does not go together with sample or distinct";
@@ -141,8 +143,9 @@ impl SelectPlan {
     /// Reads score parquets of `judge`, or any pool parquets that have a `uid` (paths or URLs),
     /// and writes [`OUTPUT`], sorted.
     ///
-    /// A row whose `status` is not success, or that has a `reason`, is passed over. A row in which
-    /// a floating-point column that the condition names is NaN or infinite is never selected. Rows
+    /// A row whose `status` is not success, or that has a `reason`, is passed over: the condition
+    /// is not evaluated on it. A row in which a floating-point number that the condition names or
+    /// makes is NaN or infinite is never selected; -0.0 is 0.0. Rows
     /// of equal uid are all selected, as in a subset file repeated uids are meant.
     ///
     /// # Errors
@@ -167,6 +170,8 @@ impl SelectPlan {
     fn select(&self, cx: &Context, pool: &[String]) -> Result<(Vec<Vec<Uid>>, Selection)> {
         self.validate()?;
         let files = pool;
+        // Before the pool, so that a name that is none costs no pass.
+        let others = Others::read(self)?;
         let pool = Pool::open("select", files, cx.threads, &cx.cancel)?;
         let mut condition = Condition::new(&pool, self.keep_dropped)?;
         if let Some(text) = &self.condition {
@@ -187,7 +192,7 @@ impl SelectPlan {
             |tally: &mut Tally, part| picker.push(tally, part),
         )?;
         let tally = tallies.into_iter().reduce(Tally::merge).unwrap_or_default();
-        let Tally { uids, mut counts, .. } = tally;
+        let (uids, mut counts) = tally.into_parts();
         if counts.entered == 0 {
             return Err(Error::input(format!("no pair in {}", crate::name_files(files)))
                 .at("select")
@@ -195,15 +200,14 @@ impl SelectPlan {
         }
         let mut runs = Vec::new();
         for (weight, uids) in uids {
-            let found = self.shape(cx.threads, uids, &mut counts)?;
+            let found = self.shape(cx.threads, &others, uids, &mut counts)?;
             runs = if runs.is_empty() && weight == 1 { found } else { join(runs, found, weight) };
         }
         if counts.kept == 0 && !self.allow_empty {
             return Err(nothing_selected(&counts));
         }
-        if let Some(sample) = &self.sample {
+        if let Some(wanted) = others.sample {
             let mut uids = runs.concat();
-            let wanted = sample.count()?;
             let there = uids.len();
             sample::draw(&mut uids, wanted, cx.seed_for("select")).ok_or_else(|| {
                 Error::input(format!("a sample of {wanted} was asked of {there} pairs"))
@@ -213,6 +217,9 @@ impl SelectPlan {
             drop_kept(&mut counts, "not_drawn", (there - uids.len()) as u64);
             uids.sort_unstable();
             runs = vec![uids];
+            if counts.kept == 0 && !self.allow_empty {
+                return Err(nothing_selected(&counts));
+            }
         }
         counts.check()?;
         let rows = runs.iter().map(|run| run.len() as u64).sum();
@@ -220,12 +227,13 @@ impl SelectPlan {
     }
 
     /// Sorts, and leaves what `intersect`, `subtract` and `distinct` allow.
-    fn shape(&self, threads: usize, uids: Uids, counts: &mut Counts) -> Result<Vec<Vec<Uid>>> {
-        let read = |names: &[String]| -> Result<Vec<Vec<Uid>>> {
-            names.iter().map(|name| subset::read(&Blob::open(name)?)).collect()
-        };
-        let intersect = read(&self.intersect).map_err(|e| e.at("intersect"))?;
-        let subtract = read(&self.subtract).map_err(|e| e.at("subtract"))?;
+    fn shape(
+        &self,
+        threads: usize,
+        Others { intersect, subtract, .. }: &Others,
+        uids: Uids,
+        counts: &mut Counts,
+    ) -> Result<Vec<Vec<Uid>>> {
         let lost = [
             ("not_in_intersect", AtomicU64::new(0)),
             ("in_subtract", AtomicU64::new(0)),
@@ -250,6 +258,31 @@ impl SelectPlan {
             drop_kept(counts, reason, count.into_inner());
         }
         Ok(runs)
+    }
+}
+
+/// What stands in other subset files, read once.
+struct Others {
+    intersect: Vec<Vec<Uid>>,
+    subtract: Vec<Vec<Uid>>,
+    sample: Option<u64>,
+}
+
+impl Others {
+    fn read(plan: &SelectPlan) -> Result<Self> {
+        let read = |names: &[String]| -> Result<Vec<Vec<Uid>>> {
+            names.iter().map(|name| subset::read(&Blob::open(name)?)).collect()
+        };
+        Ok(Self {
+            intersect: read(&plan.intersect).map_err(|e| e.at("intersect"))?,
+            subtract: read(&plan.subtract).map_err(|e| e.at("subtract"))?,
+            sample: plan
+                .sample
+                .as_ref()
+                .map(Sample::count)
+                .transpose()
+                .map_err(|e| e.at("sample"))?,
+        })
     }
 }
 

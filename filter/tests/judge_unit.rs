@@ -1,10 +1,13 @@
 //! One unit through the judges: rows, reasons, counts, bytes.
 
+use std::sync::Arc;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt32Type;
-use arrow_array::{Array, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
+use arrow_schema::{Field, Schema};
 use bytes::Bytes;
-use filter::judge::{AnyJudge, JudgeContext, rejudge_unit, run_unit};
+use filter::judge::{AnyJudge, JudgeContext, check_columns, rejudge_unit, run_unit};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use stage::{Context, Counts, PairRow, Pairs, PairsBuilder, Result, Status};
 
@@ -172,8 +175,45 @@ fn a_unit_without_pairs_is_a_file_with_columns_and_no_rows() {
 fn two_scores_of_one_name_are_refused() {
     let text = r#"[{"caption_length": {}}, {"caption_length": {"min_words": 5}}]"#;
     let error = judge(text, [Ok(pairs())]).unwrap_err();
-    assert_eq!(error.to_string(), "two columns would be called `caption_words`");
+    assert_eq!(error.to_string(), "caption_length: two columns would be called `caption_words`");
     assert_eq!(error.kind(), stage::Kind::Recipe);
+    // A recipe is refused before anything runs.
+    assert!(check_columns(&plans(text)).is_err());
+    check_columns(&plans(BASIC)).unwrap();
+    let text = r#"[{"clip_score": {"checkpoint": "a", "column": "uid"}}]"#;
+    let error = check_columns(&plans(text)).unwrap_err();
+    assert_eq!(error.to_string(), "clip_score: two columns would be called `uid`");
+    assert!(error.hint_text().unwrap().contains("the field `column`"));
+}
+
+/// The pairs with further columns: what a list of links brought along.
+fn with_columns(columns: &[(&str, ArrayRef)]) -> Pairs {
+    let pairs = pairs();
+    let schema = pairs.batch().schema();
+    let mut fields: Vec<Arc<Field>> = schema.fields().iter().cloned().collect();
+    let mut arrays = pairs.batch().columns().to_vec();
+    for (name, array) in columns {
+        fields.push(Arc::new(Field::new(*name, array.data_type().clone(), true)));
+        arrays.push(Arc::clone(array));
+    }
+    Pairs::try_new(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap()).unwrap()
+}
+
+#[test]
+fn a_column_of_the_source_whose_name_a_judge_takes_is_kept_beside_it() {
+    let words: ArrayRef = Arc::new(StringArray::from(vec!["theirs"; 5]));
+    let pairs = || with_columns(&[("caption_words", words.clone()), ("reason", words.clone())]);
+    let (_, scores, out) = judge(BASIC, [Ok(pairs()), Ok(pairs())]).unwrap();
+    for table in [read(scores), read(out)] {
+        let theirs = table.column_by_name("source_caption_words").unwrap();
+        assert_eq!(theirs.as_string::<i32>().value(0), "theirs");
+        assert_eq!(table.column_by_name("source_reason").unwrap().null_count(), 0);
+        let ours = table.column_by_name("caption_words").unwrap();
+        assert_eq!(ours.as_primitive::<UInt32Type>().value(5), 3);
+    }
+    let twice = with_columns(&[("reason", words.clone()), ("source_reason", words.clone())]);
+    let error = judge(BASIC, [Ok(twice)]).unwrap_err();
+    assert_eq!(error.to_string(), "two columns would be called `source_reason`");
 }
 
 #[test]

@@ -68,6 +68,29 @@ fn every_cut_and_every_changed_byte_of_a_model_is_an_error_or_another_model() {
 }
 
 #[test]
+fn a_mark_of_a_lines_end_that_is_written_out_ends_the_line() {
+    // fasttext-wheel 0.9.2: predict("the cat </s> le chat") is predict("the cat").
+    let model = Model::open(data("hs.bin").to_str().unwrap()).unwrap();
+    let mut scratch = Scratch::default();
+    let whole = model.predict("the cat", &mut scratch);
+    assert_eq!(model.predict("the cat </s> le chat noir dort", &mut scratch), whole);
+    assert_ne!(model.predict("the cat le chat noir dort", &mut scratch), whole);
+}
+
+#[test]
+fn a_quantised_matrix_of_another_shape_is_refused_before_it_is_made() {
+    let whole = std::fs::read(data("hs.ftz")).unwrap();
+    // The width of the first matrix is the first such number of 64 bits.
+    let dim = i32::from_le_bytes(whole[8..12].try_into().unwrap());
+    let width = i64::from(dim).to_le_bytes();
+    let at = whole.windows(8).position(|eight| eight == width).unwrap();
+    let mut damaged = whole;
+    damaged[at..at + 8].copy_from_slice(&4096_i64.to_le_bytes());
+    let error = Model::read(&Blob::from_bytes("wide.ftz", damaged.into())).unwrap_err();
+    assert!(error.to_string().contains("4096] where ["), "{error}");
+}
+
+#[test]
 fn what_is_no_such_model_is_refused_by_name() {
     let refuse = |bytes: Vec<u8>| {
         Model::read(&Blob::from_bytes("x.bin", bytes.into())).unwrap_err().to_string()

@@ -8,7 +8,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt32Type};
 use arrow_array::{ArrayRef, Float32Array, RecordBatch, StringArray};
 use filter::near::features::{Features, Partition, partitions};
-use filter::near::{ClustersPlan, DecontaminatePlan, NearDuplicatesPlan, SUBSET};
+use filter::near::{ClustersPlan, DecontaminatePlan, Found, NearDuplicatesPlan, SUBSET};
 use parquet::arrow::ArrowWriter;
 use stage::{Context, Counts, Kind};
 use store::subset::{self, Uid};
@@ -31,14 +31,29 @@ fn write(path: &Path, columns: Vec<(&str, ArrayRef)>) -> String {
 /// Runs a stage in a folder of its own.
 fn run(
     folder: &Path,
-    work: impl FnOnce(&mut Attempt) -> stage::Result<Counts>,
+    work: impl FnOnce(&mut Attempt) -> stage::Result<Found>,
 ) -> (StageDir, Counts) {
+    let (dir, found) = found(folder, work);
+    (dir, found.counts)
+}
+
+/// As [`run`], with what else is told.
+fn found(
+    folder: &Path,
+    work: impl FnOnce(&mut Attempt) -> stage::Result<Found>,
+) -> (StageDir, Found) {
     let output = Output::open(folder.to_str().unwrap()).unwrap();
     let dir = output.stage("near");
     let mut attempt = dir.begin("all").unwrap();
-    let counts = work(&mut attempt).unwrap();
-    attempt.commit("key", counts.clone(), serde_json::Value::Null).unwrap();
-    (dir, counts)
+    let found = work(&mut attempt).unwrap();
+    attempt.commit("key", found.counts.clone(), found.info.clone()).unwrap();
+    (dir, found)
+}
+
+/// The error of a stage in a folder of its own.
+fn refused(folder: &Path, work: impl FnOnce(&mut Attempt) -> stage::Result<Found>) -> stage::Error {
+    let output = Output::open(folder.to_str().unwrap()).unwrap();
+    work(&mut output.stage("near").begin("all").unwrap()).unwrap_err()
 }
 
 fn kept(dir: &StageDir) -> Vec<u64> {
@@ -199,4 +214,143 @@ fn a_recipe_that_means_the_impossible_is_refused_with_the_range() {
     assert!(both.validate().is_err());
     let clusters: ClustersPlan = serde_json::from_str(r#"{"k": 0}"#).unwrap();
     assert_eq!(clusters.validate().unwrap_err().to_string(), "k must lie in 1..=1000000, got 0");
+}
+
+/// A score table with these uids, hashes, statuses and reasons.
+fn judged(path: &Path, rows: &[(u64, Option<u64>, &str, Option<&str>)]) -> String {
+    let uids: StringArray = rows.iter().map(|row| Some(uid(row.0))).collect();
+    let hashes: StringArray = rows.iter().map(|row| row.1.map(|h| format!("{h:016x}"))).collect();
+    let statuses: StringArray = rows.iter().map(|row| Some(row.2)).collect();
+    let reasons: StringArray = rows.iter().map(|row| row.3).collect();
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("uid", Arc::new(uids)),
+        ("phash", Arc::new(hashes)),
+        ("status", Arc::new(statuses)),
+        ("reason", Arc::new(reasons)),
+    ];
+    write(path, columns)
+}
+
+const OK: &str = "success";
+const FAR: u64 = !HASH;
+
+#[test]
+fn a_picture_of_an_evaluation_set_counts_though_a_judge_turned_it_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let pool =
+        [judged(&path("pool.parquet"), &[(1, Some(HASH), OK, None), (2, Some(FAR), OK, None)])];
+    let rows = [
+        (9, Some(HASH), OK, Some("caption_words")),
+        (8, Some(0), OK, None),
+        (7, None, "failed_to_download", Some("http_404")),
+    ];
+    let sets = [("eval".to_owned(), vec![judged(&path("eval.parquet"), &rows)])];
+    let plan: DecontaminatePlan = serde_json::from_str(r#"{"against_hashes": ["eval"]}"#).unwrap();
+    let cx = Context::default();
+    let (dir, found) = found(&path("a"), |out| plan.by_hashes(&cx, &pool, &sets, out));
+    assert_eq!(kept(&dir), [2]);
+    assert_eq!(found.info["pictures_without_hash"]["eval"], 1);
+    // A second set without a usable hash is an error of its own.
+    let none = judged(&path("none.parquet"), &rows[1..]);
+    let sets = [sets[0].clone(), ("none".to_owned(), vec![none])];
+    let error = refused(&path("b"), |out| plan.by_hashes(&cx, &pool, &sets, out));
+    let expected = "none: no usable hash among its 1 pictures (1 rows have no picture)";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn embeddings_of_another_pool_are_refused_and_those_that_miss_some_pairs_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = [0xab, 0xcd, 0xef].map(|uid| (uid, Some(HASH), OK, None));
+    let tables = [judged(&folder.path().join("s.parquet"), &rows)];
+    let partition = features(folder.path(), "0", &[[1.0, 0.0], [1.0, 0.0]]);
+    let mut two = Features::read(&[partition]).unwrap();
+    let plan = NearDuplicatesPlan { embeddings: Some("e".into()), ..NearDuplicatesPlan::default() };
+    let cx = Context::default();
+    // Digits of either case are one uid.
+    two.names = vec![uid(0xab).to_uppercase(), uid(0xcd).to_uppercase()];
+    let (dir, told) =
+        found(&folder.path().join("a"), |out| plan.run(&cx, &tables, Some(&two), out));
+    assert_eq!(kept(&dir), [0xab, 0xef]);
+    assert_eq!(told.info["without_embedding"], 1);
+
+    two.names = vec!["a/0.jpg".into(), "a/1.jpg".into()];
+    let error = refused(&folder.path().join("b"), |out| plan.run(&cx, &tables, Some(&two), out));
+    assert_eq!(error.kind(), Kind::Input);
+    assert!(error.to_string().contains("none of 3 pairs with a hash has an embedding"), "{error}");
+    let clusters: ClustersPlan = serde_json::from_str(r#"{"k": 2}"#).unwrap();
+    let error = refused(&folder.path().join("c"), |out| clusters.run(&cx, &two, out));
+    assert_eq!(error.to_string(), "`a/0.jpg` is no uid");
+}
+
+#[test]
+fn rows_of_one_uid_stay_or_go_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let other = 0x1234_5678_9abc_def0_u64;
+    // 2 is a copy of 1 by its first row; its second looks like nothing, but has the same uid.
+    let rows = [
+        (1, Some(HASH), OK, None),
+        (2, Some(HASH ^ 1), OK, None),
+        (2, Some(FAR), OK, None),
+        // 3 is twice the same picture, and 4 a copy of what looks like 2's second row.
+        (3, Some(other), OK, None),
+        (3, Some(other), OK, None),
+        (4, Some(FAR ^ 1), OK, None),
+    ];
+    let tables = [judged(&path("pool.parquet"), &rows)];
+    let cx = Context::default();
+    let plan = NearDuplicatesPlan::default();
+    let (dir, counts) = run(&path("a"), |out| plan.run(&cx, &tables, None, out));
+    assert_eq!(kept(&dir), [1, 3, 4]);
+    assert_eq!((counts.dropped["near_duplicate"], counts.dropped["same_uid"]), (2, 1));
+
+    let sets = [("eval".to_owned(), vec![judged(&path("eval.parquet"), &rows[..1])])];
+    let plan: DecontaminatePlan = serde_json::from_str(r#"{"against_hashes": ["eval"]}"#).unwrap();
+    let (dir, counts) = run(&path("b"), |out| plan.by_hashes(&cx, &tables, &sets, out));
+    assert_eq!(kept(&dir), [3, 3, 4]);
+    assert_eq!((counts.dropped["contaminated"], counts.dropped["same_uid"]), (2, 1));
+}
+
+#[test]
+fn what_is_preferred_is_a_number_and_a_missing_one_is_below_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let uids: StringArray = (0..3).map(|i| Some(uid(i))).collect();
+    let texts: StringArray = (0..3).map(|_| Some(format!("{HASH:016x}"))).collect();
+    let scores = Float32Array::from(vec![None, Some(f32::INFINITY), Some(-5.0)]);
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("uid", Arc::new(uids)),
+        ("phash", Arc::new(texts.clone())),
+        ("score", Arc::new(scores)),
+        ("word", Arc::new(texts)),
+    ];
+    let tables = [write(&folder.path().join("s.parquet"), columns)];
+    let by = |name: &str| NearDuplicatesPlan {
+        prefer: Some(name.to_owned()),
+        ..NearDuplicatesPlan::default()
+    };
+    let cx = Context::default();
+    let (dir, _) = run(&folder.path().join("a"), |out| by("score").run(&cx, &tables, None, out));
+    assert_eq!(kept(&dir), [2]);
+    let error = refused(&folder.path().join("b"), |out| by("word").run(&cx, &tables, None, out));
+    assert_eq!(error.kind(), Kind::Input);
+    assert!(error.to_string().ends_with("prefer: `word` is Utf8, not a number"), "{error}");
+}
+
+#[test]
+fn a_threshold_of_the_other_comparison_is_refused() {
+    let check = |text: &str| {
+        let plan: DecontaminatePlan = serde_json::from_str(text).unwrap();
+        plan.validate().map_err(|e| e.to_string())
+    };
+    check(r#"{"against": ["a"], "min_cosine": 0.9}"#).unwrap();
+    check(r#"{"against_hashes": ["a"], "max_distance": 2}"#).unwrap();
+    let message = check(r#"{"against_hashes": ["a"], "min_cosine": 0.9}"#).unwrap_err();
+    assert_eq!(message, "min_cosine goes with against; hashes have max_distance");
+    let message = check(r#"{"against": ["a"], "max_distance": 2}"#).unwrap_err();
+    assert_eq!(message, "max_distance goes with against_hashes; embeddings have min_cosine");
+    let near: NearDuplicatesPlan = serde_json::from_str(r#"{"min_cosine": 0.8}"#).unwrap();
+    let message = near.validate().unwrap_err().to_string();
+    assert_eq!(message, "min_cosine goes with embeddings, and none are named");
 }

@@ -157,9 +157,9 @@ fn what_is_no_condition_on_a_row_is_refused_with_a_reason() {
         assert!(error.to_string().contains(expected), "{condition}: {error}");
     };
     check("clip_score", "is of type Float32, a condition is true or false");
-    check("clip_score >", "is no SQL condition");
-    check("clip_score > 0.3 0.4", "is no SQL condition");
-    check("clip_score > 0.3; DROP TABLE x", "is no SQL condition");
+    check("clip_score >", "is no SQL expression");
+    check("clip_score > 0.3 0.4", "is no SQL expression");
+    check("clip_score > 0.3; DROP TABLE x", "is no SQL expression");
     check("clip_score > avg(clip_score)", "looks at many rows");
     check("clip_score > (SELECT 1)", "no condition on the columns of one row");
     check("row_number() OVER () > 3", "row_number");
@@ -181,7 +181,7 @@ fn the_grammar_is_checked_before_anything_runs() {
     plan(r#"{"where": "clip_score >= quantile(clip_score, 0.7)"}"#).validate().unwrap();
     let error = plan(r#"{"where": "clip_score >= "}"#).validate().unwrap_err();
     assert!(
-        error.to_string().starts_with("where: `clip_score >= ` is no SQL condition"),
+        error.to_string().starts_with("where: `clip_score >= ` is no SQL expression"),
         "{error}"
     );
     assert!(serde_json::from_str::<SelectPlan>(r#"{"were": "x"}"#).is_err());
@@ -635,4 +635,151 @@ fn embeddings_that_do_not_fit_their_parquet_are_named_with_both_counts() {
     assert!(refuse().to_string().contains("pool.npz: not a zip archive"), "{}", refuse());
     std::fs::remove_file(folder.path().join("pool.npz")).unwrap();
     assert!(refuse().hint_text().unwrap().contains("<name>.npz"), "{}", refuse());
+}
+
+/// Five pairs: 1/2, 0/0, 1/0, -1/-0.0 and none/1, with a text that is a number only in the first.
+fn ratios(folder: &Path) -> Vec<String> {
+    let columns = vec![
+        ("uid", uids(5)),
+        ("a", floats(&[Some(1.0), Some(0.0), Some(1.0), Some(-1.0), None])),
+        ("b", floats(&[Some(2.0), Some(0.0), Some(0.0), Some(-0.0), Some(1.0)])),
+        ("text", texts(&[Some("1"), Some("x"), Some("x"), Some("x"), Some("1")])),
+    ];
+    vec![write(&folder.join("ratios.parquet"), columns)]
+}
+
+#[test]
+fn a_number_that_the_expression_makes_and_that_is_none_is_nonfinite_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = ratios(folder.path());
+    let check = |condition: &str| {
+        let plan = SelectPlan {
+            condition: Some(condition.to_owned()),
+            allow_empty: true,
+            ..SelectPlan::default()
+        };
+        let (selected, selection) = pick(&plan, &pool).unwrap();
+        let nonfinite = selection.counts.dropped.get("nonfinite").copied().unwrap_or(0);
+        (numbers(&selected, 5), nonfinite)
+    };
+    // 0/0 has its sign bit set on x86 and not on ARM, and SQL orders NaN by it.
+    assert_eq!(check("a / b > 0.1"), (vec![0], 3));
+    assert_eq!(check("a / b < 0.1"), (vec![], 3));
+    assert_eq!(check("NOT (a / b > 0.6)"), (vec![0], 3));
+    assert_eq!(check("exp(a * 1000.0) >= 0.0"), (vec![1, 3], 2));
+    // SQL's greatest passes over null.
+    assert_eq!(check("greatest(a / b, 0.1) > 0.0"), (vec![0, 4], 3));
+    // The root of -1 would be an error; that row is out before.
+    assert_eq!(check("a / b > 0.1 AND sqrt(a) < 2.0"), (vec![0], 3));
+    // A finite number of one that is not.
+    assert_eq!(check("1.0 / (a / b) >= 0.0"), (vec![0], 3));
+    // What a divisor of null gives is null, and no branch that is not taken counts.
+    assert_eq!(check("a / nullif(b, 0.0) > 0.1"), (vec![0], 0));
+    assert_eq!(check("CASE WHEN b = 0.0 THEN a = 1.0 ELSE a / b > 0.1 END"), (vec![0, 2], 0));
+    assert_eq!(check("CASE WHEN a < 5.0 THEN a / b > 0.1 ELSE false END"), (vec![0], 0));
+    assert_eq!(check("CASE WHEN a < 5.0 THEN a / b ELSE 1.0 END > 0.1"), (vec![0, 4], 0));
+}
+
+#[test]
+fn zeros_have_no_sign() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = ratios(folder.path());
+    let selected = |condition: &str| {
+        let plan = SelectPlan { condition: Some(condition.to_owned()), ..SelectPlan::default() };
+        numbers(&pick(&plan, &pool).unwrap().0, 5)
+    };
+    assert_eq!(selected("b = 0.0"), [1, 2, 3]);
+    assert_eq!(selected("b >= 0.0"), [0, 1, 2, 3, 4]);
+    assert_eq!(selected("b = -0.0"), [1, 2, 3]);
+    assert_eq!(selected("b * 2.0 IN (0.0)"), [1, 2, 3]);
+    assert_eq!(selected("b <= quantile(b, 0.1)"), [1, 2, 3]);
+    assert_eq!(selected("CASE WHEN b = 0.0 THEN true ELSE false END"), [1, 2, 3]);
+}
+
+#[test]
+fn rows_that_are_passed_over_cannot_fail_a_condition_or_a_weight() {
+    let folder = tempfile::tempdir().unwrap();
+    let some = |reason: &'static str| Some(reason);
+    let columns = vec![
+        ("uid", uids(4)),
+        ("text", texts(&[Some("1.5"), Some("x"), Some("2.5"), Some("3.5")])),
+        ("reason", texts(&[None, some("caption_words"), None, None])),
+        ("score", floats(&[Some(0.5), Some(0.5), Some(f32::NAN), Some(0.9)])),
+    ];
+    let pool = [write(&folder.path().join("pool.parquet"), columns)];
+    let text = r#"{"where": "CAST(text AS DOUBLE) >= quantile(CAST(text AS DOUBLE), 0.1) AND score < 0.8",
+                   "weight": "CAST(text AS BIGINT)"}"#;
+    let error = pick(&plan(text), &pool).unwrap_err();
+    assert!(error.to_string().contains("pool.parquet") && error.to_string().contains("weight"));
+    assert!(error.hint_text().unwrap().contains("try_cast"), "{error}");
+    let weighed =
+        text.replace("CAST(text AS BIGINT)", "CAST(round(CAST(text AS DOUBLE)) AS BIGINT)");
+    let (selected, selection) = pick(&plan(&weighed), &pool).unwrap();
+    assert_eq!((numbers(&selected, 4), selection.rows), (vec![0], 2));
+
+    // A row that is looked at fails it, with the file and a way out.
+    let kept = r#"{"where": "CAST(text AS DOUBLE) > 1.0", "keep_dropped": true}"#;
+    let error = pick(&plan(kept), &pool).unwrap_err();
+    assert_eq!(error.kind(), Kind::Input);
+    assert!(error.to_string().contains("pool.parquet"), "{error}");
+    let tried = kept.replace("CAST", "try_cast");
+    assert_eq!(numbers(&pick(&plan(&tried), &pool).unwrap().0, 4), [0, 2, 3]);
+}
+
+#[test]
+fn a_column_of_two_types_is_refused_where_it_is_asked_for_and_whole_numbers_widen() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole: ArrayRef = Arc::new(Int64Array::from(vec![3, 1]));
+    let words = texts(&[Some("a"), Some("b")]);
+    let one = vec![("uid", uids(2)), ("size", whole), ("note", words)];
+    let one = write(&folder.path().join("one.parquet"), one);
+    let uid: ArrayRef = Arc::new(StringArray::from(vec![uid(2)]));
+    let other = vec![("uid", uid), ("size", floats(&[Some(2.5)])), ("note", floats(&[None]))];
+    let other = write(&folder.path().join("other.parquet"), other);
+    let pool = [one, other.clone()];
+    assert_eq!(pick(&SelectPlan::default(), &pool).unwrap().0.len(), 3);
+    let sized = plan(r#"{"where": "size >= quantile(size, 0.5)"}"#);
+    assert_eq!(numbers(&pick(&sized, &pool).unwrap().0, 3), [0, 2]);
+    let error = pick(&plan(r#"{"where": "note = 'a'"}"#), &pool).unwrap_err();
+    let expected = format!("where: {other}: column `note` is Float32, and Utf8 before");
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn a_draw_of_none_is_an_empty_selection() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = scored(folder.path());
+    let message = pick(&plan(r#"{"sample": 0}"#), &pool).unwrap_err().to_string();
+    assert_eq!(message, "select: none of 5 pairs was selected: not_drawn 5");
+    let allowed = plan(r#"{"sample": 0, "allow_empty": true}"#);
+    assert!(pick(&allowed, &pool).unwrap().0.is_empty());
+    // Other subsets are read before the pool is.
+    let gone = plan(r#"{"intersect": ["no/such.npy"]}"#);
+    let message = pick(&gone, &["no/such.parquet".to_owned()]).unwrap_err().to_string();
+    assert!(message.starts_with("intersect: ") && message.contains("no/such.npy"), "{message}");
+    let weight = plan(r#"{"weight": "times >"}"#).validate().unwrap_err().to_string();
+    assert!(weight.starts_with("weight: `times >` is no SQL expression"), "{weight}");
+}
+
+#[test]
+fn a_reason_of_another_program_is_cut_and_their_number_does_not_depend_on_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let reasons: StringArray =
+        (0..3000).map(|i| Some(format!("{i:04}{}", "x".repeat(200)))).collect();
+    let mut pool = Vec::new();
+    for (file, from) in [("a", 0), ("b", 1500)] {
+        let columns: Vec<(&str, ArrayRef)> =
+            vec![("uid", uids(1500)), ("reason", Arc::new(reasons.slice(from, 1500)))];
+        pool.push(write(&folder.path().join(format!("{file}.parquet")), columns));
+    }
+    let select = |threads: usize, pool: &[String]| {
+        let plan = SelectPlan { allow_empty: true, ..SelectPlan::default() };
+        plan.pick(&Context { threads, ..Context::default() }, pool).unwrap().1.counts
+    };
+    let counts = select(1, &pool);
+    assert_eq!((counts.dropped.len(), counts.dropped["other"]), (1001, 2000));
+    assert!(counts.dropped.keys().all(|reason| reason.len() <= 100));
+    assert_eq!(select(2, &pool), counts);
+    pool.reverse();
+    assert_eq!(select(3, &pool), counts);
 }

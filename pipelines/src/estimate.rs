@@ -65,7 +65,8 @@ fn assumed(kind: &Kind, above_bytes: Range) -> Option<Assumed> {
             ((0.4, 0.95), (20.0, 800.0), bytes, (60.0 * MB, 1000.0 * MB), 0.0)
         }
         Kind::Judge(plan) => {
-            let models = plan.0.iter().any(|judge| judge.plan().name().contains("clip"));
+            let models = ["clip_score", "embedding_head", "nsfw", "faces"];
+            let models = plan.0.iter().any(|judge| models.contains(&judge.plan().name()));
             let rate = if models { (2.0, 800.0) } else { (500.0, 50_000.0) };
             ((0.1, 1.0), rate, (100.0, 600.0), (60.0 * MB, 2000.0 * MB), 0.0)
         }
@@ -247,7 +248,13 @@ fn source(kind: &Kind, external: &Value) -> Option<Estimate> {
 
 fn assume(kind: &Kind, entered: Range, sample: Range, context: &Context) -> Estimate {
     let Some(Assumed { kept, rate, bytes, memory, memory_each }) = assumed(kind, sample) else {
-        return Estimate::unknown();
+        // What comes behind it is estimated by what goes into it, at most.
+        return match kind.info().gives {
+            Noun::Links | Noun::Shards | Noun::Scores | Noun::Subset | Noun::Embeddings => {
+                Estimate { rows: (0.0, entered.1), ..Estimate::unknown() }
+            }
+            _ => Estimate::unknown(),
+        };
     };
     let cores = context.threads.max(1) as f64;
     let rows = (entered.0 * kept.0, entered.1 * kept.1);
@@ -425,5 +432,22 @@ mod tests {
         );
         let point = Estimate { rows: (5.0, 5.0), bytes: (0.0, 0.0), seconds: None, ..estimate };
         assert_eq!(point.say(), "5 samples, time is known once it has run (assumed)");
+    }
+
+    #[test]
+    fn a_stage_of_which_nothing_is_known_passes_on_what_enters_and_models_are_slow() {
+        let estimate = |kind: &Kind| assume(kind, (100.0, 5000.0), (1.0, 2.0), &Context::default());
+        let unknown = estimate(&Kind::NearDuplicates(Box::default()));
+        assert_eq!((unknown.rows, unknown.basis), ((0.0, 5000.0), "unknown"));
+        assert_eq!(unknown.seconds, None);
+        let judge = |text: &str| {
+            let plan = serde_json::from_str(text).unwrap();
+            estimate(&Kind::Judge(Box::new(plan))).seconds.unwrap().1
+        };
+        let rules = judge(r#"[{"pii": {}}]"#);
+        for model in ["nsfw", "faces"] {
+            let text = format!(r#"[{{"{model}": {{"model": "m.onnx"}}}}]"#);
+            assert!(judge(&text) > 100.0 * rules, "{model}");
+        }
     }
 }

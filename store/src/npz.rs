@@ -1,8 +1,8 @@
 //! `.npz`: the zip of `.npy` members that `numpy.savez` and `numpy.savez_compressed` write.
 //!
 //! Format: `numpy/lib/npyio.py` and PKWARE's APPNOTE 6.3 (sections 4.3.7, 4.3.12 to 4.3.16, 4.5.3).
-//! A stored member is read where it lies; a deflated one is inflated once into a file without a
-//! name, up to the length that the directory gives and never beyond [`MAX_INFLATED`]. Checksums of
+//! A stored member is read where it lies; a deflated one is inflated into a file without a name
+//! each time [`File::array`] is asked for it, up to the length that the directory gives and never beyond [`MAX_INFLATED`]. Checksums of
 //! members are not looked at: a shape that does not fit its bytes is what damage looks like.
 //!
 //! ```
@@ -14,7 +14,7 @@
 //! # }
 //! ```
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 use flate2::read::DeflateDecoder;
 use stage::{Error, Result, ResultExt};
@@ -105,12 +105,31 @@ fn inflate(packed: &Blob, size: u64, place: &str) -> Result<Blob> {
     }
     let mut copy = tempfile::tempfile().store("cannot make a temporary file")?;
     let mut inflated = DeflateDecoder::new(packed.reader()).take(size.saturating_add(1));
-    let length = io::copy(&mut inflated, &mut copy).input("cannot be inflated")?;
+    let length = copied(&mut inflated, &mut copy)?;
     if length != size {
         let than = if length > size { "more" } else { "fewer" };
         return Err(Error::input(format!("{than} bytes than the {size} of the directory")));
     }
     Ok(Blob::of_copy(place, copy, length))
+}
+
+/// Copies all; what cannot be read is the archive's fault, what cannot be written the disk's.
+fn copied(from: &mut dyn Read, to: &mut dyn Write) -> Result<u64> {
+    let mut buffer = vec![0; 128 << 10];
+    let mut length = 0;
+    loop {
+        let count = match from.read(&mut buffer) {
+            Ok(0) => return Ok(length),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error).input("cannot be inflated"),
+        };
+        let part = buffer.get(..count).unwrap_or_default();
+        to.write_all(part).store("cannot write the inflated copy").map_err(|e| {
+            e.hint("it lies in the folder for temporary files (TMPDIR), which needs room for it")
+        })?;
+        length += count as u64;
+    }
 }
 
 fn directory(blob: &Blob) -> Result<Vec<Member>> {
@@ -195,4 +214,21 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 
 fn long(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(number(bytes, at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_the_stores_fault_and_damage_the_inputs() {
+        let mut room = [0; 3];
+        let error = copied(&mut &b"four"[..], &mut &mut room[..]).unwrap_err();
+        assert_eq!(error.kind(), stage::Kind::Store);
+        assert!(error.hint_text().unwrap_or_default().contains("TMPDIR"), "{error}");
+        let mut broken = DeflateDecoder::new(&[0xff_u8; 8][..]);
+        let error = copied(&mut broken, &mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), stage::Kind::Input);
+        assert_eq!(copied(&mut &b"four"[..], &mut Vec::new()).unwrap(), 4);
+    }
 }

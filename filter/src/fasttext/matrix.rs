@@ -1,6 +1,6 @@
 //! Matrices, dense or quantised in the file, dense in memory.
 
-use stage::{Error, Result};
+use stage::{Error, Kind, Result};
 
 use super::bytes::Bytes;
 
@@ -19,13 +19,21 @@ pub(super) struct Matrix {
 }
 
 impl Matrix {
-    pub(super) fn read(bytes: &mut Bytes<'_>, quantised: bool) -> Result<Self> {
+    /// Reads a matrix of this many rows and columns.
+    ///
+    /// # Errors
+    /// Another shape, before memory is taken for it; a broken file; no memory.
+    pub(super) fn read(bytes: &mut Bytes<'_>, quantised: bool, needed: [usize; 2]) -> Result<Self> {
         let norms = quantised && bytes.flag()?;
         let (rows, width) = (bytes.i64()?, bytes.i64()?);
         let each = if quantised { 1 } else { 4 };
         let rows = bytes.count(rows, each, "rows")?;
         let width = usize::try_from(width).ok().filter(|width| (1..=4096).contains(width));
         let width = width.ok_or_else(|| Error::input("a matrix of an impossible width"))?;
+        if [rows, width] != needed {
+            let message = format!("a matrix of {:?} where {needed:?} is needed", [rows, width]);
+            return Err(Error::input(message));
+        }
         let numbers = rows.checked_mul(width).filter(|n| n / MAX_GROWTH <= bytes.whole());
         let numbers = numbers.ok_or_else(|| Error::input(format!("{rows} rows of {width}")))?;
         if !quantised {
@@ -47,7 +55,10 @@ impl Matrix {
         } else {
             vec![1.0; rows]
         };
-        let mut data = Vec::with_capacity(numbers);
+        let mut data = Vec::new();
+        data.try_reserve_exact(numbers).map_err(|_| {
+            Error::new(Kind::Memory, format!("no memory for a matrix of {rows} rows of {width}"))
+        })?;
         for (codes, norm) in codes.chunks_exact(quantiser.parts).zip(norms) {
             for (part, &code) in codes.iter().enumerate() {
                 data.extend(quantiser.centroid(part, code).iter().map(|c| norm * c));
@@ -58,10 +69,6 @@ impl Matrix {
 
     pub(super) fn rows(&self) -> usize {
         self.data.len() / self.width
-    }
-
-    pub(super) fn width(&self) -> usize {
-        self.width
     }
 
     pub(super) fn row(&self, row: usize) -> &[f32] {

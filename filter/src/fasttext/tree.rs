@@ -61,7 +61,8 @@ impl Tree {
         stack.clear();
         stack.push(((self.labels + self.children.len() - 1) as u32, 0.0));
         while let Some((node, score)) = stack.pop() {
-            if score < floor || best.is_some_and(|(_, best)| score <= best) {
+            // A number that is none ends here: there is nothing to compare it with.
+            if score.is_nan() || score < floor || best.is_some_and(|(_, best)| score <= best) {
                 continue;
             }
             let Some(inner) = (node as usize).checked_sub(self.labels) else {
@@ -73,7 +74,6 @@ impl Tree {
             let right_share = (1.0 / f64::from(1.0 + odds)) as f32;
             let left = (left, score + log((1.0 - f64::from(right_share)) as f32));
             let right = (right, score + log(right_share));
-            // A number that is none ends here: no comparison with it holds.
             let (first, second) = if left.1 > right.1 { (left, right) } else { (right, left) };
             stack.extend([second, first]);
         }
@@ -102,6 +102,21 @@ mod tests {
         // Leaves 0..4 with counts 5 3 2 1: 3+2 make 4 (3), 1+4 make 5 (6), 0+5 make the root.
         let tree = Tree::new(&[5, 3, 2, 1]).unwrap();
         assert_eq!(tree.children, [(3, 2), (4, 1), (0, 5)]);
+    }
+
+    #[test]
+    fn a_vector_that_is_no_number_has_no_label() {
+        let tree = Tree::new(&[5, 3, 2, 1]).unwrap();
+        let mut file = [3_i64, 1].map(i64::to_le_bytes).concat();
+        file.extend([0.5_f32, 0.5, f32::NAN].map(f32::to_le_bytes).concat());
+        let output =
+            |rows: &[u8]| Matrix::read(&mut super::super::Bytes::new(rows), false, [3, 1]).unwrap();
+        let mut stack = Vec::new();
+        // The root is the last row.
+        assert_eq!(tree.best(&output(&file), &[1.0], &mut stack), None);
+        file[24..28].copy_from_slice(&0.5_f32.to_le_bytes());
+        assert!(tree.best(&output(&file), &[1.0], &mut stack).is_some());
+        assert_eq!(tree.best(&output(&file), &[f32::NAN], &mut stack), None);
     }
 
     #[test]

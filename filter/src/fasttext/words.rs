@@ -139,7 +139,9 @@ impl Words {
     pub(super) fn line(&self, line: &[u8], rows: &mut Vec<u32>) {
         rows.clear();
         let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        for word in line.split(|byte| b" \r\t\x0b\x0c\0".contains(byte)).filter(|w| !w.is_empty()) {
+        let words = line.split(|byte| b" \r\t\x0b\x0c\0".contains(byte)).filter(|w| !w.is_empty());
+        // Written out, the mark ends a line too.
+        for word in words.take_while(|word| *word != END) {
             self.word(word, rows);
         }
         self.word(END, rows);

@@ -49,6 +49,8 @@ const IOU: f32 = 0.3;
 const MOST_FACES: usize = 1000;
 /// Side of the input where the network takes any.
 const SIDE: usize = 320;
+/// Sides of an input that are believed.
+const SIDES: std::ops::RangeInclusive<usize> = 32..=4096;
 
 /// Corners as shares of the picture's sides.
 type Corners = [f32; 4];
@@ -156,7 +158,7 @@ impl Form {
         let &[_, Some(3), height, width] = shape else {
             return Err(Error::model(format!("a network of input {shape:?}, not [1, 3, H, W]")));
         };
-        let (width, height) = (width.unwrap_or(SIDE), height.unwrap_or(SIDE));
+        let (width, height) = (side(width)?, side(height)?);
         let outputs: Vec<&str> = network.outputs().collect();
         let place = |name: &str| outputs.iter().position(|output| *output == name);
         if let (Some(scores), Some(boxes)) = (place("scores"), place("boxes")) {
@@ -248,6 +250,19 @@ impl Form {
     }
 }
 
+/// A side of the input, [`SIDE`] where the network takes any.
+///
+/// # Errors
+/// One that no detector has: the frame is made before anything is known of the network.
+fn side(found: Option<usize>) -> Result<usize> {
+    let side = found.unwrap_or(SIDE);
+    if SIDES.contains(&side) {
+        return Ok(side);
+    }
+    let message = format!("an input of {side} pixels a side; {SIDES:?} are read");
+    Err(Error::model(message))
+}
+
 /// The largest size of the picture's shape in this frame.
 fn fitted(picture: &Picture, width: usize, height: usize) -> (usize, usize) {
     let (w, h) = (picture.width.max(1) as usize, picture.height.max(1) as usize);
@@ -295,6 +310,16 @@ mod tests {
             (f32::NAN, [0.0, 0.0, 1.0, 1.0]),
         ];
         assert_eq!(thinned(faces), [[0.12, 0.1, 0.52, 0.5], [0.6, 0.6, 1.0, 0.9]]);
+    }
+
+    #[test]
+    fn an_input_without_pixels_or_with_billions_is_refused() {
+        assert_eq!([None, Some(32), Some(4096)].map(|s| side(s).unwrap()), [320, 32, 4096]);
+        for wrong in [0, 31, 4097, usize::MAX] {
+            let error = side(Some(wrong)).unwrap_err();
+            assert_eq!(error.kind(), stage::Kind::Model);
+            assert!(error.to_string().contains("32..=4096"), "{error}");
+        }
     }
 
     #[test]

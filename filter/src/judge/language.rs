@@ -85,7 +85,25 @@ impl JudgePlan for Language {
     fn build(&self, _cx: &JudgeContext<'_>) -> Result<Box<dyn Judge>> {
         self.validate()?;
         let identifier = Identifier::open(&self.model).map_err(|e| e.at("language"))?;
+        self.check_labels(&identifier.names).map_err(|e| e.at("language"))?;
         Ok(Box::new(Labels { identifier, scratch: Scratch::default() }))
+    }
+}
+
+impl Language {
+    /// A label that the model does not have would turn every caption away.
+    fn check_labels(&self, names: &[String]) -> Result<()> {
+        let Some(unknown) = self.languages.iter().find(|label| !names.contains(label)) else {
+            return Ok(());
+        };
+        let asked = unknown.strip_prefix("__label__").unwrap_or(unknown).to_lowercase();
+        let mut near: Vec<(f64, &String)> =
+            names.iter().map(|name| (strsim::jaro_winkler(&asked, name), name)).collect();
+        near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+        let near: Vec<&str> = near.iter().take(5).map(|(_, name)| name.as_str()).collect();
+        let message = format!("languages: the model has no label `{unknown}`");
+        let hint = format!("near to it are {}; lid.176 has ISO 639 codes", near.join(", "));
+        Err(Error::recipe(message).hint(hint))
     }
 }
 
@@ -170,6 +188,18 @@ mod tests {
         assert_eq!(sure.reasons(&columns()), [None, language, None, language]);
         let any = plan(r#"{"model": "m", "languages": []}"#);
         assert_eq!(any.reasons(&columns()), [None, None, None, language]);
+    }
+
+    #[test]
+    fn a_language_that_the_model_does_not_know_is_refused_with_those_near_to_it() {
+        let names = ["de", "en", "eo", "fr"].map(str::to_owned);
+        let check = |json: &str| plan(json).check_labels(&names);
+        check(r#"{"model": "m"}"#).unwrap();
+        check(r#"{"model": "m", "languages": []}"#).unwrap();
+        let error = check(r#"{"model": "m", "languages": ["en", "eng"]}"#).unwrap_err();
+        assert_eq!(error.kind(), stage::Kind::Recipe);
+        assert_eq!(error.to_string(), "languages: the model has no label `eng`");
+        assert!(error.hint_text().unwrap().starts_with("near to it are en, "), "{error}");
     }
 
     #[test]

@@ -18,7 +18,8 @@ use stage::{Context, Pairs, Result};
 use super::pictures::look_at;
 use super::{Judge, JudgeContext, JudgePlan, Scored};
 
-/// Score: `phash`, 16 hex digits. Turns nothing away; `near_duplicates` compares.
+/// Score: `phash`, 16 hex digits. Turns away only what cannot be decoded, by the decoder's words;
+/// `near_duplicates` compares.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Phash {}

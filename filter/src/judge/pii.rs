@@ -133,15 +133,10 @@ fn count(caption: &str) -> [u32; 5] {
     let emails = caption.match_indices('@').filter(|(at, _)| is_email(caption, *at)).count();
     let (mut phones, mut cards) = (0, 0);
     for number in numbers(caption) {
-        if number.is_card() {
-            cards += 1;
-        } else if number.is_phone() {
-            phones += 1;
-        }
+        let (more_phones, more_cards) = number.count();
+        (phones, cards) = (phones + more_phones, cards + more_cards);
     }
-    let trimmed = |c: char| !c.is_ascii_alphanumeric() && c != ':';
-    let words = || caption.split(char::is_whitespace).map(|word| word.trim_matches(trimmed));
-    let ips = words().filter(|word| is_ip(word)).count();
+    let ips = caption.split(char::is_whitespace).filter(|word| is_ip(host(word))).count();
     [emails, phones, cards, ibans(caption), ips].map(|n| u32::try_from(n).unwrap_or(u32::MAX))
 }
 
@@ -164,6 +159,8 @@ struct Number {
     digits: Vec<u8>,
     /// Lengths of the groups between separators.
     groups: Vec<usize>,
+    /// What stands between a group and the next.
+    gaps: Vec<Vec<u8>>,
 }
 
 /// The numbers of a caption that stand apart from letters.
@@ -172,8 +169,10 @@ fn numbers(caption: &str) -> Vec<Number> {
     let byte = |i: usize| bytes.get(i).copied().unwrap_or(b' ');
     let (mut found, mut i) = (Vec::new(), 0);
     while i < bytes.len() {
-        let apart =
-            i == 0 || !(byte(i - 1).is_ascii_alphanumeric() || b"_.@/".contains(&byte(i - 1)));
+        // A point behind a letter ends a word: `Tel.555-123-4567`.
+        let after_word = i > 1 && byte(i - 1) == b'.' && byte(i - 2).is_ascii_alphabetic();
+        let joined = |b: u8| b.is_ascii_alphanumeric() || b"_.@/".contains(&b);
+        let apart = i == 0 || after_word || !joined(byte(i - 1));
         if !byte(i).is_ascii_digit() || !apart {
             i += 1;
             while i < bytes.len() && byte(i).is_ascii_digit() && byte(i - 1).is_ascii_digit() {
@@ -183,7 +182,7 @@ fn numbers(caption: &str) -> Vec<Number> {
         }
         let plus =
             i > 0 && byte(i - 1) == b'+' || i > 1 && byte(i - 1) == b'(' && byte(i - 2) == b'+';
-        let mut number = Number { plus, digits: Vec::new(), groups: Vec::new() };
+        let mut number = Number { plus, digits: Vec::new(), groups: Vec::new(), gaps: Vec::new() };
         loop {
             let start = i;
             while byte(i).is_ascii_digit() {
@@ -196,9 +195,16 @@ fn numbers(caption: &str) -> Vec<Number> {
             if gap == 0 || gap == 3 || i + gap >= bytes.len() || !byte(i + gap).is_ascii_digit() {
                 break;
             }
+            number.gaps.push(bytes[i..i + gap].to_vec());
             i += gap;
         }
-        if !byte(i).is_ascii_alphabetic() || i >= bytes.len() {
+        // Digits with a letter behind them are part of a word, and the groups before are not.
+        if byte(i).is_ascii_alphabetic() {
+            let last = number.groups.pop().unwrap_or_default();
+            number.digits.truncate(number.digits.len() - last);
+            number.gaps.pop();
+        }
+        if !number.groups.is_empty() {
             found.push(number);
         }
     }
@@ -206,17 +212,77 @@ fn numbers(caption: &str) -> Vec<Number> {
 }
 
 impl Number {
-    fn is_phone(&self) -> bool {
-        let (digits, groups) = (self.digits.len(), self.groups.as_slice());
-        let national = match groups {
+    /// Telephones and cards: the whole, or else numbers that stand beside others, from the left.
+    fn count(&self) -> (usize, usize) {
+        if self.is_card() {
+            return (0, 1);
+        }
+        if self.is_phone() {
+            return (1, 0);
+        }
+        let (mut phones, mut cards, mut start) = (0, 0, 0);
+        while start < self.groups.len() {
+            let found = |end: &usize| self.is_card_beside(start..*end);
+            let card = (start + 1..=self.groups.len().min(start + 4)).rev().find(found);
+            let found = |end: &usize| self.is_phone_beside(start..*end);
+            let phone = (start + 3..=self.groups.len().min(start + 4)).rev().find(found);
+            cards += usize::from(card.is_some());
+            phones += usize::from(card.is_none() && phone.is_some());
+            start = card.or(phone).unwrap_or(start + 1);
+        }
+        (phones, cards)
+    }
+
+    /// These groups alone.
+    fn part(&self, groups: std::ops::Range<usize>) -> Self {
+        let before: usize = self.groups[..groups.start].iter().sum();
+        let length: usize = self.groups[groups.clone()].iter().sum();
+        Self {
+            plus: self.plus && groups.start == 0,
+            digits: self.digits[before..before + length].to_vec(),
+            groups: self.groups[groups.clone()].to_vec(),
+            gaps: self.gaps[groups.start..groups.end - 1].to_vec(),
+        }
+    }
+
+    /// A card in the groups that cards are printed in: with one number in ten the check digit is
+    /// right by chance.
+    fn is_card_beside(&self, groups: std::ops::Range<usize>) -> bool {
+        let part = self.part(groups);
+        (matches!(part.groups[..], [4, 4, 4, 4] | [4, 6, 5]) || part.groups.len() == 1)
+            && part.is_card()
+    }
+
+    /// 3-3-4 digits, perhaps with a 1 before, that other signs join than those beside them: what one
+    /// sign joins throughout is a longer number, such as an ISBN.
+    fn is_phone_beside(&self, groups: std::ops::Range<usize>) -> bool {
+        let part = self.part(groups.clone());
+        let national = part.is_national();
+        let gap = |i: usize| self.gaps.get(i);
+        let before = groups.start.checked_sub(1).and_then(gap);
+        let behind = gap(groups.end - 1);
+        let other = |beside: Option<&Vec<u8>>, inside: Option<&Vec<u8>>| {
+            beside.is_none_or(|beside| inside.is_some_and(|inside| inside != beside))
+        };
+        national && other(before, part.gaps.first()) && other(behind, part.gaps.last())
+    }
+
+    /// The North American plan's digits.
+    fn is_national(&self) -> bool {
+        let national = match self.groups.as_slice() {
             [1, rest @ ..] if self.digits.first() == Some(&1) => rest,
             all => all,
         };
+        national == [3, 3, 4]
+    }
+
+    fn is_phone(&self) -> bool {
+        let (digits, groups) = (self.digits.len(), self.groups.as_slice());
         let long_distance = self.digits.first() == Some(&0)
             && (2..=5).contains(&groups.len())
             && (9..=11).contains(&digits)
             && groups.iter().all(|&length| length >= 2);
-        self.plus && (8..=15).contains(&digits) || national == [3, 3, 4] || long_distance
+        self.plus && (8..=15).contains(&digits) || self.is_national() || long_distance
     }
 
     fn is_card(&self) -> bool {
@@ -295,6 +361,22 @@ fn is_iban(account: &str) -> bool {
     remainder == 1
 }
 
+/// What may be an address in a word: without signs around it, scheme, user, path and port.
+fn host(word: &str) -> &str {
+    let trimmed = |c: char| !c.is_ascii_alphanumeric() && c != ':';
+    let word = word.trim_matches(trimmed);
+    let word = word.split_once("://").map_or(word, |(_, rest)| rest);
+    let word = word.split(['/', '?', '#']).next().unwrap_or(word);
+    let word = word.rsplit_once('@').map_or(word, |(_, rest)| rest);
+    let word = word.strip_prefix('[').unwrap_or(word);
+    let word = word.split_once(']').map_or(word, |(address, _)| address);
+    match word.split_once(':') {
+        Some((address, port)) if port.bytes().all(|b| b.is_ascii_digit()) => address,
+        _ => word,
+    }
+    .trim_matches(trimmed)
+}
+
 /// `192.0.2.7` or at least three groups of `2001:db8::1`.
 fn is_ip(word: &str) -> bool {
     let groups = word.split(':').filter(|group| !group.is_empty()).count();
@@ -347,6 +429,48 @@ mod tests {
         }
         for caption in ["+49 30 901820", "+1 (555) 123-4567", "1-555-123-4567", "030 12 34 56 78"] {
             assert_eq!(count(caption), [0, 1, 0, 0, 0], "{caption}");
+        }
+    }
+
+    #[test]
+    fn a_number_beside_another_is_found() {
+        for (caption, phones, cards) in [
+            ("4111 1111 1111 1111 12/27", 0, 1),
+            ("no. 12 4111-1111-1111-1111", 0, 1),
+            ("3782 822463 10005 09/26", 0, 1),
+            ("Call 555-123-4567 2 bedrooms", 1, 0),
+            ("Call 555-123-4567 2bedrooms", 1, 0),
+            ("555-123-4567/555-123-4568", 2, 0),
+            ("5 (555) 123-4567", 1, 0),
+            ("Tel.555-123-4567", 1, 0),
+        ] {
+            let found = count(caption);
+            assert_eq!((found[1], found[2]), (phones, cards), "{caption}");
+        }
+        for caption in [
+            "ISBN 978-612-4516-27-2",
+            "01/02/2003-05/06/2007 and 2010-01-02 2010-01-03",
+            "1920x1080 2560x1440, 120 x 130 x 1400 mm",
+            "4111 1111 1111 1112 12/27",
+            "3.5 555-123-4567-8",
+        ] {
+            assert_eq!(count(caption), [0; 5], "{caption}");
+        }
+    }
+
+    #[test]
+    fn an_internet_address_is_found_in_an_address_of_the_web_and_before_a_port() {
+        for caption in [
+            "192.168.0.1:8080",
+            "http://192.168.0.1/x",
+            "(http://user@192.168.0.1:80/a/b?c=10:30)",
+            "http://[2001:db8::1]:8080/",
+            "10.0.0.0/8",
+        ] {
+            assert_eq!(count(caption)[4], 1, "{caption}");
+        }
+        for caption in ["http://a.example/192.168.0.1", "at 10:30", "1.2.3:80", "16:9 4:3"] {
+            assert_eq!(count(caption)[4], 0, "{caption}");
         }
     }
 

@@ -286,8 +286,10 @@ fn urls(caption: &str) -> u32 {
         }
         let host = word.split(['/', '?', '#', ':']).next().unwrap_or_default();
         let sound = host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-');
-        let ending = host.rsplit_once('.').filter(|(name, _)| sound && !name.is_empty());
-        ending.is_some_and(|(_, ending)| ["com", "net", "org", "info", "co.uk"].contains(&ending))
+        let under = |ending: &str| {
+            host.strip_suffix(ending).is_some_and(|name| name.len() > 1 && name.ends_with('.'))
+        };
+        sound && ["com", "net", "org", "info", "co.uk"].into_iter().any(under)
     };
     u32::try_from(split_words(caption).filter(is_url).count()).unwrap_or(u32::MAX)
 }
@@ -348,6 +350,7 @@ mod tests {
     #[test]
     fn addresses_are_counted_by_words() {
         assert_eq!(urls("see https://a.example/x (www.b.example) and shop.example.com/9?x=1."), 3);
+        assert_eq!(urls("tea at shop.co.uk, Shop.Co.Uk/tea or co.uk"), 2);
         assert_eq!(urls("St. Paul at 10.30 a.m. in e.g. Rome.net profit"), 1);
     }
 

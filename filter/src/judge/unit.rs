@@ -16,7 +16,7 @@ use super::{AnyJudge, Judge};
 /// | column | |
 /// | --- | --- |
 /// | `uid, key, url, caption, status, error_message, width, height, original_width, original_height, sha256` | as in [`Pairs`] |
-/// | further columns of the pairs | where the source has them |
+/// | further columns of the pairs | where the source has them; `source_<name>` where a judge takes the name |
 /// | each judge's scores | written whatever the verdict; null where there is no picture |
 /// | `reason` | null where the pair is kept; else the first judge's reason, or for a pair without a picture its `error_message` |
 ///

@@ -7,17 +7,19 @@
 
 use std::sync::Arc;
 
-use arrow_array::{Float32Array, RecordBatch, StringArray, UInt32Array};
+use arrow_array::{Float32Array, StringArray, UInt32Array};
 use arrow_schema::{DataType, Field, Schema};
 use models::inner_products;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use stage::{Context, Counts, Error, Result, ResultExt};
-use store::parquet::{Layout, Writer};
+use serde_json::Value;
+use stage::{Context, Counts, Error, Result};
+use store::subset::Uid;
 use store::{Attempt, npy};
 
 use super::features::Features;
 use super::kmeans::kmeans;
+use super::{Found, write_table};
 
 /// Clusters pairs by their picture's embedding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -62,11 +64,15 @@ impl ClustersPlan {
     /// Dropped: `nonfinite`.
     ///
     /// # Errors
-    /// No features, or an interruption.
-    pub fn run(&self, cx: &Context, features: &Features, out: &mut Attempt) -> Result<Counts> {
+    /// No features, a row whose name is no uid, or an interruption.
+    pub fn run(&self, cx: &Context, features: &Features, out: &mut Attempt) -> Result<Found> {
         self.validate()?;
         if features.is_empty() {
             return Err(Error::input("no feature to cluster"));
+        }
+        if let Some(name) = features.names.iter().find(|name| Uid::parse(name).is_none()) {
+            let hint = "the embeddings' metadata needs a column `uid`: `embed` writes it, clip-retrieval does with --enable_metadata on shards that have it";
+            return Err(Error::input(format!("`{name}` is no uid")).hint(hint));
         }
         let mut order: Vec<usize> = (0..features.len()).collect();
         order.sort_by(|a, b| features.names[*a].cmp(&features.names[*b]));
@@ -89,7 +95,7 @@ impl ClustersPlan {
             for (rank, row) in rows.iter().rev().enumerate() {
                 table.rank[*row] = rank as u32;
             }
-            duplicates(features, rows, &mut table.duplicate)?;
+            duplicates(cx, features, rows, &mut table.duplicate)?;
         }
         let mut counts = Counts::default();
         (0..features.len()).for_each(|_| counts.keep());
@@ -99,17 +105,18 @@ impl ClustersPlan {
         file.finish()?;
         table.write(&features.names, out)?;
         counts.check()?;
-        Ok(counts)
+        Ok(Found { counts, info: Value::Null })
     }
 }
 
 /// For each of these rows the largest cosine to one before it.
-fn duplicates(features: &Features, rows: &[usize], found: &mut [f32]) -> Result<()> {
+fn duplicates(cx: &Context, features: &Features, rows: &[usize], found: &mut [f32]) -> Result<()> {
     let numbers: Vec<f32> = rows.iter().flat_map(|row| features.row(*row)).copied().collect();
     let dim = features.dim;
     for start in (0..rows.len()).step_by(BLOCK) {
         let end = rows.len().min(start + BLOCK);
         for before in (0..end).step_by(BLOCK) {
+            cx.cancel.check()?;
             let until = end.min(before + BLOCK);
             let products = inner_products(
                 &numbers[start * dim..end * dim],
@@ -151,18 +158,14 @@ impl Table {
             Field::new("cluster_rank", DataType::UInt32, false),
             Field::new("duplicate_cosine", DataType::Float32, false),
         ]));
-        let batch = RecordBatch::try_new(
-            Arc::clone(&schema),
+        write_table(out, TABLE, &schema, names.len(), |rows| {
             vec![
-                Arc::new(StringArray::from_iter_values(names)),
-                Arc::new(UInt32Array::from(self.cluster)),
-                Arc::new(Float32Array::from(self.cosine)),
-                Arc::new(UInt32Array::from(self.rank)),
-                Arc::new(Float32Array::from(self.duplicate)),
-            ],
-        );
-        let mut writer = Writer::new(out.file(TABLE)?, &schema, &Layout::default())?;
-        writer.write(&batch.internal("clusters")?)?;
-        writer.finish()?.finish()
+                Arc::new(StringArray::from_iter_values(&names[rows.clone()])),
+                Arc::new(UInt32Array::from(self.cluster[rows.clone()].to_vec())),
+                Arc::new(Float32Array::from(self.cosine[rows.clone()].to_vec())),
+                Arc::new(UInt32Array::from(self.rank[rows.clone()].to_vec())),
+                Arc::new(Float32Array::from(self.duplicate[rows].to_vec())),
+            ]
+        })
     }
 }

@@ -4,22 +4,23 @@
 //! detection features; which cosine separates copies depends on the model, so `min_cosine` is a
 //! field and every hit is written down with its cosine.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow_array::{Float32Array, RecordBatch, StringArray, UInt32Array};
+use arrow_array::{Float32Array, StringArray, UInt32Array};
 use arrow_schema::{DataType, Field, Schema};
 use models::inner_products;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use stage::{Context, Counts, Error, Result, ResultExt};
+use serde_json::{Value, json};
+use stage::{Context, Counts, Error, Result};
 use store::Attempt;
-use store::parquet::{Layout, Writer};
 use store::subset::{self, Uid};
 
-use super::SUBSET;
 use super::features::Features;
 use super::hashes::{Index, MOST_DISTANCE, says_something};
-use super::table::{Hashed, hashes_of};
+use super::table::{Hashed, Rows, hashes_of, rows_of};
+use super::{Found, SUBSET, leave_out, write_table};
 
 /// Removes pairs whose picture is near one of an evaluation set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -33,22 +34,16 @@ pub struct DecontaminatePlan {
     /// This stage then takes scores. Either this or `against`.
     #[serde(default)]
     pub against_hashes: Vec<String>,
-    /// Least cosine of a hit, above -1 and at most 1; default 0.95. For embeddings.
-    #[serde(default = "default_min_cosine")]
-    pub min_cosine: f32,
-    /// Most bits of a hit, 0..=12; default 4. For hashes.
-    #[serde(default = "default_max_distance")]
-    pub max_distance: u32,
+    /// Least cosine of a hit, above -1 and at most 1; default 0.95. With `against` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_cosine: Option<f32>,
+    /// Most bits of a hit, 0..=12; default 4. With `against_hashes` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_distance: Option<u32>,
 }
 
-fn default_min_cosine() -> f32 {
-    0.95
-}
-
-fn default_max_distance() -> u32 {
-    4
-}
-
+const MIN_COSINE: f32 = 0.95;
+const DISTANCE: u32 = 4;
 /// What was dropped, and for which picture of which set.
 const HITS: &str = "contaminated.parquet";
 /// Rows of the pool and of an evaluation set that meet at once: 4 MB of products.
@@ -60,23 +55,37 @@ impl DecontaminatePlan {
         if self.against.is_empty() == self.against_hashes.is_empty() {
             return Err(Error::recipe("either against or against_hashes names evaluation sets"));
         }
-        if !(self.min_cosine > -1.0 && self.min_cosine <= 1.0) {
-            let message =
-                format!("min_cosine must lie above -1 and at most at 1, got {}", self.min_cosine);
-            return Err(Error::recipe(message));
+        match (self.min_cosine, self.max_distance) {
+            (Some(_), _) if self.against.is_empty() => {
+                let message = "min_cosine goes with against; hashes have max_distance";
+                Err(Error::recipe(message))
+            }
+            (_, Some(_)) if self.against_hashes.is_empty() => {
+                let message = "max_distance goes with against_hashes; embeddings have min_cosine";
+                Err(Error::recipe(message))
+            }
+            (Some(cosine), _) if !(cosine > -1.0 && cosine <= 1.0) => {
+                let message =
+                    format!("min_cosine must lie above -1 and at most at 1, got {cosine}");
+                Err(Error::recipe(message))
+            }
+            (_, Some(bits)) if bits > MOST_DISTANCE => {
+                let message = format!("max_distance must lie in 0..={MOST_DISTANCE}, got {bits}");
+                Err(Error::recipe(message))
+            }
+            _ => Ok(()),
         }
-        if self.max_distance > MOST_DISTANCE {
-            let message =
-                format!("max_distance must lie in 0..={MOST_DISTANCE}, got {}", self.max_distance);
-            return Err(Error::recipe(message));
-        }
-        Ok(())
+    }
+
+    fn least_cosine(&self) -> f32 {
+        self.min_cosine.unwrap_or(MIN_COSINE)
     }
 
     /// By embeddings: writes `subset.npy` and `contaminated.parquet` (`uid`, `set`, `match`: the
     /// uid or path there, `cosine`, `distance`).
     ///
-    /// Dropped: `contaminated`, `nonfinite` for a feature without direction.
+    /// Dropped: `contaminated`, `same_uid` (another row of the uid is), `nonfinite` for a feature
+    /// without direction.
     ///
     /// # Errors
     /// Features of different lengths, a row whose name is no uid, or nothing left.
@@ -86,7 +95,7 @@ impl DecontaminatePlan {
         pool: &Features,
         sets: &[(String, Features)],
         out: &mut Attempt,
-    ) -> Result<Counts> {
+    ) -> Result<Found> {
         self.validate()?;
         for (name, set) in sets {
             if set.is_empty() {
@@ -100,6 +109,7 @@ impl DecontaminatePlan {
             }
         }
         let (mut counts, mut kept, mut hits) = (Counts::default(), Vec::new(), Hits::default());
+        let mut gone = HashSet::new();
         (0..pool.nonfinite).for_each(|_| counts.drop("nonfinite"));
         for start in (0..pool.len()).step_by(BLOCK) {
             cx.cancel.check()?;
@@ -107,24 +117,25 @@ impl DecontaminatePlan {
             let rows = start..pool.len().min(start + BLOCK);
             let best = self.best(pool, rows.clone(), sets)?;
             for (i, best) in rows.zip(best) {
-                let uid = &pool.names[i];
-                match best.filter(|best| best.cosine >= self.min_cosine) {
+                let name = &pool.names[i];
+                let uid = Uid::parse(name);
+                let uid = uid.ok_or_else(|| Error::input(format!("`{name}` is no uid")))?;
+                match best.filter(|best| best.cosine >= self.least_cosine()) {
                     Some(best) => {
                         counts.drop("contaminated");
-                        hits.add(uid, &best.set, &best.name, Some(best.cosine), None);
+                        gone.insert(uid);
+                        hits.add(name, &best.set, &best.name, Some(best.cosine), None);
                     }
                     None => {
                         counts.keep();
-                        let uid = Uid::parse(uid);
-                        kept.push(uid.ok_or_else(|| {
-                            Error::input(format!("`{}` is no uid", pool.names[i]))
-                        })?);
+                        kept.push(uid);
                     }
                 }
             }
         }
-        write(kept, hits, &counts, out)?;
-        Ok(counts)
+        leave_out(&mut kept, &gone, &mut counts);
+        write(kept, &hits, &counts, out)?;
+        Ok(Found { counts, info: Value::Null })
     }
 
     /// The nearest picture of all sets for each of these rows.
@@ -144,7 +155,7 @@ impl DecontaminatePlan {
                 for (best, products) in best.iter_mut().zip(products.chunks_exact(end - start)) {
                     for (number, cosine) in products.iter().enumerate() {
                         if best.as_ref().is_none_or(|best| *cosine > best.cosine)
-                            && *cosine >= self.min_cosine
+                            && *cosine >= self.least_cosine()
                         {
                             let name = features.names[start + number].clone();
                             *best = Some(Best { cosine: *cosine, set: set.clone(), name });
@@ -156,33 +167,48 @@ impl DecontaminatePlan {
         Ok(best)
     }
 
-    /// By hashes: the same files; `match` is the uid there.
+    /// By hashes: the same files; `match` is the uid there. Of an evaluation set all pictures
+    /// count, also those that a judge turned away; the info tells for each set how many have no
+    /// hash, or one that says nothing (`pictures_without_hash`).
     ///
-    /// Dropped: `contaminated`, and what judges dropped.
+    /// Dropped: `contaminated`, `same_uid` (another row of the uid is), and what judges dropped.
     ///
     /// # Errors
-    /// A table without `phash`, or nothing left.
+    /// A table without `phash`, a set without a hash that says something, or nothing left.
     pub fn by_hashes(
         &self,
         cx: &Context,
         pool: &[String],
         sets: &[(String, Vec<String>)],
         out: &mut Attempt,
-    ) -> Result<Counts> {
+    ) -> Result<Found> {
         self.validate()?;
-        let (mut index, mut names) = (Index::new(self.max_distance), Vec::new());
+        let mut index = Index::new(self.max_distance.unwrap_or(DISTANCE));
+        let (mut names, mut without) = (Vec::new(), serde_json::Map::new());
         for (set, tables) in sets {
-            for row in hashes_of(tables, None, &mut Counts::default())? {
+            let (before, mut failed) = (names.len(), Counts::default());
+            let rows = rows_of(tables, Rows::WithPicture, None, &mut failed)?;
+            let pictures = rows.len();
+            for row in rows {
                 if let Some(hash) = row.hash.filter(|hash| says_something(*hash)) {
                     index.add(hash);
                     names.push((set.as_str(), row.uid));
                 }
             }
-        }
-        if names.is_empty() {
-            return Err(Error::input("no hash in the evaluation sets"));
+            let hashes = names.len() - before;
+            if hashes == 0 {
+                let message = format!(
+                    "no usable hash among its {pictures} pictures ({} rows have no picture)",
+                    failed.entered
+                );
+                return Err(Error::input(message).at(set.clone()).hint(
+                    "pictures of one colour have none; look at the counts of the judge that made it",
+                ));
+            }
+            without.insert(set.clone(), json!(pictures - hashes));
         }
         let (mut counts, mut kept, mut hits) = (Counts::default(), Vec::new(), Hits::default());
+        let mut gone = HashSet::new();
         let rows = hashes_of(pool, None, &mut counts)?;
         for (i, Hashed { uid, hash, .. }) in rows.iter().enumerate() {
             if i % 65_536 == 0 {
@@ -194,6 +220,7 @@ impl DecontaminatePlan {
             {
                 Some((distance, (set, other))) => {
                     counts.drop("contaminated");
+                    gone.insert(*uid);
                     hits.add(&uid.to_string(), set, &other.to_string(), None, Some(distance));
                 }
                 None => {
@@ -202,8 +229,9 @@ impl DecontaminatePlan {
                 }
             }
         }
-        write(kept, hits, &counts, out)?;
-        Ok(counts)
+        leave_out(&mut kept, &gone, &mut counts);
+        write(kept, &hits, &counts, out)?;
+        Ok(Found { counts, info: json!({"pictures_without_hash": without}) })
     }
 }
 
@@ -213,7 +241,7 @@ struct Best {
     name: String,
 }
 
-fn write(mut kept: Vec<Uid>, hits: Hits, counts: &Counts, out: &mut Attempt) -> Result<()> {
+fn write(mut kept: Vec<Uid>, hits: &Hits, counts: &Counts, out: &mut Attempt) -> Result<()> {
     if kept.is_empty() {
         return Err(Error::input(format!("no pair is left of {}", counts.entered)));
     }
@@ -251,7 +279,7 @@ impl Hits {
         self.distances.push(distance);
     }
 
-    fn write(self, out: &mut Attempt) -> Result<()> {
+    fn write(&self, out: &mut Attempt) -> Result<()> {
         let schema = Arc::new(Schema::new(vec![
             Field::new("uid", DataType::Utf8, false),
             Field::new("set", DataType::Utf8, false),
@@ -259,18 +287,14 @@ impl Hits {
             Field::new("cosine", DataType::Float32, true),
             Field::new("distance", DataType::UInt32, true),
         ]));
-        let batch = RecordBatch::try_new(
-            Arc::clone(&schema),
+        write_table(out, HITS, &schema, self.uids.len(), |rows| {
             vec![
-                Arc::new(StringArray::from(self.uids)),
-                Arc::new(StringArray::from(self.sets)),
-                Arc::new(StringArray::from(self.matches)),
-                Arc::new(Float32Array::from(self.cosines)),
-                Arc::new(UInt32Array::from(self.distances)),
-            ],
-        );
-        let mut writer = Writer::new(out.file(HITS)?, &schema, &Layout::default())?;
-        writer.write(&batch.internal("hits")?)?;
-        writer.finish()?.finish()
+                Arc::new(StringArray::from_iter_values(&self.uids[rows.clone()])),
+                Arc::new(StringArray::from_iter_values(&self.sets[rows.clone()])),
+                Arc::new(StringArray::from_iter_values(&self.matches[rows.clone()])),
+                Arc::new(Float32Array::from(self.cosines[rows.clone()].to_vec())),
+                Arc::new(UInt32Array::from(self.distances[rows].to_vec())),
+            ]
+        })
     }
 }

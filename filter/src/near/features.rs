@@ -20,26 +20,42 @@ pub struct Partition {
     pub metadata: String,
 }
 
-/// Matches the files of a folder in clip-retrieval's layout by their partition's name.
+/// Matches the files of folders in clip-retrieval's layout by folder and partition's name: the two
+/// files of a partition lie in one folder, or in its folders `img_emb` and `metadata`.
 ///
 /// # Errors
-/// When there is no `img_emb_*.npy`, or one has no metadata.
+/// When there is no `img_emb_*.npy`, one has no metadata, or a folder has two of one name.
 pub fn partitions(files: &[String]) -> Result<Vec<Partition>> {
-    let part = |file: &String, start: &str, end: &str| {
-        let name = file.rsplit('/').next().unwrap_or(file);
-        Some(name.strip_prefix(start)?.strip_suffix(end)?.to_owned())
+    let of = |start: &str, end: &str, own: &str| -> Result<BTreeMap<(String, String), String>> {
+        let mut found: BTreeMap<(String, String), String> = BTreeMap::new();
+        for file in files {
+            let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
+            let part = name.strip_prefix(start).and_then(|name| name.strip_suffix(end));
+            let Some(part) = part else { continue };
+            let folder = match folder.strip_suffix(own) {
+                Some("") => "",
+                Some(above) => above.strip_suffix('/').unwrap_or(folder),
+                None => folder,
+            };
+            let key = (folder.to_owned(), part.to_owned());
+            if let Some(before) = found.insert(key, file.clone()) {
+                let message = format!("a second partition `{part}` beside {before}");
+                return Err(Error::input(message).at(file.clone()).hint(
+                    "name each folder once; partitions of one folder need names of their own",
+                ));
+            }
+        }
+        Ok(found)
     };
-    let of = |start: &str, end: &str| -> BTreeMap<String, String> {
-        files.iter().filter_map(|file| Some((part(file, start, end)?, file.clone()))).collect()
-    };
-    let (features, mut metadata) = (of("img_emb_", ".npy"), of("metadata_", ".parquet"));
+    let features = of("img_emb_", ".npy", "img_emb")?;
+    let mut metadata = of("metadata_", ".parquet", "metadata")?;
     if features.is_empty() {
         return Err(Error::input("no img_emb_*.npy among these files")
             .hint("embeddings are made by `embed`, or by clip-retrieval's inference"));
     }
-    let pair = |(name, features): (String, String)| match metadata.remove(&name) {
+    let pair = |(key, features): ((String, String), String)| match metadata.remove(&key) {
         Some(metadata) => Ok(Partition { features, metadata }),
-        None => Err(Error::input(format!("no metadata_{name}.parquet")).at(features)),
+        None => Err(Error::input(format!("no metadata_{}.parquet", key.1)).at(features)),
     };
     features.into_iter().map(pair).collect()
 }
@@ -172,6 +188,30 @@ mod tests {
         let error = partitions(&files[..2]).unwrap_err();
         assert_eq!(error.to_string(), "a/img_emb/img_emb_1.npy: no metadata_1.parquet");
         assert!(partitions(&files[1..]).is_err());
+    }
+
+    #[test]
+    fn partitions_of_one_name_in_two_folders_are_two_and_in_one_folder_an_error() {
+        let files = [
+            "a/img_emb/img_emb_0.npy",
+            "a/metadata/metadata_0.parquet",
+            "b/img_emb_0.npy",
+            "b/metadata_0.parquet",
+        ];
+        let files: Vec<String> = files.map(str::to_owned).to_vec();
+        let found = partitions(&files).unwrap();
+        let expected = [
+            Partition { features: files[0].clone(), metadata: files[1].clone() },
+            Partition { features: files[2].clone(), metadata: files[3].clone() },
+        ];
+        assert_eq!(found, expected);
+        let twice = [&files[..], &files[..2]].concat();
+        let error = partitions(&twice).unwrap_err().to_string();
+        let expected =
+            "a/img_emb/img_emb_0.npy: a second partition `0` beside a/img_emb/img_emb_0.npy";
+        assert_eq!(error, expected);
+        // The metadata of another folder is none of this one's.
+        assert!(partitions(&[files[0].clone(), files[3].clone()]).is_err());
     }
 
     #[test]

@@ -8,8 +8,10 @@
 use models::inner_products;
 use stage::{Context, Dice, Result};
 
-/// Rows that are assigned at once.
+/// Most rows that are assigned at once.
 const BLOCK: usize = 2048;
+/// Most products that are held at once: 64 MiB.
+const PRODUCT: usize = 16 << 20;
 
 /// Centroids, and the nearest one of each row.
 pub(super) struct Clustering {
@@ -36,19 +38,21 @@ pub(super) fn kmeans(
     for iteration in 0..iterations {
         cx.cancel.check()?;
         cx.progress.update(u64::from(iteration), u64::from(iterations), "iterations");
-        let assigned = assign(rows, dim, &centroids)?;
+        let assigned = assign(cx, rows, dim, &centroids)?;
         update(rows, dim, &assigned, &mut centroids, order);
     }
-    let nearest = assign(rows, dim, &centroids)?.into_iter().map(|(cluster, _)| cluster).collect();
+    let nearest = assign(cx, rows, dim, &centroids)?;
+    let nearest = nearest.into_iter().map(|(cluster, _)| cluster).collect();
     Ok(Clustering { centroids, nearest })
 }
 
 /// The nearest centroid of each row and how far it is: `|c|² - 2 x·c`, without the row's own
 /// length.
-fn assign(rows: &[f32], dim: usize, centroids: &[f32]) -> Result<Vec<(u32, f32)>> {
+fn assign(cx: &Context, rows: &[f32], dim: usize, centroids: &[f32]) -> Result<Vec<(u32, f32)>> {
     let squares: Vec<f32> = centroids.chunks_exact(dim).map(square).collect();
     let mut nearest = Vec::with_capacity(rows.len() / dim);
-    for block in rows.chunks(BLOCK * dim) {
+    for block in rows.chunks(block_rows(squares.len()) * dim) {
+        cx.cancel.check()?;
         let products = inner_products(block, centroids, dim)?;
         for products in products.chunks_exact(squares.len()) {
             let far = products.iter().zip(&squares).map(|(product, square)| square - 2.0 * product);
@@ -62,6 +66,11 @@ fn assign(rows: &[f32], dim: usize, centroids: &[f32]) -> Result<Vec<(u32, f32)>
         }
     }
     Ok(nearest)
+}
+
+/// Rows of a block for `k` centroids.
+fn block_rows(k: usize) -> usize {
+    (PRODUCT / k.max(1)).clamp(1, BLOCK)
 }
 
 fn square(row: &[f32]) -> f32 {
@@ -129,6 +138,15 @@ mod tests {
         let order: Vec<usize> = (0..12).rev().collect();
         let again = kmeans(&cx, &turned, 2, &order, 3, 20).unwrap();
         assert_eq!(again.centroids, found.centroids);
+    }
+
+    #[test]
+    fn a_block_shrinks_as_clusters_grow_and_an_interruption_is_seen_between_blocks() {
+        assert_eq!([1, 8192, 100_000, 1_000_000].map(block_rows), [2048, 2048, 167, 16]);
+        let cx = Context::default();
+        cx.cancel.cancel();
+        let error = assign(&cx, &[1.0, 0.0], 2, &[1.0, 0.0]).unwrap_err();
+        assert_eq!(error.kind(), stage::Kind::Interrupted);
     }
 
     #[test]

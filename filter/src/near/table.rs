@@ -10,7 +10,7 @@ use store::Blob;
 use store::parquet::{File, Pick};
 use store::subset::Uid;
 
-use crate::reasons::count_failure;
+use crate::reasons::{count_drop, count_failure};
 
 /// A pair with its hash.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,17 +19,38 @@ pub struct Hashed {
     pub uid: Uid,
     /// Its hash; `None` where the picture has none.
     pub hash: Option<u64>,
-    /// What the plan prefers by; 0 where nothing is named or the value is none.
+    /// What the plan prefers by: 0 where nothing is named, below all numbers where the value is
+    /// none or not finite.
     pub preference: f64,
+}
+
+/// Which rows of a score table count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rows {
+    /// Those that no judge turned away.
+    Kept,
+    /// All with a picture: one of an evaluation set stands there whatever a judge says of it.
+    WithPicture,
 }
 
 /// The pairs of score tables that no judge turned away, with their `phash`; the others are counted
 /// under their reason.
 ///
 /// # Errors
-/// A file that is broken or has no `uid`, `phash` or `prefer` column, a hash or uid that is none.
+/// A file that is broken or has no `uid`, `phash` or `prefer` column, a `prefer` that holds no
+/// numbers, a hash or uid that is none.
 pub fn hashes_of(
     files: &[String],
+    prefer: Option<&str>,
+    counts: &mut Counts,
+) -> Result<Vec<Hashed>> {
+    rows_of(files, Rows::Kept, prefer, counts)
+}
+
+/// As [`hashes_of`], of these rows.
+pub(super) fn rows_of(
+    files: &[String],
+    which: Rows,
     prefer: Option<&str>,
     counts: &mut Counts,
 ) -> Result<Vec<Hashed>> {
@@ -42,7 +63,17 @@ pub fn hashes_of(
                 .at(file.clone())
                 .hint("add `phash: {}` to the judges"));
         }
+        if let Some(name) = prefer
+            && let Ok(field) = table.schema().field_with_name(name)
+            && !(field.data_type().is_numeric() || *field.data_type() == DataType::Null)
+        {
+            let message = format!("prefer: `{name}` is {}, not a number", field.data_type());
+            return Err(Error::input(message)
+                .at(file.clone())
+                .hint("name a column of numbers, such as clip_score or width"));
+        }
         let wanted = ["uid", "phash", "status", "error_message", "reason"].into_iter();
+        let wanted = wanted.filter(|name| *name != "reason" || which == Rows::Kept);
         let mut columns: Vec<&str> =
             wanted.filter(|name| has(name) || *name == "uid").chain(prefer).collect();
         columns.sort_unstable();
@@ -86,7 +117,7 @@ fn add(
             continue;
         }
         if let Some(reason) = value(&reasons, i) {
-            counts.drop(&reason);
+            count_drop(counts, &reason);
             continue;
         }
         let uid = Uid::parse(uids.value(i));
@@ -95,8 +126,11 @@ fn add(
         let hash = hash.transpose().map_err(|_| {
             Error::input(format!("`{}` is no hash of 16 hex digits", hashes.value(i)))
         })?;
-        let number = preference.as_ref().filter(|c| c.is_valid(i)).map(|c| c.value(i));
-        let preference = number.filter(|x| x.is_finite()).unwrap_or(0.0);
+        // Adding 0 takes the sign off -0.0, which would rank below 0.0.
+        let preference = preference.as_ref().map_or(0.0, |column| {
+            let number = column.is_valid(i).then(|| column.value(i) + 0.0);
+            number.filter(|x| x.is_finite()).unwrap_or(f64::NEG_INFINITY)
+        });
         rows.push(Hashed { uid, hash, preference });
     }
     Ok(())

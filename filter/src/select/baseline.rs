@@ -237,7 +237,7 @@ impl ImageBased {
         let wanted = wanted.map_err(|e| e.at("targets"))?;
         condition.and_test(CaptionOfImageBased { text: text.clone() });
         condition.and_test(english(&self.language_model, text)?);
-        condition.and_test(NearWanted { centroids, wanted });
+        condition.and_test(NearWanted::new(centroids, wanted));
         Ok(())
     }
 }

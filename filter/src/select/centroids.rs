@@ -3,6 +3,9 @@
 //! Rule: `get_centroid_ids_gpu` and `image_filter_helper` of DataComp's `baselines/apply_filter.py`:
 //! the largest inner product in f32, nothing normalised; of equal ones the first.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
 use candle_core::{Device, Tensor};
 use stage::{Error, Result, ResultExt};
 use store::{Blob, npy, npz};
@@ -104,8 +107,31 @@ fn largest(row: &[f32]) -> Option<usize> {
 
 /// The test of `image_based`.
 pub(super) struct NearWanted {
-    pub(super) centroids: Centroids,
-    pub(super) wanted: Vec<bool>,
+    centroids: Centroids,
+    wanted: Vec<bool>,
+    /// What threads have open, so that a compressed file is inflated once.
+    open: Mutex<HashMap<String, Weak<Embeddings>>>,
+}
+
+/// The embeddings beside a parquet file, shared by the threads that read its row groups and
+/// forgotten (with the inflated copy) when none does.
+#[derive(Debug, Default)]
+pub(super) struct Embeddings {
+    path: String,
+    /// Held by the thread that opens it.
+    opening: Mutex<()>,
+    file: OnceLock<npy::File>,
+}
+
+impl Embeddings {
+    fn get(&self, open: impl FnOnce() -> Result<npy::File>) -> Result<&npy::File> {
+        let _one = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let file = open()?;
+        Ok(self.file.get_or_init(|| file))
+    }
 }
 
 impl RowTest for NearWanted {
@@ -114,10 +140,12 @@ impl RowTest for NearWanted {
     }
 
     fn test(&self, part: &Part<'_>, fates: &mut [Fate], scratch: &mut Scratch) -> Result<()> {
-        if scratch.embeddings.as_ref().is_none_or(|(path, _)| path != part.path) {
-            scratch.embeddings = Some((part.path.to_owned(), self.embeddings(part.path)?));
-        }
-        let Some((_, file)) = &scratch.embeddings else { return Ok(()) };
+        let embeddings = match scratch.embeddings.take().filter(|last| last.path == part.path) {
+            Some(last) => last,
+            None => self.shared(part.path),
+        };
+        let embeddings = scratch.embeddings.insert(embeddings);
+        let file = embeddings.get(|| self.embeddings(part.path))?;
         let first = usize::try_from(part.first_row).internal("a row beyond memory")?;
         let selected: Vec<usize> =
             (0..fates.len()).filter(|&i| fates[i] == Fate::Selected).collect();
@@ -140,6 +168,22 @@ impl RowTest for NearWanted {
 }
 
 impl NearWanted {
+    pub(super) fn new(centroids: Centroids, wanted: Vec<bool>) -> Self {
+        Self { centroids, wanted, open: Mutex::default() }
+    }
+
+    /// What a thread has open for this parquet file, or else a place to open it in.
+    fn shared(&self, path: &str) -> Arc<Embeddings> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(there) = open.get(path).and_then(Weak::upgrade) {
+            return there;
+        }
+        open.retain(|_, embeddings| embeddings.strong_count() > 0);
+        let new = Arc::new(Embeddings { path: path.to_owned(), ..Embeddings::default() });
+        open.insert(path.to_owned(), Arc::downgrade(&new));
+        new
+    }
+
     /// The embeddings beside a parquet file.
     fn embeddings(&self, path: &str) -> Result<npy::File> {
         let beside = format!("{}.npz", path.strip_suffix(".parquet").unwrap_or(path));
@@ -176,6 +220,25 @@ mod tests {
         assert_eq!(centroids.nearest(&rows).unwrap(), [Some(2), Some(1), Some(0), None]);
         let wanted = centroids.wanted(&[matrix(&[1, 2], &[0.0, 9.0])]).unwrap();
         assert_eq!(wanted, [false, true, false]);
+    }
+
+    #[test]
+    fn threads_share_the_embeddings_of_a_file_and_the_last_one_forgets_them() {
+        let centroids = Centroids::read(&matrix(&[1, 2], &[1.0, 0.0])).unwrap();
+        let test = NearWanted::new(centroids, vec![true]);
+        let file = || npy::File::open(&matrix(&[1, 2], &[3.0, 4.0]));
+        let (one, other) = (test.shared("a.parquet"), test.shared("a.parquet"));
+        assert!(one.get(|| Err(Error::input("a full disk"))).is_err());
+        assert_eq!(one.get(file).unwrap().len(), 1);
+        other.get(|| panic!("opened twice")).unwrap();
+        drop((one, other));
+        let again = test.shared("a.parquet");
+        assert!(again.file.get().is_none());
+        test.shared("b.parquet");
+        assert_eq!(test.open.lock().unwrap().len(), 2);
+        drop(again);
+        test.shared("c.parquet");
+        assert_eq!(test.open.lock().unwrap().len(), 1);
     }
 
     #[test]

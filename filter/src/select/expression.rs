@@ -30,13 +30,14 @@ pub(super) fn column(name: &str) -> Expr {
     Expr::Column(Column::new_unqualified(name))
 }
 
-/// Checks that a text is one SQL expression, without knowing the columns.
+/// Checks that a text is one SQL expression, without knowing the columns. The caller says which
+/// field it stands in.
 pub(super) fn check_grammar(text: &str) -> Result<()> {
     let words = count_tokens(text);
     if words > MAX_TOKENS {
         let message = format!("a condition of {words} words and signs; {MAX_TOKENS} are allowed");
         let hint = "put long lists of values into a column of the pool";
-        return Err(Error::recipe(message).at("where").hint(hint));
+        return Err(Error::recipe(message).hint(hint));
     }
     let parsed = DFParserBuilder::new(text).build().and_then(|mut parser| {
         let expression = parser.parse_into_expr()?;
@@ -48,7 +49,7 @@ pub(super) fn check_grammar(text: &str) -> Result<()> {
     parsed.map_err(|error| {
         let error = error.strip_backtrace();
         let hint = "write one SQL condition, such as clip_score >= 0.28 AND caption_words < 50";
-        Error::recipe(format!("`{text}` is no SQL condition: {error}")).at("where").hint(hint)
+        Error::recipe(format!("`{text}` is no SQL expression: {error}")).hint(hint)
     })
 }
 
@@ -156,6 +157,9 @@ impl<'a> Condition<'a> {
         let term = self.context.parse_sql_expr(text, &self.schema);
         let term = term.map_err(|error| self.explain(&error, text))?;
         check_kind(&term)?;
+        // A column that is text in one file and a number in another is refused where it is asked
+        // for.
+        self.pool.columns(&column_names([&term]))?;
         calls_of_the_pool(&term)?;
         Ok(term)
     }
@@ -195,7 +199,8 @@ impl<'a> Condition<'a> {
     /// The whole condition and the weight, with every function of the whole pool replaced by its
     /// value, and these values by the text of their calls.
     pub(super) fn resolve(self, seed: u64, weight: Option<&str>) -> Result<Resolved> {
-        let weight = weight.map(|text| self.weight(text)).transpose()?;
+        let weight = weight.map(|text| self.weight(text).map_err(|e| e.at("weight")));
+        let weight = weight.transpose()?;
         let whole = self.terms.iter().cloned().reduce(Expr::and).unwrap_or_else(|| lit(true));
         let mut calls = calls_of_the_pool(&whole)?;
         if let Some(weight) = &weight {
@@ -228,12 +233,12 @@ impl<'a> Condition<'a> {
     }
 
     fn weight(&self, text: &str) -> Result<Expr> {
-        let weight = self.parse(text).map_err(|e| e.at("weight"))?;
+        let weight = self.parse(text)?;
         let kind = self.kind(&weight, text)?;
         if !kind.is_integer() {
             let message = format!("`{text}` is of type {kind}, a weight is a whole number");
             let hint = "round it, for example CAST(round(x) AS BIGINT)";
-            return Err(Error::recipe(message).at("weight").hint(hint));
+            return Err(Error::recipe(message).hint(hint));
         }
         Ok(cast(weight, DataType::Int64))
     }

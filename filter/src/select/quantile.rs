@@ -10,11 +10,14 @@ use arrow_array::types::{Float64Type, Int64Type, UInt64Type};
 use arrow_array::{Array, ArrayRef};
 use arrow_cast::cast;
 use arrow_schema::DataType;
-use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::TreeNode;
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::prelude::{Expr, SessionContext};
 use stage::{Error, Result, ResultExt};
 
 use super::expression::column_names;
+use super::formula::{HINT, guarded, unsigned};
+use crate::engine::query_error;
 use crate::scan::{Compiled, Pool};
 
 /// Keys that are kept instead of counted once more: 8 MiB.
@@ -24,9 +27,9 @@ const HOLD: usize = 1 << 20;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Rank {
     /// The smallest value with at least the share `q` of all values at or below it: index
-    /// `ceil(n*q - 1)`, at least 0, of the ascending sort. NumPy's `quantile(method="inverted_cdf")`,
-    /// and for `q = 1 - f` DataComp's top share `f`. `n` counts values that are neither null nor
-    /// NaN.
+    /// `ceil(n*q - 1)`, at least 0, of the ascending sort. NumPy's `quantile(method="inverted_cdf")`.
+    /// `n` counts values that are neither null nor NaN. With `q = 1 - f` it is the value of
+    /// [`Rank::TopFraction`] only where every row has a value and `n*q` is not rounded.
     Quantile(f64),
     /// DataComp's threshold for a top share `f`: index `int(n*f)` of the descending sort, where `n`
     /// counts all rows and those without a value come last.
@@ -63,7 +66,11 @@ pub(crate) fn exact(
         .ok_or_else(|| Error::recipe(format!("a quantile needs numbers, this is {kind}")))?;
     let names = column_names([selectable, number]);
     let schema = pool.columns(&names)?;
-    let number = Compiled::new(context, number.clone(), &schema)?;
+    let known = DFSchema::try_from(schema.as_ref().clone());
+    let known = known.map_err(|e| query_error(&e, "cannot read the columns"))?;
+    let number = number.clone().transform_up(|part| guarded(part, &known));
+    let number = number.map_err(|e| query_error(&e, "cannot read the quantile"))?.data;
+    let number = Compiled::new(context, number, &schema)?;
     let selectable = Compiled::new(context, selectable.clone(), &schema)?;
     let key = select(
         HOLD,
@@ -73,16 +80,17 @@ pub(crate) fn exact(
                 &names,
                 || Ok(count.clone()),
                 |count, part| {
-                    let numbers = number.evaluate(&part.batch)?;
-                    let selectable = selectable.evaluate(&part.batch)?;
-                    let selectable = selectable.as_boolean_opt();
-                    let selectable = selectable.ok_or_else(|| Error::internal("no boolean"))?;
-                    if selectable.null_count() == 0 && selectable.true_count() == numbers.len() {
-                        count.rows += numbers.len() as u64;
-                        return keys.each(&numbers, count);
+                    let rows = selectable.evaluate(&part.batch)?;
+                    let rows = rows.as_boolean_opt();
+                    let rows = rows.ok_or_else(|| Error::internal("no boolean"))?;
+                    // What is passed over cannot fail the number.
+                    let mut batch = part.batch.clone();
+                    if rows.null_count() > 0 || rows.true_count() < batch.num_rows() {
+                        let left = arrow_select::filter::filter_record_batch(&batch, rows);
+                        batch = left.internal("cannot leave rows out")?;
                     }
-                    let numbers = arrow_select::filter::filter(&numbers, selectable);
-                    let numbers = numbers.internal("cannot leave rows out")?;
+                    let numbers = number.evaluate(&unsigned(&batch)?);
+                    let numbers = numbers.map_err(|e| e.at(part.path).hint(HINT))?;
                     count.rows += numbers.len() as u64;
                     keys.each(&numbers, count)
                 },

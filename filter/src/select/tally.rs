@@ -1,21 +1,24 @@
 //! What becomes of each row of a selection: counts and the uids that were picked.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, Float64Type, Int64Type};
-use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
+use arrow_array::types::Int64Type;
+use arrow_array::{Array, Int64Array, RecordBatch, StringArray};
 use arrow_cast::cast;
 use arrow_schema::DataType;
 use datafusion::prelude::SessionContext;
 use stage::{Counts, Error, Result, ResultExt, Status};
-use store::{npy, subset::Uid};
+use store::subset::Uid;
 
+use super::centroids::Embeddings;
 use super::expression::{Resolved, column_names};
+use super::formula::{Formula, is_finite};
 use super::uids::Uids;
 use crate::fasttext;
-use crate::reasons::count_failure;
-use crate::scan::{Compiled, Part, Pool};
+use crate::reasons::{cap, count_drop, count_failure};
+use crate::scan::{Part, Pool};
 
 /// What becomes of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +45,7 @@ pub(super) trait RowTest: Send + Sync {
 pub(super) struct Scratch {
     pub(super) fasttext: fasttext::Scratch,
     /// Embeddings of the file that was read last.
-    pub(super) embeddings: Option<(String, npy::File)>,
+    pub(super) embeddings: Option<Arc<Embeddings>>,
     /// What was looked up last, by word.
     pub(super) words: std::collections::HashMap<String, bool>,
 }
@@ -53,10 +56,10 @@ pub(super) const MAX_WEIGHT: i64 = 1000;
 /// The resolved condition, prepared for the columns of a pass.
 pub(super) struct Picker {
     pub(super) columns: Vec<String>,
-    condition: Compiled,
+    condition: Formula,
     tests: Vec<Box<dyn RowTest>>,
     floats: Vec<String>,
-    weight: Option<Compiled>,
+    weight: Option<Formula>,
     keep_dropped: bool,
 }
 
@@ -64,8 +67,10 @@ pub(super) struct Picker {
 #[derive(Default)]
 pub(super) struct Tally {
     /// Picked uids by weight.
-    pub(super) uids: BTreeMap<i64, Uids>,
-    pub(super) counts: Counts,
+    uids: BTreeMap<i64, Uids>,
+    counts: Counts,
+    /// Of rows with another program's words for why they do not go on.
+    foreign: Counts,
     scratch: Scratch,
     fates: Vec<Fate>,
 }
@@ -92,8 +97,9 @@ impl Picker {
         columns.sort();
         columns.dedup();
         let schema = pool.columns(&columns)?;
-        let condition = Compiled::new(context, condition, &schema)?;
-        let weight = weight.map(|weight| Compiled::new(context, weight, &schema)).transpose()?;
+        let condition = Formula::new(context, condition, &schema)?;
+        let weight = weight.map(|weight| Formula::new(context, weight, &schema)).transpose();
+        let weight = weight.map_err(|e| e.at("weight"))?;
         Ok(Self { columns, condition, tests, floats, weight, keep_dropped })
     }
 
@@ -101,40 +107,50 @@ impl Picker {
     pub(super) fn push(&self, tally: &mut Tally, part: &Part<'_>) -> Result<()> {
         let batch = &part.batch;
         let uids = texts(batch, "uid")?.ok_or_else(|| Error::internal("no uid"))?;
-        let selected = self.condition.evaluate(batch)?;
-        let selected = selected.as_boolean_opt();
-        let selected = selected.ok_or_else(|| Error::internal("the condition is no boolean"))?;
-        let numbers = Numbers::new(batch, &self.floats)?;
+        let numbers = self.floats.iter().map(|name| batch.column_by_name(name));
+        let numbers: Option<Vec<_>> = numbers.collect();
+        let numbers = numbers.ok_or_else(|| Error::internal("a column is lost"))?;
         let (mut picked, mut fates) = (Vec::new(), std::mem::take(&mut tally.fates));
         fates.clear();
-        self.pass_over(&mut tally.counts, batch, &mut fates)?;
+        self.pass_over(&mut tally.foreign, batch, &mut fates)?;
         picked.reserve(fates.len());
         let mut bad = 0;
+        // A condition is evaluated on these rows alone: one that has no picture, or a number that
+        // is none, cannot fail it.
+        let mut rows = Vec::with_capacity(fates.len());
         for (i, fate) in fates.iter_mut().enumerate() {
             let uid = if *fate == Fate::Passed { None } else { uid(&uids, i) };
             picked.push(uid);
-            if *fate == Fate::Passed {
-                continue;
-            }
-            *fate = match uid {
+            match uid {
+                _ if *fate == Fate::Passed => {}
                 None => {
                     bad += 1;
-                    Fate::Passed
+                    *fate = Fate::Passed;
                 }
-                Some(_) if !numbers.finite(i) => Fate::Nonfinite,
-                Some(_) if is_true(selected, i) => Fate::Selected,
-                Some(_) => Fate::NotSelected,
-            };
+                Some(_) if numbers.iter().all(|column| is_finite(column, i)) => rows.push(i),
+                Some(_) => *fate = Fate::Nonfinite,
+            }
         }
         tally.counts.merge(&failed("bad_uid", bad));
+        let values = self.condition.evaluate(batch, rows).map_err(|e| e.at(part.path))?;
+        let selected = values.found.as_boolean_opt();
+        let selected = selected.ok_or_else(|| Error::internal("the condition is no boolean"))?;
+        for row in values.nonfinite {
+            fates[row] = Fate::Nonfinite;
+        }
+        for (&row, selected) in values.rows.iter().zip(selected) {
+            if selected == Some(true) {
+                fates[row] = Fate::Selected;
+            }
+        }
         for test in &self.tests {
             if fates.contains(&Fate::Selected) {
                 test.test(part, &mut fates, &mut tally.scratch)?;
             }
         }
-        let weights = self.weight.as_ref().map(|weight| weight.evaluate(batch)).transpose()?;
-        let weights = weights.as_ref().and_then(|weights| weights.as_primitive_opt::<Int64Type>());
-        tally.take(&picked, &fates, weights).map_err(|e| e.at(part.path))?;
+        let weights = self.weight.as_ref().map(|weight| weigh(weight, part, &mut fates));
+        let weights = weights.transpose().map_err(|e| e.at("weight").at(part.path))?;
+        tally.take(&picked, &fates, weights.as_ref()).map_err(|e| e.at(part.path))?;
         tally.fates = fates;
         Ok(())
     }
@@ -160,7 +176,7 @@ impl Picker {
             if let Some(status) = status {
                 count_failure(counts, &of(&errors, i).unwrap_or(status));
             } else if let Some(reason) = of(&reasons, i) {
-                counts.drop(&reason);
+                count_drop(counts, &reason);
             } else {
                 continue;
             }
@@ -227,13 +243,37 @@ impl Tally {
         Ok(())
     }
 
+    /// What was picked, and what became of all rows.
+    pub(super) fn into_parts(mut self) -> (BTreeMap<i64, Uids>, Counts) {
+        self.counts.merge(&self.foreign);
+        (self.uids, self.counts)
+    }
+
     pub(super) fn merge(mut self, other: Self) -> Self {
         self.counts.merge(&other.counts);
+        self.foreign.merge(&other.foreign);
+        cap(&mut self.foreign);
         for (weight, uids) in other.uids {
             self.uids.entry(weight).or_default().append(uids);
         }
         self
     }
+}
+
+/// The weights of the rows that are selected; one that is not finite is not selected after all.
+fn weigh(weight: &Formula, part: &Part<'_>, fates: &mut [Fate]) -> Result<Int64Array> {
+    let rows = (0..fates.len()).filter(|&i| fates[i] == Fate::Selected).collect();
+    let values = weight.evaluate(&part.batch, rows)?;
+    let found = values.found.as_primitive_opt::<Int64Type>();
+    let found = found.ok_or_else(|| Error::internal("the weight is no whole number"))?;
+    for row in values.nonfinite {
+        fates[row] = Fate::Nonfinite;
+    }
+    let mut weights = vec![None; fates.len()];
+    for (&row, weight) in values.rows.iter().zip(found) {
+        weights[row] = weight;
+    }
+    Ok(Int64Array::from(weights))
 }
 
 /// So many rows dropped for this reason; nothing where there are none.
@@ -259,36 +299,4 @@ pub(super) fn texts(batch: &RecordBatch, name: &str) -> Result<Option<StringArra
 
 fn uid(uids: &StringArray, i: usize) -> Option<Uid> {
     uids.is_valid(i).then(|| Uid::parse(uids.value(i))).flatten()
-}
-
-fn is_true(values: &BooleanArray, i: usize) -> bool {
-    values.is_valid(i) && values.value(i)
-}
-
-/// The floating-point columns that a condition names.
-struct Numbers(Vec<ArrayRef>);
-
-impl Numbers {
-    fn new(batch: &RecordBatch, names: &[String]) -> Result<Self> {
-        let columns = names.iter().map(|name| {
-            let column = batch.column_by_name(name);
-            let column = column.ok_or_else(|| Error::internal("a column is lost"))?;
-            if matches!(column.data_type(), DataType::Float32 | DataType::Float64) {
-                return Ok(column.clone());
-            }
-            cast(column, &DataType::Float64).internal("cannot widen numbers")
-        });
-        columns.collect::<Result<_>>().map(Self)
-    }
-
-    /// Whether none is NaN or infinite; null is no number that could be.
-    fn finite(&self, i: usize) -> bool {
-        self.0.iter().all(|column| {
-            column.is_null(i)
-                || match column.data_type() {
-                    DataType::Float32 => column.as_primitive::<Float32Type>().value(i).is_finite(),
-                    _ => column.as_primitive::<Float64Type>().value(i).is_finite(),
-                }
-        })
-    }
 }

@@ -2,8 +2,10 @@
 //!
 //! Files: `index.noun`, `index.verb`, `index.adj`, `index.adv` and the four `.exc` of Princeton
 //! WordNet 3.0 (Debian's package wordnet-base has them), format in wndb(5WN). What is looked up is
-//! `nltk.corpus.wordnet.synsets(word)[0].offset()`: nouns, verbs, adjectives, adverbs in turn, each
-//! with the word itself, its exceptions, or the endings of morphy(7WN) taken off once.
+//! `nltk.corpus.wordnet.synsets(word)[0].offset()` of nltk 3.8.1, which DataComp pins: nouns, verbs,
+//! adjectives, adverbs in turn, each with the word itself and its exceptions, or without exceptions
+//! the endings of morphy(7WN) taken off again and again until something is found (`womens` is
+//! `women`, is `woman`). nltk 3.9 and later take them off once only, and find fewer words.
 
 use std::collections::{HashMap, HashSet};
 
@@ -55,6 +57,8 @@ const REMEMBER: usize = 1 << 18;
 pub(super) struct WordNet {
     offsets: [HashMap<String, u32>; 4],
     exceptions: [HashMap<String, Vec<String>>; 4],
+    /// Bytes of the longest lemma: a longer form is none.
+    longest: usize,
 }
 
 /// The files in a folder that holds a dictionary.
@@ -93,6 +97,7 @@ impl WordNet {
                 fields.nth(2).and_then(|n| n.parse::<usize>().ok()).ok_or_else(broken)?;
             // Behind the pointers the numbers of senses and of tagged senses.
             let offset = fields.nth(pointers.saturating_add(2)).and_then(|n| n.parse().ok());
+            self.longest = self.longest.max(lemma.len());
             self.offsets[part].insert(lemma.to_owned(), offset.ok_or_else(broken)?);
         }
         if self.offsets[part].is_empty() {
@@ -114,11 +119,51 @@ impl WordNet {
             let find = |form: &str| self.offsets[part].get(form).copied();
             find(&word).or_else(|| match self.exceptions[part].get(&word) {
                 Some(forms) => forms.iter().find_map(|form| find(form)),
-                None => ENDINGS[part].iter().find_map(|(old, new)| {
-                    word.strip_suffix(old).and_then(|stem| find(&format!("{stem}{new}")))
-                }),
+                None => self.without_endings(part, &word),
             })
         })
+    }
+
+    /// Takes endings off until a form is known (`_morphy`, steps 1 to 3). At most one of the forms
+    /// of a round has an ending again, so that a round is short and there are fewer rounds than
+    /// letters.
+    fn without_endings(&self, part: usize, word: &str) -> Option<u32> {
+        let (mut forms, mut text) = (vec![Form { stem: word, tail: "" }], String::new());
+        while !forms.is_empty() {
+            let shorter = forms.iter().flat_map(|form| {
+                ENDINGS[part].iter().filter_map(|(old, new)| form.replace(old, new))
+            });
+            forms = shorter.collect();
+            let known = forms.iter().find_map(|form| {
+                if form.stem.len() + form.tail.len() > self.longest {
+                    return None;
+                }
+                text.clear();
+                text.push_str(form.stem);
+                text.push_str(form.tail);
+                self.offsets[part].get(&text).copied()
+            });
+            if known.is_some() {
+                return known;
+            }
+        }
+        None
+    }
+}
+
+/// The beginning of a word, and what took the place of its end.
+#[derive(Debug, Clone, Copy)]
+struct Form<'w> {
+    stem: &'w str,
+    tail: &'static str,
+}
+
+impl<'w> Form<'w> {
+    /// `None` where it does not end with `old`. What takes an ending's place is never longer than
+    /// an ending that it ends with.
+    fn replace(self, old: &str, new: &'static str) -> Option<Self> {
+        let stem: &'w str = self.stem.strip_suffix(old.strip_suffix(self.tail)?)?;
+        Some(Self { stem, tail: new })
     }
 }
 
@@ -233,6 +278,38 @@ mod tests {
         assert_eq!(words.first_synset("best"), Some(11_093));
         assert_eq!(words.first_synset("oxen"), Some(2_084_071));
         assert_eq!(words.first_synset("mice"), None);
+    }
+
+    #[test]
+    fn endings_are_taken_off_until_a_form_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        put(
+            "index.noun",
+            "woman n 1 0 1 1 10787470\ngentleman n 1 0 1 0 10127273\nle n 1 0 1 0 14221138\n\
+             discus n 1 0 1 0 07470285\n",
+        );
+        put("index.verb", "discuss v 1 0 1 1 01034312\nsing v 1 0 1 0 01729431\n");
+        put("index.adj", "less a 1 0 1 1 01555133\n");
+        put("index.adv", "less r 1 0 1 1 00099341\n");
+        for part in ["noun", "verb", "adv"] {
+            put(&format!("{part}.exc"), "");
+        }
+        put("adj.exc", "lesser little\n");
+        let words = WordNet::open(folder.path().to_str().unwrap()).unwrap();
+        // womens, women, woman. nltk 3.8.1 with WordNet 3.0 has the same offsets; 3.10 has others
+        // or none.
+        let find = |word| words.first_synset(word);
+        assert_eq!(find("womens"), Some(10_787_470));
+        assert_eq!(find("gentlemens"), Some(10_127_273));
+        // As a noun first, though an adjective is the word itself: less, les, le.
+        assert_eq!(find("less"), Some(14_221_138));
+        // As a noun first, though a verb is nearer: discusses, discuss, discus.
+        assert_eq!(find("discusses"), Some(7_470_285));
+        assert_eq!(find("singinging"), Some(1_729_431));
+        // An exception ends the search for its part of speech.
+        assert_eq!(find("lesser"), None);
+        assert_eq!(find(&"s".repeat(100_000)), None);
     }
 
     #[test]

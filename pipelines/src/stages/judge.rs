@@ -4,7 +4,7 @@
 //! a change of thresholds the verdicts are made again from the scores that lie there, without a
 //! look at a picture.
 
-use filter::judge::{AnyJudge, Judge, JudgeContext, rejudge_unit, run_unit};
+use filter::judge::{AnyJudge, Judge, JudgeContext, check_columns, rejudge_unit, run_unit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -27,7 +27,8 @@ impl Stage for JudgesPlan {
         if self.0.is_empty() {
             return Err(Error::recipe("a judge stage names at least one judge"));
         }
-        self.0.iter().try_for_each(|judge| judge.plan().validate())
+        self.0.iter().try_for_each(|judge| judge.plan().validate())?;
+        check_columns(&self.0)
     }
 
     fn references(&self) -> Vec<(String, Noun)> {
@@ -35,7 +36,7 @@ impl Stage for JudgesPlan {
     }
 
     /// 2: JPEGs are decoded to libjpeg-turbo's pixels. 3: networks of judges add up from the bias on,
-    /// with normalisations folded into their convolutions.
+    /// with normalisations folded into their convolutions; `pii` finds numbers beside others.
     fn code(&self) -> u32 {
         3
     }

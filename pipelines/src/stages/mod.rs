@@ -259,13 +259,26 @@ pub(crate) fn fingerprint(patterns: &[String]) -> Result<Value> {
     Ok(Value::Array(files))
 }
 
-/// [`fingerprint_of`] what a plan names by id or by path, if it is a local file; a stage's id has
-/// that stage's key instead.
+/// [`fingerprint_of`] what a plan names by id, path or URL, if it is a file; a stage's id has that
+/// stage's key instead.
 ///
 /// # Errors
 /// When the file cannot be read.
 pub(crate) fn fingerprint_if_file(name: &str) -> Result<Value> {
-    if std::path::Path::new(name).is_file() { fingerprint_of(name) } else { Ok(Value::Null) }
+    let is_file = name.contains("://") || std::path::Path::new(name).is_file();
+    if is_file { fingerprint_of(name) } else { Ok(Value::Null) }
+}
+
+/// [`fingerprint_of`] a file that may be missing.
+///
+/// # Errors
+/// When it is there and cannot be read, or the store cannot be reached.
+pub(crate) fn fingerprint_if_there(url: &str) -> Result<Option<Value>> {
+    match Blob::open(url) {
+        Ok(_) => fingerprint_of(url).map(Some),
+        Err(error) if error.kind() == stage::Kind::Input => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Name, size and sha256 of a file that no stage made; of a large one the sha256 of samples, for a

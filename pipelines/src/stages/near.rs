@@ -1,9 +1,9 @@
 //! `near_duplicates`, `decontaminate`, `clusters`: stages over the whole pool at once, one unit.
 
 use filter::near::features::{Features, partitions};
-use filter::near::{ClustersPlan, DecontaminatePlan, NearDuplicatesPlan};
+use filter::near::{ClustersPlan, DecontaminatePlan, Found, NearDuplicatesPlan};
 use serde_json::{Value, json};
-use stage::{Context, Counts, Error, Result};
+use stage::{Context, Error, Result};
 use store::Attempt;
 
 use super::{Outcome, Site, Stage, Worker, embeddings, fingerprint, pool};
@@ -12,6 +12,11 @@ use crate::recipe::{Kind, Noun};
 impl Stage for NearDuplicatesPlan {
     fn validate(&self) -> Result<()> {
         Self::validate(self)
+    }
+
+    /// 2: rows of one uid stay or go together.
+    fn code(&self) -> u32 {
+        2
     }
 
     fn references(&self) -> Vec<(String, Noun)> {
@@ -37,6 +42,11 @@ impl Stage for NearDuplicatesPlan {
 impl Stage for DecontaminatePlan {
     fn validate(&self) -> Result<()> {
         Self::validate(self)
+    }
+
+    /// 2: rows of one uid stay or go together; all pictures of an evaluation set count.
+    fn code(&self) -> u32 {
+        2
     }
 
     fn references(&self) -> Vec<(String, Noun)> {
@@ -103,13 +113,14 @@ impl Stage for ClustersPlan {
 /// The one unit of a stage that sees the whole pool.
 struct Whole<F>(F);
 
-impl<F: FnMut(&mut Attempt) -> Result<Counts>> Worker for Whole<F> {
+impl<F: FnMut(&mut Attempt) -> Result<Found>> Worker for Whole<F> {
     fn units(&self) -> Vec<String> {
         vec!["all".to_owned()]
     }
 
     fn run(&mut self, _unit: &str, out: &mut Attempt) -> Result<Outcome> {
-        Ok(Outcome { counts: (self.0)(out)?, info: Value::Null })
+        let Found { counts, info } = (self.0)(out)?;
+        Ok(Outcome { counts, info })
     }
 }
 
@@ -148,11 +159,35 @@ fn features_named(site: &Site, name: &str) -> Result<Features> {
 
 /// Fingerprints of a folder or of parquets that no stage made; a stage's id has that stage's key.
 fn fingerprint_if_there(name: &str) -> Result<Value> {
-    if std::path::Path::new(name).is_dir() {
-        return fingerprint(&embeddings::folder_files(name).or_else(|_| store::expand(name))?);
-    }
-    if name.contains('/') || name.ends_with(".parquet") {
+    if name.ends_with(".parquet") {
         return fingerprint(&[name.to_owned()]);
     }
+    // In an object store a folder is what its listing says.
+    if name.contains('/') || std::path::Path::new(name).is_dir() {
+        return fingerprint(&embeddings::folder_files(name).or_else(|_| store::expand(name))?);
+    }
     Ok(json!(null))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_embeddings_in_an_object_store_is_fingerprinted_file_by_file() {
+        let store = store::Output::in_memory();
+        for file in ["img_emb/img_emb_0.npy", "metadata/metadata_0.parquet"] {
+            store.put(&format!("emb/{file}"), file.into()).unwrap();
+        }
+        store.put("scores/00000.parquet", "scores".into()).unwrap();
+        let names = |name: &str| -> Vec<String> {
+            let found = fingerprint_if_there(&format!("{}/{name}", store.url())).unwrap();
+            let files = found.as_array().unwrap().iter();
+            files.map(|file| file["name"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(names("emb"), ["img_emb_0.npy", "metadata_0.parquet"]);
+        assert_eq!(names("scores"), ["00000.parquet"]);
+        assert_eq!(names("scores/00000.parquet"), ["00000.parquet"]);
+        assert_eq!(fingerprint_if_there("a-stage").unwrap(), Value::Null);
+    }
 }

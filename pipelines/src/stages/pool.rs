@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use stage::{Context, Counts, Error, Result};
 use store::Attempt;
 
-use super::{Done, Outcome, Site, Stage, Worker, fingerprint};
+use super::{Done, Outcome, Site, Stage, Worker, fingerprint_if_there, fingerprint_of};
 
 /// Existing metadata parquets with a `uid` column.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,11 +34,15 @@ impl Stage for PoolPlan {
 
     fn external(&self, _context: &Context) -> Result<Value> {
         let parquets = files(&self.parquet)?;
-        // Embeddings of `a.parquet` lie in `a.npz`; a selection may look at them.
-        let beside = parquets.iter().map(|parquet| parquet.replace(".parquet", ".npz"));
-        let beside: Vec<String> =
-            beside.filter(|npz| std::path::Path::new(npz).is_file()).collect();
-        fingerprint(&parquets.into_iter().chain(beside).collect::<Vec<_>>())
+        let (mut found, mut npz) = (Vec::new(), Vec::new());
+        for parquet in parquets {
+            found.push(fingerprint_of(&parquet)?);
+            // Embeddings of `a.parquet` lie in `a.npz`; a selection may look at them.
+            let beside = format!("{}.npz", parquet.strip_suffix(".parquet").unwrap_or(&parquet));
+            npz.extend(fingerprint_if_there(&beside)?);
+        }
+        found.append(&mut npz);
+        Ok(Value::Array(found))
     }
 
     fn worker<'a>(&'a self, _site: &'a Site) -> Result<Box<dyn Worker + 'a>> {
@@ -84,4 +88,45 @@ pub(crate) fn parquets(done: &Done) -> Result<Vec<String>> {
     let bytes = done.dir.blob(LIST)?.read_all()?;
     serde_json::from_slice(&bytes)
         .map_err(|e| Error::store("broken list").because(e).at(done.dir.locate(LIST)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn embeddings_beside_a_parquet_count_wherever_the_pool_lies() {
+        let store = store::Output::in_memory();
+        // The folder's name has the ending too.
+        for file in ["pool.parquet.d/a.parquet", "pool.parquet.d/a.npz", "pool.parquet.d/b.parquet"]
+        {
+            store.put(file, file.into()).unwrap();
+        }
+        let names = |folder: &str| -> Vec<String> {
+            let plan = PoolPlan { parquet: vec![format!("{folder}/pool.parquet.d/*.parquet")] };
+            let found = plan.external(&Context::default()).unwrap();
+            let name = |file: &Value| file["name"].as_str().unwrap().to_owned();
+            found.as_array().unwrap().iter().map(name).collect()
+        };
+        assert_eq!(names(store.url()), ["a.parquet", "b.parquet", "a.npz"]);
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("pool.parquet.d")).unwrap();
+        for file in ["a.parquet", "a.npz"] {
+            std::fs::write(folder.path().join("pool.parquet.d").join(file), file).unwrap();
+        }
+        assert_eq!(names(folder.path().to_str().unwrap()), ["a.parquet", "a.npz"]);
+    }
+
+    #[test]
+    fn another_file_under_a_url_is_another_fingerprint() {
+        let of = |bytes: &'static str| {
+            let store = store::Output::in_memory();
+            store.put("subset.npy", bytes.into()).unwrap();
+            super::super::fingerprint_if_file(&format!("{}/subset.npy", store.url())).unwrap()
+        };
+        assert_eq!(of("one")["name"], "subset.npy");
+        assert_eq!(of("one"), of("one"));
+        assert_ne!(of("one"), of("two"));
+        assert_eq!(super::super::fingerprint_if_file("a-stage").unwrap(), Value::Null);
+    }
 }
