@@ -8,13 +8,13 @@ use pixels::{
     Header, Limits, Picture, Refused, decode, encode_jpeg, encode_png, encode_webp, probe,
 };
 
-use super::blur::{Face, blur, upright};
 use super::budget::Decoding;
 use super::decode::Crew;
 use super::exif;
 use super::hook::Hook;
 use super::opt_out::OptOutList;
 use super::{Digest, EncodeFormat, FetchPlan, Reason, ResizeMode};
+use pixels::blur::{Face, blur, upright};
 
 /// What became of one URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
