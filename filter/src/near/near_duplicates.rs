@@ -30,8 +30,9 @@ pub struct NearDuplicatesPlan {
     /// Column by which one of a group is kept, the largest value; of equal ones, and by default,
     /// the smallest uid.
     pub prefer: Option<String>,
-    /// The id of an `embed` stage, or a folder of embeddings: a neighbour by hash must be one by
-    /// `min_cosine` too. Default none.
+    /// The id of an `embed` or `embeddings` stage, or a folder of embeddings (clip-retrieval's
+    /// layout, or DataComp's npz beside parquet, the array `l14_img`): a neighbour by hash must be
+    /// one by `min_cosine` too. Default none.
     pub embeddings: Option<String>,
     /// Least cosine of two picture embeddings, -1..=1; default 0.9. For `embeddings` alone.
     pub min_cosine: f32,
@@ -44,7 +45,7 @@ impl Default for NearDuplicatesPlan {
 }
 
 /// What was dropped, and for which pair.
-const DUPLICATES: &str = "duplicates.parquet";
+pub const DUPLICATES: &str = "duplicates.parquet";
 
 impl NearDuplicatesPlan {
     /// Checks the ranges of the fields.
