@@ -155,7 +155,7 @@ impl Own {
             own.entered += commit.counts.entered as f64;
             own.kept += commit.counts.kept as f64;
             own.bytes += commit.files.iter().map(|file| file.bytes as f64).sum::<f64>();
-            own.seconds += commit.info.get("seconds").and_then(Value::as_f64).unwrap_or_default();
+            own.seconds += crate::cost::machine_seconds(commit);
         }
         own
     }

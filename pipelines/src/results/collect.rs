@@ -149,9 +149,9 @@ pub(crate) fn reports(done: &Done) -> BTreeMap<String, Vec<stage::Report>> {
     reports
 }
 
-/// Seconds that a stage's units took.
+/// Seconds of the machine that a stage's units took.
 pub(crate) fn seconds(done: &Done) -> f64 {
-    done.commits.iter().filter_map(|c| c.info.get("seconds")?.as_f64()).sum()
+    done.commits.iter().map(crate::cost::machine_seconds).sum()
 }
 
 #[cfg(test)]

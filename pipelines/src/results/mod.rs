@@ -4,6 +4,7 @@ mod about;
 mod collect;
 mod compare;
 mod map;
+mod near;
 mod page;
 mod pictures;
 mod release;
@@ -51,7 +52,7 @@ fn added(done: &Done) -> Value {
     let mut sums: serde_json::Map<String, Value> = serde_json::Map::new();
     for commit in &done.commits {
         for (name, value) in commit.info.as_object().into_iter().flatten() {
-            let Some(number) = value.as_f64() else { continue };
+            let Some(number) = value.as_f64().filter(|_| name != "at_once") else { continue };
             let before = sums.get(name).and_then(Value::as_f64).unwrap_or(0.0);
             let sum = before + number;
             let whole = value.is_u64() && sum.fract() == 0.0;

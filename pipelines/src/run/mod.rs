@@ -155,23 +155,24 @@ impl Runner<'_> {
         self.watch.begin(&[(&node.id, kind.name())], units.len(), done);
         let mut todo =
             missing.into_iter().filter(|(index, _)| !self.is_of_others(*index, units.len()));
-        let make = |unit: &str, run: &mut dyn FnMut(&mut Attempt) -> Result<Outcome>| {
+        let make = |unit: &str, at_once, run: &mut dyn FnMut(&mut Attempt) -> Result<Outcome>| {
             self.may_go_on()?;
             let began = Instant::now();
             let mut attempt = place.site.dir.begin(unit)?;
             let outcome =
                 run(&mut attempt).map_err(|e| e.at(format!("stage `{}`, unit {unit}", node.id)))?;
-            let committed = commit(attempt, &place.key, outcome, began)?;
+            let committed = commit(attempt, &place.key, outcome, began, at_once)?;
             self.watch.unit(&node.id, &committed.counts);
             Ok(())
         };
         if let Some(units) = worker.side_by_side() {
             let todo: Vec<&String> = todo.map(|(_, unit)| unit).collect();
+            let at_once = units.at_once.min(todo.len());
             stage::in_parallel(units.at_once, todo.len(), |i| {
-                make(todo[i], &mut |out| (units.run)(todo[i], out))
+                make(todo[i], at_once, &mut |out| (units.run)(todo[i], out))
             })?;
         } else {
-            todo.try_for_each(|(_, unit)| make(unit, &mut |out| worker.run(unit, out)))?;
+            todo.try_for_each(|(_, unit)| make(unit, 1, &mut |out| worker.run(unit, out)))?;
         }
         drop(worker);
         self.finish(&place, &units, started)
@@ -220,13 +221,24 @@ impl Runner<'_> {
     }
 }
 
-fn commit(attempt: Attempt, key: &str, outcome: Outcome, began: Instant) -> Result<Commit> {
+/// Commits a unit with the seconds that it took, and how many were at work on the machine at the same
+/// time: what a second of it costs is shared among them.
+fn commit(
+    attempt: Attempt,
+    key: &str,
+    outcome: Outcome,
+    began: Instant,
+    at_once: usize,
+) -> Result<Commit> {
     let mut info = match outcome.info {
         Value::Object(map) => map,
         Value::Null => serde_json::Map::new(),
         other => serde_json::Map::from_iter([("info".to_owned(), other)]),
     };
     info.insert("seconds".to_owned(), json!(began.elapsed().as_secs_f64()));
+    if at_once > 1 {
+        info.insert("at_once".to_owned(), json!(at_once));
+    }
     let committed = attempt.commit(key, outcome.counts, Value::Object(info))?;
     if committed.key == key { Ok(committed) } else { Err(of_another_key(&committed.unit)) }
 }

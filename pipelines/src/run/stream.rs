@@ -69,7 +69,7 @@ impl Runner<'_> {
                             let mut parts = stream.begin(unit, place.site.dir.begin(unit)?)?;
                             let (a, mut b) = stream.run(unit, &mut parts).map_err(at)?;
                             let ours = parts.shard.name();
-                            let shard = commit(parts.shard, &fetch.key, a, began)?;
+                            let shard = commit(parts.shard, &fetch.key, a, began, 2)?;
                             self.watch.unit(&fetch.site.id, &shard.counts);
                             if shard.attempt == ours {
                                 stream.commit_scores(parts.scores)?;
@@ -78,13 +78,13 @@ impl Runner<'_> {
                                 parts.verdicts = place.site.dir.begin(unit)?;
                                 b = stream.judge_apart(unit, &mut parts.verdicts).map_err(at)?;
                             }
-                            let judged = commit(parts.verdicts, &place.key, b, began)?;
+                            let judged = commit(parts.verdicts, &place.key, b, began, 2)?;
                             self.watch.unit(&judge.id, &judged.counts);
                         }
                         (true, false) => {
                             let mut verdicts = place.site.dir.begin(unit)?;
                             let outcome = stream.judge_apart(unit, &mut verdicts).map_err(at)?;
-                            let judged = commit(verdicts, &place.key, outcome, began)?;
+                            let judged = commit(verdicts, &place.key, outcome, began, 1)?;
                             self.watch.unit(&judge.id, &judged.counts);
                         }
                     }
