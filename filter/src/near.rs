@@ -26,7 +26,7 @@ mod table;
 
 pub use clusters::ClustersPlan;
 pub use decontaminate::DecontaminatePlan;
-pub use near_duplicates::NearDuplicatesPlan;
+pub use near_duplicates::{DUPLICATES, NearDuplicatesPlan};
 pub use table::hashes_of;
 
 /// The file of uids that remain.

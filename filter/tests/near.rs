@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt32Type};
 use arrow_array::{ArrayRef, Float32Array, RecordBatch, StringArray};
-use filter::near::features::{Features, Partition, partitions};
+use filter::near::features::{Features, L14_IMG, Partition, partitions};
 use filter::near::{ClustersPlan, DecontaminatePlan, Found, NearDuplicatesPlan, SUBSET};
 use parquet::arrow::ArrowWriter;
 use stage::{Context, Counts, Kind};
@@ -88,7 +88,7 @@ fn features(folder: &Path, name: &str, rows: &[[f32; 2]]) -> Partition {
     let uids: StringArray = (0..rows.len() as u64).map(|i| Some(uid(i))).collect();
     let path = folder.join(format!("metadata_{name}.parquet"));
     let metadata = write(&path, vec![("uid", Arc::new(uids))]);
-    Partition { features: npy_path.to_str().unwrap().to_owned(), metadata }
+    Partition { features: npy_path.to_str().unwrap().to_owned(), array: None, metadata }
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn embeddings_that_do_not_fit_their_metadata_are_refused_with_both_files_and_cou
     let folder = tempfile::tempdir().unwrap();
     let two = features(folder.path(), "two", &[[1.0, 0.0], [0.0, 1.0]]);
     let one = features(folder.path(), "one", &[[1.0, 0.0]]);
-    let mixed = Partition { features: two.features.clone(), metadata: one.metadata };
+    let mixed = Partition { features: two.features.clone(), array: None, metadata: one.metadata };
     let error = Features::read(&[mixed]).unwrap_err();
     assert_eq!(error.kind(), Kind::Input);
     let message = error.to_string();
@@ -202,7 +202,44 @@ fn embeddings_that_do_not_fit_their_metadata_are_refused_with_both_files_and_cou
             && message.contains("metadata_one.parquet"),
         "{message}"
     );
-    assert!(partitions(&[]).is_err());
+    assert!(partitions(&[], L14_IMG).is_err());
+}
+
+/// A zip of one stored member, as `numpy.savez` writes an array.
+fn npz(name: &str, npy: &[u8]) -> Vec<u8> {
+    let (name, len) = (format!("{name}.npy"), u32::try_from(npy.len()).unwrap().to_le_bytes());
+    let name_len = [u8::try_from(name.len()).unwrap(), 0];
+    let fields = [&[0; 2][..], &[0; 8], &len, &len, &name_len, &[0, 0]].concat();
+    let local = [b"PK\x03\x04\x14\0\0\0", &fields[..], name.as_bytes(), npy].concat();
+    let entry = [b"PK\x01\x02\x14\0\x14\0\0\0", &fields[..], &[0; 14], name.as_bytes()].concat();
+    let sizes = [entry.len(), local.len()].map(|n| u32::try_from(n).unwrap().to_le_bytes());
+    let end = [b"PK\x05\x06\0\0\0\0\x01\0\x01\0", &sizes.concat()[..], &[0, 0]].concat();
+    [local, entry, end].concat()
+}
+
+#[test]
+fn a_datacomp_pool_is_clustered_and_cleaned_by_the_embeddings_in_its_npz() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let mut array = Vec::new();
+    npy::write(&mut array, &[3, 2], &[1.0_f32, 0.0, 0.0, 2.0, -3.0, 0.0]).unwrap();
+    std::fs::write(path("0.npz"), npz("l14_img", &array)).unwrap();
+    let uids: StringArray = (0..3).map(|i| Some(uid(i))).collect();
+    let metadata = write(&path("0.parquet"), vec![("uid", Arc::new(uids))]);
+    let files = [path("0.npz").to_str().unwrap().to_owned(), metadata];
+    let pool = Features::read(&partitions(&files, L14_IMG).unwrap()).unwrap();
+    assert_eq!((pool.len(), pool.dim, pool.row(2)), (3, 2, &[-1.0, 0.0][..]));
+    let cx = Context::default();
+    let plan: ClustersPlan = serde_json::from_str(r#"{"k": 3}"#).unwrap();
+    let (_, counts) = run(&path("clusters"), |out| plan.run(&cx, &pool, out));
+    assert_eq!(counts.kept, 3);
+    let plan: DecontaminatePlan = serde_json::from_str(r#"{"against": ["set"]}"#).unwrap();
+    let set = Features::read(&[features(folder.path(), "set", &[[0.0, 5.0]])]).unwrap();
+    let sets = [("set".to_owned(), set)];
+    let (dir, _) = run(&path("clean"), |out| plan.by_features(&cx, &pool, &sets, out));
+    assert_eq!(kept(&dir), [0, 2]);
+    let error = Features::read(&partitions(&files, "b32_img").unwrap()).unwrap_err();
+    assert!(error.to_string().contains("no array `b32_img`; there are l14_img"), "{error}");
 }
 
 #[test]

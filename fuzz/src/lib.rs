@@ -3,8 +3,14 @@
 //!
 //! A target panics where an invariant is broken; whatever else it is given, it returns.
 
+#[cfg(feature = "filter")]
+pub mod fasttext;
 pub mod image;
+pub mod manifest;
 pub mod npy;
+pub mod npz;
+#[cfg(feature = "models")]
+pub mod onnx;
 #[cfg(feature = "recipe")]
 pub mod recipe;
 pub mod tar;

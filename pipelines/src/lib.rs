@@ -5,6 +5,7 @@
 //! [`watch`] (what a run says of itself while it runs), [`cli`].
 
 pub mod cli;
+pub mod cost;
 mod demo;
 mod estimate;
 mod follow;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use stage::{Context, Result};
 use store::{Commit, Output};
 
+use crate::cost::Cost;
 use crate::estimate::{self, Estimate, Estimator, span};
 use crate::key::{self, Identities};
 use crate::recipe::{Graph, Node};
@@ -160,8 +161,8 @@ impl Row {
         }
     }
 
-    /// The row as JSON.
-    pub(crate) fn to_json(&self) -> Value {
+    /// The row as JSON; with a price, `cost` is its expected price from and to.
+    pub(crate) fn to_json(&self, cost: Option<&Cost>) -> Value {
         let (state, why) = match &self.state {
             State::Reuse => ("reuse", Vec::new()),
             State::GoOn(_) => ("go_on", Vec::new()),
@@ -169,16 +170,21 @@ impl Row {
             State::Changed(differences) => ("changed", differences.clone()),
             State::Unknown(error) => ("unknown", vec![error.clone()]),
         };
-        json!({
+        let mut row = json!({
             "id": self.id, "kind": self.kind, "state": state, "why": why, "scores_reused": self.scores,
             "units": self.units, "bytes": self.bytes, "seconds": self.seconds,
             "estimate": self.estimate.to_json(),
-        })
+        });
+        if let Some(cost) = cost {
+            row["cost"] =
+                json!(self.estimate.seconds.map(|(low, high)| [cost.of(low), cost.of(high)]));
+        }
+        row
     }
 }
 
 /// What all stages that are not there yet take together; of memory the most that one takes.
-pub(crate) fn total(rows: &[Row]) -> Option<String> {
+pub(crate) fn total(rows: &[Row], cost: Option<&Cost>) -> Option<String> {
     let open: Vec<&Estimate> =
         rows.iter().filter(|row| row.state != State::Reuse).map(|row| &row.estimate).collect();
     if open.is_empty() {
@@ -188,7 +194,9 @@ pub(crate) fn total(rows: &[Row]) -> Option<String> {
         open.iter().map(|e| of(e)).fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1))
     };
     let written = span(sum(&|e| e.bytes), &|n| estimate::bytes(n));
-    let taken = span(sum(&|e| e.seconds.unwrap_or_default()), &|n| estimate::time(n));
+    let seconds = sum(&|e| e.seconds.unwrap_or_default());
+    let taken = span(seconds, &|n| estimate::time(n));
+    let money = cost.map(|cost| format!(", {}", cost.span(seconds))).unwrap_or_default();
     // What was measured says nothing of memory.
     let most = open.iter().filter_map(|e| e.memory).map(|m| m.1).reduce(f64::max);
     let memory = most.map(|most| format!("; at most {} of memory", estimate::bytes(most)));
@@ -197,7 +205,7 @@ pub(crate) fn total(rows: &[Row]) -> Option<String> {
         0 => String::new(),
         n => format!(", and {n} stages whose time is known once they have run"),
     };
-    Some(format!("{written} to write, {taken}{rest}{}", memory.unwrap_or_default()))
+    Some(format!("{written} to write, {taken}{money}{rest}{}", memory.unwrap_or_default()))
 }
 
 fn bytes(bytes: u64) -> String {

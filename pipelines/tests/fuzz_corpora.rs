@@ -2,10 +2,18 @@
 
 #![allow(unreachable_pub, reason = "the targets call them from another crate")]
 
+#[path = "../../fuzz/src/fasttext.rs"]
+mod fasttext;
 #[path = "../../fuzz/src/image.rs"]
 mod image;
+#[path = "../../fuzz/src/manifest.rs"]
+mod manifest;
 #[path = "../../fuzz/src/npy.rs"]
 mod npy;
+#[path = "../../fuzz/src/npz.rs"]
+mod npz;
+#[path = "../../fuzz/src/onnx.rs"]
+mod onnx;
 #[path = "../../fuzz/src/recipe.rs"]
 mod recipe;
 #[path = "../../fuzz/src/tar.rs"]
@@ -31,13 +39,33 @@ fn check(name: &str, run: fn(&[u8])) {
 }
 
 #[test]
+fn fasttext_files() {
+    check("fasttext", fasttext::run);
+}
+
+#[test]
 fn image_files() {
     check("image", image::run);
 }
 
 #[test]
+fn manifest_files() {
+    check("manifest", manifest::run);
+}
+
+#[test]
 fn npy_files() {
     check("npy", npy::run);
+}
+
+#[test]
+fn npz_files() {
+    check("npz", npz::run);
+}
+
+#[test]
+fn onnx_files() {
+    check("onnx", onnx::run);
 }
 
 #[test]

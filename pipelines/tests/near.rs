@@ -3,10 +3,14 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Arc;
 
+use arrow_array::builder::{Float64Builder, ListBuilder};
+use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use common::{clipmill, run_well};
 use pixels::{Picture, encode_jpeg};
 use store::Blob;
+use store::parquet::{Layout, write_parquet};
 use store::subset::{self, Uid};
 
 /// Waves of a direction and length of their own, at this side.
@@ -87,10 +91,26 @@ fn copies_go_pictures_of_an_evaluation_set_go_and_clusters_can_be_capped() {
         model = path("model.json"),
     );
     let recipe = folder.path().join("near.yaml");
-    let head = format!("version: 1\nname: near\noutput: {}\nstages:", path("out"));
+    let cost = "cost: {per_hour: 3600, currency: EUR}";
+    let head = format!("version: 1\nname: near\noutput: {}\n{cost}\nstages:", path("out"));
     std::fs::write(&recipe, head + &stages).unwrap();
     run_well(&recipe, &[]);
     let out = folder.path().join("out");
+    let report = std::fs::read_to_string(out.join("report.html")).unwrap();
+    for part in ["Near-duplicates: unique", "The least alike, two by two", "Time and money"] {
+        assert!(report.contains(part), "{part}");
+    }
+    assert!(report.contains("at 3600 EUR for an hour of the machine"));
+    let planned = clipmill().args(["plan", "--json"]).arg(&recipe).output().unwrap();
+    let planned: serde_json::Value = serde_json::from_slice(&planned.stdout).unwrap();
+    assert_eq!(planned["cost"]["currency"], "EUR");
+    let unique = planned["stages"].as_array().unwrap().iter().find(|s| s["id"] == "unique");
+    // A second costs 1 here, and the stage is done: its price is that of its seconds.
+    let unique = unique.unwrap();
+    let seconds = unique["seconds"].as_f64().unwrap();
+    assert!(
+        seconds > 0.0 && (unique["cost"][1].as_f64().unwrap() - seconds).abs() < 1e-6 * seconds
+    );
     assert_eq!(uids(&out.join("unique/subset.npy")), [0, 1, 2, 3, 4, 5]);
     assert_eq!(uids(&out.join("clean/subset.npy")), [0, 1, 2, 4, 5, 6, 7, 8, 10, 11]);
     assert_eq!(uids(&out.join("both/subset.npy")), [0, 1, 2, 4, 5]);
@@ -112,4 +132,80 @@ fn copies_go_pictures_of_an_evaluation_set_go_and_clusters_can_be_capped() {
     let none = command.args(["--output", &path("none")]).output().unwrap();
     assert_eq!(none.status.code(), Some(3), "{}", common::stderr(&none));
     assert!(common::stderr(&none).contains("no pair is left of 12"), "{}", common::stderr(&none));
+}
+
+/// Boxes of faces beside uids, as a judge or DataComp writes them.
+fn boxes(path: &Path, faces: &[Option<[f64; 4]>]) {
+    let mut lists = ListBuilder::new(ListBuilder::new(Float64Builder::new()));
+    for face in faces {
+        if let Some(face) = face {
+            lists.values().values().append_slice(face);
+            lists.values().append(true);
+        }
+        lists.append(true);
+    }
+    let uids: StringArray = (0..faces.len()).map(|i| Some(format!("{i:032x}"))).collect();
+    let columns: [(&str, ArrayRef); 2] =
+        [("uid", Arc::new(uids)), ("face_bboxes", Arc::new(lists.finish()))];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let mut file = Vec::new();
+    write_parquet(&mut file, &batch.schema(), [Ok(batch.clone())], &Layout::default()).unwrap();
+    std::fs::write(path, file).unwrap();
+}
+
+#[test]
+fn a_recipe_masks_captions_and_blurs_faces_and_another_box_makes_it_another_stage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let mut tar = shard::TarWriter::new(Vec::new());
+    for i in 0..2 {
+        let json = format!(r#"{{"uid": "{i:032x}", "caption": "mail me{i}@site.example"}}"#);
+        tar.append(&format!("{i}.jpg"), &waves(i, 96)).unwrap();
+        tar.append(&format!("{i}.json"), json.as_bytes()).unwrap();
+    }
+    std::fs::write(path("pool.tar"), tar.finish().unwrap()).unwrap();
+    let face = Some([0.0, 0.0, 0.5, 0.5]);
+    boxes(Path::new(&path("boxes.parquet")), &[None, face]);
+    let text = format!(
+        r#"version: 1
+name: public
+output: "{}"
+stages:
+  - pool: {{parquet: ["{}"]}}
+    id: boxes
+  - shards: {{urls: ["{}"]}}
+    id: pool
+  - reshard: {{mask_pii: [email, phone], blur_faces: boxes}}
+    id: public
+"#,
+        path("out"),
+        path("boxes.parquet"),
+        path("pool.tar"),
+    );
+    let recipe = folder.path().join("public.yaml");
+    std::fs::write(&recipe, &text).unwrap();
+    run_well(&recipe, &[]);
+    let stats = std::fs::read_to_string(path("out/public/00000000_stats.json")).unwrap();
+    assert_eq!(
+        stats,
+        r#"{"successes": 2, "masked": {"email":2}, "masked_samples": 2, "blurred_samples": 1}"#
+    );
+    let shards = shard::Shards::open(&[path("out/public/00000000.tar")]).unwrap();
+    let pairs = stage::PairSource::read(&shards, &[0, 1]).unwrap();
+    assert_eq!(
+        (pairs.captions().value(0), pairs.captions().value(1)),
+        ("mail [EMAIL]", "mail [EMAIL]")
+    );
+    assert_eq!(pairs.image(0), Some(&waves(0, 96)[..]));
+    assert_ne!(pairs.image(1), Some(&waves(1, 96)[..]));
+    // Files by their path: other boxes are another key, which a run refuses without `--redo`.
+    let named =
+        text.replace("blur_faces: boxes", &format!("blur_faces: {}", path("boxes.parquet")));
+    std::fs::write(&recipe, named.replace(&path("out"), &path("named"))).unwrap();
+    run_well(&recipe, &[]);
+    let tar = |folder: &str| std::fs::read(path(&format!("{folder}/public/00000000.tar"))).unwrap();
+    assert_eq!(tar("named"), tar("out"));
+    boxes(Path::new(&path("boxes.parquet")), &[face, face]);
+    let again = clipmill().arg("run").arg(&recipe).output().unwrap();
+    assert!(common::stderr(&again).contains("--redo"), "{}", common::stderr(&again));
 }

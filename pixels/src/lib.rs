@@ -14,6 +14,7 @@
 //! # Ok::<(), pixels::Refused>(())
 //! ```
 
+pub mod blur;
 mod clip;
 mod decode;
 mod encode;

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use shard::{PoolWriter, ReshardPlan, Selection, Shards, finish, run_unit};
+use shard::{Edits, PoolWriter, ReshardPlan, Selection, Shards, finish, run_unit};
 use stage::{Context, Counts, Error, PairRow, PairsBuilder, Result, Status};
 use store::Output;
 
@@ -35,7 +35,7 @@ fn main() -> Result<()> {
     let shards = output.stage("shards");
     for shard in &planned.shards {
         let mut attempt = shards.begin(&shard.unit())?;
-        let counts = run_unit(&cx, shard, &sources, &mut attempt)?;
+        let (counts, _) = run_unit(&cx, shard, &sources, &Edits::default(), &mut attempt)?;
         attempt.commit("example", counts, serde_json::Value::Null)?;
     }
     let mut attempt = shards.begin("finish")?;

@@ -29,6 +29,7 @@ mod pool_writer;
 
 mod reshard;
 mod reshard_copy;
+mod reshard_edit;
 mod reshard_write;
 
 mod epoch;
@@ -40,6 +41,8 @@ mod sample;
 mod tar_read;
 mod tar_write;
 
+mod caption_mask;
+mod face_boxes;
 mod identity;
 mod member_index;
 mod picture_suffix;
@@ -56,6 +59,7 @@ mod tar_walk;
 mod uids;
 
 pub use epoch::{Cursor, Epoch, EpochPlan, Share};
+pub use face_boxes::FaceBoxes;
 pub use member_index::{
     INDEX_STAGE, IndexSummary, Indexes, ListedShard, MEMBERS, SHARD_LIST, read_shard_list,
     write_index,
@@ -64,7 +68,8 @@ pub use pool_reader::PoolReader;
 pub use pool_writer::{PoolSummary, PoolWriter};
 pub use release::ReleasePlan;
 pub use reshard::{OutputShard, Pick, ReshardPlan, Resharding, Selection};
-pub use reshard_write::{finish, run_unit, write_tar};
+pub use reshard_edit::{Edited, Edits};
+pub use reshard_write::{finish, run_unit, write_edited_tar, write_tar};
 pub use sample::{Grouper, Sample, Samples};
 pub use shard_index::Truncated;
 pub use shards::Shards;

@@ -10,9 +10,11 @@ use std::collections::{BTreeMap, HashSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use stage::pii::PiiKind;
 use stage::{Context, Counts, Error, Result};
 use store::subset::Uid;
 
+use crate::reshard_edit::Edits;
 use crate::shard_index::Row;
 use crate::shards::Shards;
 use crate::shuffle::permutation;
@@ -38,6 +40,29 @@ pub struct ReshardPlan {
     /// Whether samples are shuffled over all output shards, by the recipe's seed; default false:
     /// the order of the input.
     pub shuffle: bool,
+    /// Kinds of personal data that are masked in the members `txt` and in the field `caption` of
+    /// `json`: each mail address becomes `[EMAIL]`, and so on with `[PHONE]`, `[CARD]`, `[IBAN]` and
+    /// `[IP]`. The rules are those of the judge `pii`; all other bytes stay. Default none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mask_pii: Vec<PiiKind>,
+    /// Where the boxes of faces are that are blurred: the id of a `judge` stage with the rule
+    /// `faces`, or parquet files (path, folder, glob) with `uid` and `face_bboxes`. A sample that has
+    /// none there is passed over as `faces_unknown`, one whose picture cannot be decoded as
+    /// `faces_undecodable`. Default none: every picture is copied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blur_faces: Option<String>,
+    /// Quality of a JPEG with blurred faces, 1 to 100; default 95. PNG and WebP are written without
+    /// loss, pictures without faces are copied.
+    #[serde(skip_serializing_if = "is_usual_quality")]
+    pub blur_quality: u8,
+}
+
+/// img2dataset's quality.
+const USUAL_QUALITY: u8 = 95;
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_usual_quality(quality: &u8) -> bool {
+    *quality == USUAL_QUALITY
 }
 
 impl Default for ReshardPlan {
@@ -48,6 +73,9 @@ impl Default for ReshardPlan {
             bytes_per_shard: 3_000_000_000,
             first_shard: 0,
             shuffle: false,
+            mask_pii: Vec::new(),
+            blur_faces: None,
+            blur_quality: USUAL_QUALITY,
         }
     }
 }
@@ -68,7 +96,7 @@ pub struct OutputShard {
     pub number: u32,
     /// What it holds, in order.
     pub picks: Vec<Pick>,
-    /// Bytes of all members.
+    /// Bytes of all members as they lie in the input.
     pub bytes: u64,
     /// Input samples that no shard holds, by reason; all of them stand at the first shard, so that
     /// the counts of the units add up to those of the stage.
@@ -90,8 +118,12 @@ pub struct Resharding {
     /// The units.
     pub shards: Vec<OutputShard>,
     /// Input samples (each further copy counts as one more), those written, and those passed over:
-    /// `not_selected`, `judged_out`, `duplicate_uid`, `no_picture`, `bad_member_name`.
+    /// `not_selected`, `judged_out`, `duplicate_uid`, `no_picture`, `bad_member_name`,
+    /// `faces_unknown`. A picture whose faces cannot be blurred is found out when it is written, and
+    /// counted there: `faces_undecodable`.
     pub counts: Counts,
+    /// Samples to be written that have a face to blur.
+    pub(crate) with_faces: u64,
     /// Different uids of the subset that no input shard holds.
     pub missing: u64,
     /// Shape of the plan, for `meta.json`.
@@ -134,7 +166,8 @@ impl ReshardPlan {
         };
         check("samples_per_shard", self.samples_per_shard.into(), 1, 1_000_000)?;
         check("bytes_per_shard", self.bytes_per_shard, 1, 1_000_000_000_000)?;
-        check("first_shard", self.first_shard.into(), 0, 99_999_999)
+        check("first_shard", self.first_shard.into(), 0, 99_999_999)?;
+        check("blur_quality", self.blur_quality.into(), 1, 100)
     }
 
     /// Decides what goes where: input order unless shuffled, a new shard at `samples_per_shard`
@@ -147,6 +180,17 @@ impl ReshardPlan {
         cx: &Context,
         sources: &Shards,
         selection: Selection<'_>,
+    ) -> Result<Resharding> {
+        self.plan_edited(cx, sources, selection, &Edits::default())
+    }
+
+    /// As [`Self::plan`], for samples that are changed on the way.
+    pub fn plan_edited(
+        &self,
+        cx: &Context,
+        sources: &Shards,
+        selection: Selection<'_>,
+        edits: &Edits,
     ) -> Result<Resharding> {
         self.validate()?;
         if let Selection::Subset(subset) = selection
@@ -173,6 +217,8 @@ impl ReshardPlan {
                 counts.drop("duplicate_uid");
             } else if !can_be_written(sources.row(index), uid, copies - 1) {
                 counts.drop("bad_member_name");
+            } else if edits.unknown_faces(index) {
+                counts.drop("faces_unknown");
             } else {
                 picks.extend((0..copies).map(|copy| Pick { sample: index as u64, copy }));
             }
@@ -189,6 +235,7 @@ impl ReshardPlan {
             ))
             .hint("loosen the thresholds, or check that the subset belongs to these shards"));
         }
+        let with_faces = picks.iter().filter(|pick| edits.has_faces(pick.index())).count() as u64;
         if self.shuffle {
             let order = permutation(picks.len(), cx.seed_for("reshard/shuffle"));
             picks = order.into_iter().map(|i| picks[i]).collect();
@@ -206,7 +253,7 @@ impl ReshardPlan {
         }
         let processed = uids.len() as u64;
         counts.check()?;
-        Ok(Resharding { shards, counts, missing, plan: self.clone(), processed })
+        Ok(Resharding { shards, counts, with_faces, missing, plan: self.clone(), processed })
     }
 
     fn cut(&self, sources: &Shards, picks: Vec<Pick>) -> Result<Vec<OutputShard>> {

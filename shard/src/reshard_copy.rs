@@ -3,11 +3,12 @@
 use std::sync::mpsc::{channel, sync_channel};
 
 use bytes::Bytes;
-use stage::{Context, Error, Result};
+use stage::{Context, Error, Result, in_parallel};
 use store::Blob;
 use store::subset::Uid;
 
 use crate::reshard::Pick;
+use crate::reshard_edit::{Change, Edited, Edits};
 use crate::shard_index::Row;
 use crate::shards::Shards;
 use crate::spans::Span;
@@ -21,33 +22,47 @@ const FROM_NETWORK: u64 = 16 << 20;
 /// Blocks that wait for the writer.
 const AHEAD: usize = 2;
 
-/// Gives the members of these picks to `write`, as whole blocks of a tar without its end, in order,
-/// each with the number of its samples. With more than one thread they are read by one of their own.
+/// Whole samples as they stand in a tar.
+#[derive(Debug, Default)]
+pub(crate) struct Block {
+    pub(crate) bytes: Vec<u8>,
+    /// How many there are.
+    pub(crate) samples: usize,
+    /// Samples that are not here, since their faces could not be blurred.
+    pub(crate) undecodable: usize,
+    /// What was changed in them.
+    pub(crate) edited: Edited,
+}
+
+/// Gives the members of these picks to `write`, as whole blocks of a tar without its end, in order.
+/// With more than one thread they are read by one of their own.
 pub(crate) fn for_each_block(
     cx: &Context,
     sources: &Shards,
+    edits: &Edits,
     picks: &[Pick],
-    mut write: impl FnMut(&[u8], usize) -> Result<()>,
+    mut write: impl FnMut(&Block) -> Result<()>,
 ) -> Result<()> {
     let most = if sources.any_remote() { FROM_NETWORK } else { FROM_FILES };
-    let mut blocks = Blocks { sources, uids: sources.uids()?, rest: picks, most, held: None };
+    let (uids, threads) = (sources.uids()?, cx.threads);
+    let mut blocks = Blocks { sources, uids, edits, threads, rest: picks, most, held: None };
     if cx.threads < 2 {
-        let mut block = Vec::new();
-        while let Some(samples) = blocks.next(&mut block)? {
+        let mut block = Block::default();
+        while blocks.next(&mut block)? {
             cx.cancel.check()?;
-            write(&block, samples)?;
+            write(&block)?;
         }
         return Ok(());
     }
     let (filled, received) = sync_channel(AHEAD);
-    let (written, spare) = channel::<Vec<u8>>();
+    let (written, spare) = channel::<Block>();
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || {
             loop {
                 let mut block = spare.try_recv().unwrap_or_default();
                 let next = match blocks.next(&mut block) {
-                    Ok(None) => return,
-                    Ok(Some(samples)) => Ok((block, samples)),
+                    Ok(false) => return,
+                    Ok(true) => Ok(block),
                     Err(error) => Err(error),
                 };
                 let last = next.is_err();
@@ -59,8 +74,8 @@ pub(crate) fn for_each_block(
         });
         for next in received {
             cx.cancel.check()?;
-            let (block, samples) = next?;
-            write(&block, samples)?;
+            let block = next?;
+            write(&block)?;
             let _ = written.send(block);
         }
         reader.join().map_err(|_| Error::internal("the thread that reads ahead panicked"))
@@ -70,6 +85,8 @@ pub(crate) fn for_each_block(
 struct Blocks<'a> {
     sources: &'a Shards,
     uids: &'a [Uid],
+    edits: &'a Edits,
+    threads: usize,
     rest: &'a [Pick],
     /// Bytes of members in one block, unless one sample alone has more.
     most: u64,
@@ -78,8 +95,8 @@ struct Blocks<'a> {
 }
 
 impl Blocks<'_> {
-    /// Fills `block` with the next samples; says how many they are, or that none is left.
-    fn next(&mut self, block: &mut Vec<u8>) -> Result<Option<usize>> {
+    /// Fills `block` with the next samples; says whether there were any.
+    fn next(&mut self, block: &mut Block) -> Result<bool> {
         let mut bytes = 0;
         let fits = self.rest.iter().take_while(|pick| {
             bytes += self.sources.sample_bytes(pick.index());
@@ -89,10 +106,10 @@ impl Blocks<'_> {
         let (picks, rest) = self.rest.split_at(count);
         self.rest = rest;
         if picks.is_empty() {
-            return Ok(None);
+            return Ok(false);
         }
         let rows = || picks.iter().map(|pick| self.sources.row(pick.index()));
-        block.resize(rows().map(framed_len).sum(), 0);
+        block.bytes.resize(rows().map(framed_len).sum(), 0);
         let mut gathered = if self.sources.any_remote() {
             let parts = |pick: &Pick| {
                 let (tar, _) = self.sources.place(pick.index());
@@ -103,7 +120,7 @@ impl Blocks<'_> {
         } else {
             None
         };
-        let mut after = &mut block[..];
+        let mut after = &mut block.bytes[..];
         for pick in picks {
             let row = self.sources.row(pick.index());
             let parts = in_order(row);
@@ -115,7 +132,69 @@ impl Blocks<'_> {
             }
             self.frame(*pick, &parts, sample)?;
         }
-        Ok(Some(count))
+        (block.samples, block.undecodable, block.edited) = (count, 0, Edited::default());
+        if self.edits.any()
+            && let Some(edited) = self.edited(picks, block)?
+        {
+            *block = edited;
+        }
+        Ok(true)
+    }
+
+    /// The block with its samples changed as the edits ask; nothing where there is nothing to change.
+    fn edited(&self, picks: &[Pick], block: &Block) -> Result<Option<Block>> {
+        let mut rest = &block.bytes[..];
+        let samples: Vec<(Vec<Part<'_>>, &[u8])> = picks
+            .iter()
+            .map(|pick| {
+                let row = self.sources.row(pick.index());
+                let sample;
+                (sample, rest) = rest.split_at(framed_len(row));
+                (in_order(row), sample)
+            })
+            .collect();
+        let changes = in_parallel(self.threads, picks.len(), |i| {
+            let (parts, sample) = &samples[i];
+            let members: Vec<(&str, &[u8])> =
+                places(parts).zip(parts).map(|(data, part)| (part.0, &sample[data])).collect();
+            let mut edited = Edited::default();
+            let change = self.edits.of(picks[i].index(), &members, &mut edited);
+            Ok((change, edited))
+        })?;
+        if changes.iter().all(|(change, _)| matches!(change, Change::None)) {
+            return Ok(None);
+        }
+        let mut bytes = Vec::with_capacity(block.bytes.len());
+        let (mut undecodable, mut all) = (0, Edited::default());
+        for ((change, edited), (pick, (parts, sample))) in
+            changes.iter().zip(picks.iter().zip(&samples))
+        {
+            all.merge(edited);
+            match change {
+                Change::None => bytes.extend_from_slice(sample),
+                Change::Undecodable => undecodable += 1,
+                Change::Members(members) => {
+                    for (part, member) in parts.iter().zip(members) {
+                        let len = member.len() as u64;
+                        bytes.extend_from_slice(&encode(&self.name(*pick, part.0)?, len));
+                        bytes.extend_from_slice(member);
+                        bytes.resize(bytes.len() + padding(len) as usize, 0);
+                    }
+                }
+            }
+        }
+        let samples = block.samples - undecodable;
+        Ok(Some(Block { bytes, samples, undecodable, edited: all }))
+    }
+
+    /// The name of a member.
+    fn name(&self, pick: Pick, suffix: &str) -> Result<String> {
+        let Some(uid) = self.uids.get(pick.index()) else {
+            return Err(Error::internal(format!("no input sample {}", pick.sample)));
+        };
+        let name = format!("{uid}-{}.{suffix}", pick.copy);
+        check_written(&name)?;
+        Ok(name)
     }
 
     /// Reads members into their places. A sample whose members follow each other in its tar as they

@@ -1,5 +1,6 @@
 //! Writes what a resharding planned: one unit a shard, and the files beside them at the end.
 
+use std::fmt::Write as _;
 use std::io::Write;
 
 use serde_json::{Map, Value, json};
@@ -9,6 +10,7 @@ use store::{Attempt, write_error};
 
 use crate::reshard::{OutputShard, Resharding};
 use crate::reshard_copy::for_each_block;
+use crate::reshard_edit::{Edited, Edits};
 use crate::shards::Shards;
 use crate::tar_header::BLOCK;
 
@@ -16,7 +18,8 @@ use crate::tar_header::BLOCK;
 const HASH_BESIDE: u64 = 4 << 20;
 
 /// Writes `{number:08}.tar` and `{number:08}_stats.json` of one output shard: the members of each
-/// sample unchanged, in alphabetical order of their suffixes, under the key `{uid}-{copy}`.
+/// sample, unchanged but for the edits, in alphabetical order of their suffixes, under the key
+/// `{uid}-{copy}`. The statistics name the edits where any were asked for.
 ///
 /// The counts have each written sample and, at the first shard, all that were passed over.
 ///
@@ -26,41 +29,63 @@ pub fn run_unit(
     cx: &Context,
     shard: &OutputShard,
     sources: &Shards,
+    edits: &Edits,
     out: &mut Attempt,
-) -> Result<Counts> {
+) -> Result<(Counts, Edited)> {
     let mut file = out.file(&shard.tar_name())?;
     if cx.threads > 1 && shard.bytes >= HASH_BESIDE {
         file = file.hash_beside();
     }
-    let counts = write_tar(cx, shard, sources, &mut file)?;
+    let (counts, edited) = write_edited_tar(cx, shard, sources, edits, &mut file)?;
     file.finish()?;
-    let stats = format!("{{\"successes\": {}}}", counts.kept);
+    let mut stats = format!("{{\"successes\": {}", counts.kept);
+    if edits.any() {
+        for (name, value) in edited.to_json() {
+            let _ = write!(stats, ", \"{name}\": {value}");
+        }
+    }
+    stats.push('}');
     out.put(&format!("{}_stats.json", shard.unit()), stats.as_bytes())?;
-    Ok(counts)
+    Ok((counts, edited))
 }
 
-/// The tar of [`run_unit`] alone, to any output.
+/// The tar of [`run_unit`] alone, to any output, without edits.
 pub fn write_tar(
     cx: &Context,
     shard: &OutputShard,
     sources: &Shards,
-    mut out: impl Write,
+    out: impl Write,
 ) -> Result<Counts> {
-    let mut counts = Counts::default();
+    write_edited_tar(cx, shard, sources, &Edits::default(), out).map(|(counts, _)| counts)
+}
+
+/// The tar of [`run_unit`] alone, to any output.
+pub fn write_edited_tar(
+    cx: &Context,
+    shard: &OutputShard,
+    sources: &Shards,
+    edits: &Edits,
+    mut out: impl Write,
+) -> Result<(Counts, Edited)> {
+    let (mut counts, mut edited) = (Counts::default(), Edited::default());
     for (reason, &count) in &shard.passed_over {
         counts.entered += count;
         counts.dropped.insert(reason.clone(), count);
     }
-    for_each_block(cx, sources, &shard.picks, |block, samples| {
-        out.write_all(block).map_err(write_error)?;
-        counts.entered += samples as u64;
-        counts.kept += samples as u64;
+    for_each_block(cx, sources, edits, &shard.picks, |block| {
+        out.write_all(&block.bytes).map_err(write_error)?;
+        counts.entered += block.samples as u64;
+        counts.kept += block.samples as u64;
+        for _ in 0..block.undecodable {
+            counts.drop("faces_undecodable");
+        }
+        edited.merge(&block.edited);
         cx.progress.update(counts.kept, shard.picks.len() as u64, "");
         Ok(())
     })?;
     out.write_all(&[0; 2 * BLOCK]).and_then(|()| out.flush()).map_err(write_error)?;
     counts.check()?;
-    Ok(counts)
+    Ok((counts, edited))
 }
 
 /// Writes what stands once beside all shards: `sizes.json` (tar name to samples, which open_clip and
@@ -68,7 +93,8 @@ pub fn write_tar(
 /// subset; without one, the uids that were written).
 ///
 /// `meta.json` has the resharder's names for what we have too; its paths, clock values and working
-/// folder are left out, so that equal inputs give equal bytes.
+/// folder are left out, so that equal inputs give equal bytes. All three tell what was planned: a
+/// picture whose faces could not be blurred is in them, and not in its shard.
 pub fn finish(
     resharding: &Resharding,
     sources: &Shards,
@@ -89,7 +115,7 @@ pub fn finish(
         "max_shard_bytes": plan.bytes_per_shard.to_string(),
         "processed_count": resharding.processed,
         "output_count": resharding.counts.kept,
-        "blur_count": 0,
+        "blur_count": resharding.with_faces,
         "output_shard_count": resharding.shards.len(),
         "worker_success": 1,
     });

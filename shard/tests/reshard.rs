@@ -6,8 +6,8 @@ use std::collections::HashSet;
 
 use common::{PNG, shared, tar};
 use shard::{
-    PoolWriter, ReshardPlan, Resharding, Samples, Selection, Shards, TarReader, Truncated, finish,
-    run_unit, write_tar,
+    Edits, PoolWriter, ReshardPlan, Resharding, Samples, Selection, Shards, TarReader, Truncated,
+    finish, run_unit, write_tar,
 };
 use stage::{Context, Kind, PairSource};
 use store::subset::Uid;
@@ -231,7 +231,7 @@ fn a_unit_is_a_tar_and_its_count_and_the_end_is_three_files() {
         .unwrap();
     for shard in &planned.shards {
         let mut attempt = stage.begin(&shard.unit()).unwrap();
-        let counts = run_unit(&cx, shard, &sources, &mut attempt).unwrap();
+        let (counts, _) = run_unit(&cx, shard, &sources, &Edits::default(), &mut attempt).unwrap();
         attempt.commit("key", counts, serde_json::Value::Null).unwrap();
     }
     let mut attempt = stage.begin("finish").unwrap();

@@ -8,7 +8,8 @@
 //!  shards ─ train ─▶ Checkpoint ─ compress ─▶ Checkpoint ─ eval, tasks ─▶ Report
 //! ```
 //!
-//! Invariants: this crate does no IO and knows no tensors; a pair is judged, never edited.
+//! Invariants: this crate does no IO and knows no tensors; a pair is judged, never edited. [`pii`]
+//! has the rules for personal data in a text, which two rooms share.
 //!
 //! Reading order: [`Links`], [`Pairs`], [`Counts`], [`Checkpoint`], [`Report`], [`Context`],
 //! [`Figures`], [`Error`], and the [`registry!`] macro that gathers the stages of one room.
@@ -22,6 +23,7 @@ mod figures;
 mod links;
 mod pairs;
 mod parallel;
+pub mod pii;
 mod registry;
 mod report;
 

@@ -26,8 +26,9 @@ use super::{Found, SUBSET, leave_out, write_table};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DecontaminatePlan {
-    /// Evaluation sets by their embeddings: ids of `embed` stages or folders in clip-retrieval's
-    /// layout. This stage then takes embeddings, of the same model.
+    /// Evaluation sets by their embeddings: ids of `embed` or `embeddings` stages, or folders in
+    /// clip-retrieval's layout or DataComp's (npz beside parquet, the array `l14_img`). This stage
+    /// then takes embeddings, of the same model.
     #[serde(default)]
     pub against: Vec<String>,
     /// Evaluation sets by their hashes: ids of `judge` stages, or score parquets, with `phash`.

@@ -1,4 +1,5 @@
-//! Embeddings out of files in clip-retrieval's layout, row by row beside their metadata.
+//! Embeddings out of files, row by row beside their metadata: clip-retrieval's layout, or DataComp's
+//! metadata folders with `<name>.npz` beside `<name>.parquet`.
 
 use std::collections::BTreeMap;
 
@@ -7,25 +8,31 @@ use arrow_array::cast::AsArray;
 use arrow_cast::cast;
 use arrow_schema::DataType;
 use stage::{Error, Result, ResultExt};
-use store::Blob;
-use store::npy;
 use store::parquet::{File, Pick};
+use store::{Blob, npy, npz};
 
-/// One partition: `img_emb_<p>.npy` or `text_emb_<p>.npy`, and its `metadata_<p>.parquet`.
+/// DataComp's array of a picture's embedding by OpenAI's ViT-L/14.
+pub const L14_IMG: &str = "l14_img";
+
+/// One partition: `img_emb_<p>.npy` and its `metadata_<p>.parquet`, or `<name>.npz` and
+/// `<name>.parquet`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Partition {
-    /// The npy file of features.
+    /// The npy or npz file of features.
     pub features: String,
+    /// The array in an npz file.
+    pub array: Option<String>,
     /// The parquet file of what the rows are.
     pub metadata: String,
 }
 
-/// Matches the files of folders in clip-retrieval's layout by folder and partition's name: the two
-/// files of a partition lie in one folder, or in its folders `img_emb` and `metadata`.
+/// Matches files by folder and partition's name: `img_emb_<p>.npy` with `metadata_<p>.parquet` in one
+/// folder, or in its folders `img_emb` and `metadata`; where there is no such npy, `<name>.npz`, of
+/// which `array` is read, with `<name>.parquet` beside it.
 ///
 /// # Errors
-/// When there is no `img_emb_*.npy`, one has no metadata, or a folder has two of one name.
-pub fn partitions(files: &[String]) -> Result<Vec<Partition>> {
+/// When there is neither, one has no metadata, or a folder has two of one name.
+pub fn partitions(files: &[String], array: &str) -> Result<Vec<Partition>> {
     let of = |start: &str, end: &str, own: &str| -> Result<BTreeMap<(String, String), String>> {
         let mut found: BTreeMap<(String, String), String> = BTreeMap::new();
         for file in files {
@@ -50,14 +57,32 @@ pub fn partitions(files: &[String]) -> Result<Vec<Partition>> {
     let features = of("img_emb_", ".npy", "img_emb")?;
     let mut metadata = of("metadata_", ".parquet", "metadata")?;
     if features.is_empty() {
-        return Err(Error::input("no img_emb_*.npy among these files")
-            .hint("embeddings are made by `embed`, or by clip-retrieval's inference"));
+        return archives(files, array);
     }
     let pair = |(key, features): ((String, String), String)| match metadata.remove(&key) {
-        Some(metadata) => Ok(Partition { features, metadata }),
+        Some(metadata) => Ok(Partition { features, array: None, metadata }),
         None => Err(Error::input(format!("no metadata_{}.parquet", key.1)).at(features)),
     };
     features.into_iter().map(pair).collect()
+}
+
+/// DataComp's pairs of files, each of them beside the other.
+fn archives(files: &[String], array: &str) -> Result<Vec<Partition>> {
+    let mut found: Vec<&String> = files.iter().filter(|file| file.ends_with(".npz")).collect();
+    found.sort();
+    if found.is_empty() {
+        return Err(Error::input("no img_emb_*.npy and no *.npz among these files").hint(
+            "embeddings are made by `embed` or clip-retrieval's inference, or lie in a DataComp pool's npz",
+        ));
+    }
+    let pair = |features: &String| {
+        let metadata = format!("{}.parquet", features.strip_suffix(".npz").unwrap_or(features));
+        if !files.contains(&metadata) {
+            return Err(Error::input(format!("no {metadata}")).at(features.clone()));
+        }
+        Ok(Partition { features: features.clone(), array: Some(array.to_owned()), metadata })
+    };
+    found.into_iter().map(pair).collect()
 }
 
 /// Features of length 1 with the names of their rows.
@@ -107,7 +132,11 @@ impl Features {
 
     fn add(&mut self, partition: &Partition) -> Result<()> {
         let names = names(&partition.metadata)?;
-        let file = npy::File::open(&Blob::open(&partition.features)?)?;
+        let blob = Blob::open(&partition.features)?;
+        let file = match &partition.array {
+            None => npy::File::open(&blob)?,
+            Some(array) => npz::File::open(&blob)?.array(array)?,
+        };
         let at = |e: Error| e.at(partition.features.clone());
         if file.header().shape().len() != 2 || file.row_len() == 0 {
             let message = format!("shape {:?} where [rows, dim] belongs", file.header().shape());
@@ -183,11 +212,26 @@ mod tests {
             "a/metadata/metadata_1.parquet",
         ];
         let files: Vec<String> = files.map(str::to_owned).to_vec();
-        let found = partitions(&files).unwrap();
-        assert_eq!(found, [Partition { features: files[0].clone(), metadata: files[2].clone() }]);
-        let error = partitions(&files[..2]).unwrap_err();
+        let found = partitions(&files, L14_IMG).unwrap();
+        let (features, metadata) = (files[0].clone(), files[2].clone());
+        assert_eq!(found, [Partition { features, array: None, metadata }]);
+        let error = partitions(&files[..2], L14_IMG).unwrap_err();
         assert_eq!(error.to_string(), "a/img_emb/img_emb_1.npy: no metadata_1.parquet");
-        assert!(partitions(&files[1..]).is_err());
+        assert!(partitions(&files[1..], L14_IMG).is_err());
+    }
+
+    #[test]
+    fn without_npy_files_the_archives_of_a_datacomp_pool_are_taken_each_with_its_parquet() {
+        let files = ["p/b.npz", "p/a.npz", "p/a.parquet", "p/b.parquet"].map(str::to_owned);
+        let found = partitions(&files, "b32_img").unwrap();
+        let of = |name: &str| Partition {
+            features: format!("p/{name}.npz"),
+            array: Some("b32_img".to_owned()),
+            metadata: format!("p/{name}.parquet"),
+        };
+        assert_eq!(found, [of("a"), of("b")]);
+        let error = partitions(&files[..3], "b32_img").unwrap_err();
+        assert_eq!(error.to_string(), "p/b.npz: no p/b.parquet");
     }
 
     #[test]
@@ -199,19 +243,19 @@ mod tests {
             "b/metadata_0.parquet",
         ];
         let files: Vec<String> = files.map(str::to_owned).to_vec();
-        let found = partitions(&files).unwrap();
+        let found = partitions(&files, L14_IMG).unwrap();
         let expected = [
-            Partition { features: files[0].clone(), metadata: files[1].clone() },
-            Partition { features: files[2].clone(), metadata: files[3].clone() },
+            Partition { features: files[0].clone(), array: None, metadata: files[1].clone() },
+            Partition { features: files[2].clone(), array: None, metadata: files[3].clone() },
         ];
         assert_eq!(found, expected);
         let twice = [&files[..], &files[..2]].concat();
-        let error = partitions(&twice).unwrap_err().to_string();
+        let error = partitions(&twice, L14_IMG).unwrap_err().to_string();
         let expected =
             "a/img_emb/img_emb_0.npy: a second partition `0` beside a/img_emb/img_emb_0.npy";
         assert_eq!(error, expected);
         // The metadata of another folder is none of this one's.
-        assert!(partitions(&[files[0].clone(), files[3].clone()]).is_err());
+        assert!(partitions(&[files[0].clone(), files[3].clone()], L14_IMG).is_err());
     }
 
     #[test]

@@ -33,8 +33,9 @@ pub struct NearDuplicatesPlan {
     /// Column of numbers by which one of a group is kept, the largest value (a missing or infinite
     /// one is below all); of equal ones, and by default, the smallest uid.
     pub prefer: Option<String>,
-    /// The id of an `embed` stage, or a folder of embeddings: a neighbour by hash must be one by
-    /// `min_cosine` too. Default none.
+    /// The id of an `embed` or `embeddings` stage, or a folder of embeddings (clip-retrieval's
+    /// layout, or DataComp's npz beside parquet, the array `l14_img`): a neighbour by hash must be
+    /// one by `min_cosine` too. Default none.
     pub embeddings: Option<String>,
     /// Least cosine of two picture embeddings, -1..=1; default 0.9. With `embeddings` alone.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,7 +51,7 @@ impl Default for NearDuplicatesPlan {
 /// The default of `min_cosine`.
 const MIN_COSINE: f32 = 0.9;
 /// What was dropped, and for which pair.
-const DUPLICATES: &str = "duplicates.parquet";
+pub const DUPLICATES: &str = "duplicates.parquet";
 
 impl NearDuplicatesPlan {
     /// Checks the ranges of the fields.

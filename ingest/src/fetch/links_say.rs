@@ -7,9 +7,9 @@ use arrow_cast::cast;
 use arrow_schema::{DataType, Field};
 use stage::{Error, Links, Result, ResultExt};
 
-use super::blur::{Face, is_box};
 use super::picture::Wanted;
 use super::{FetchPlan, Reason};
+use pixels::blur::{Face, is_box};
 
 /// The columns of a batch that the plan reads.
 pub(super) struct LinksSay {

@@ -22,7 +22,7 @@
 //! opt-out lists (`opt_out`), the site's robots.txt (`robots`), the vetted address
 //! (`store::is_public`, `dns`), the request (`get`, `client`), X-Robots-Tag (`robots_tag`), the body with its caps
 //! (`body`); then the digest (`digest`), the header, the size rules, the user's program (`hook`),
-//! decoding, resizing, blurring (`blur`) and encoding (`picture`).
+//! decoding, resizing, blurring (`pixels::blur`) and encoding (`picture`).
 //!
 //! `dispatch` decides which request goes next: `queue` says whose turn it is; `turns` keeps the rhythm that a site asks for and counts requests
 //! to one address; `in_flight` lowers the number of requests when the machine runs short; `alarm`
@@ -91,7 +91,6 @@
 
 mod again;
 mod alarm;
-mod blur;
 mod body;
 mod budget;
 mod client;

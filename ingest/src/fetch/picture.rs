@@ -8,7 +8,6 @@ use pixels::{
     Header, Limits, Picture, Refused, decode, encode_jpeg, encode_png, encode_webp, probe,
 };
 
-use super::blur::{Face, blur, upright};
 use super::budget::Decoding;
 use super::decode::Crew;
 use super::exif;
@@ -16,6 +15,7 @@ use super::hook::Hook;
 use super::meter::{Meter, Step};
 use super::opt_out::OptOutList;
 use super::{Digest, EncodeFormat, FetchPlan, Reason, ResizeMode};
+use pixels::blur::{Face, blur, upright};
 
 /// What became of one URL.
 #[derive(Debug, Clone, PartialEq, Eq)]

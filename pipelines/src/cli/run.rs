@@ -124,6 +124,7 @@ pub(crate) fn plan(args: &ArgMatches) -> Result<Output> {
     let exists = url.contains("://") && !url.starts_with("file://") || Path::new(&url).is_dir();
     let output = if exists { Some(store::Output::open_existing(&url)?) } else { None };
     let rows = plan::plan(&graph, &context(&graph.recipe, args), output.as_ref())?;
+    let cost = graph.recipe.cost.as_ref();
     let mut text = format!("output: {url}\n");
     if !exists {
         text.push_str("  it does not exist yet\n");
@@ -131,10 +132,13 @@ pub(crate) fn plan(args: &ArgMatches) -> Result<Output> {
     for row in &rows {
         text.push_str(&format!("  {:<16} {:<10} {}\n", row.id, row.kind, row.say()));
         if row.state != State::Reuse {
-            text.push_str(&format!("{:30}about {}\n", "", row.estimate.say()));
+            let money =
+                cost.zip(row.estimate.seconds).map(|(cost, s)| format!(", {}", cost.span(s)));
+            let money = money.unwrap_or_default();
+            text.push_str(&format!("{:30}about {}{money}\n", "", row.estimate.say()));
         }
     }
-    if let Some(total) = plan::total(&rows) {
+    if let Some(total) = plan::total(&rows, cost) {
         text.push_str(&format!("\nabout {total}\n"));
     }
     let changed = rows.iter().find(|row| matches!(row.state, State::Changed(_)));
@@ -142,8 +146,12 @@ pub(crate) fn plan(args: &ArgMatches) -> Result<Output> {
         let id = &first.id;
         text.push_str(&format!("\n`run --redo {id}` makes {id} and all after it again\n"));
     }
-    let stages: Vec<Value> = rows.iter().map(plan::Row::to_json).collect();
-    Ok(Output::new(text, json!({"output": url, "exists": exists, "stages": stages})))
+    let stages: Vec<Value> = rows.iter().map(|row| row.to_json(cost)).collect();
+    let mut told = json!({"output": url, "exists": exists, "stages": stages});
+    if let Some(cost) = cost {
+        told["cost"] = json!(cost);
+    }
+    Ok(Output::new(text, told))
 }
 
 pub(crate) fn report(args: &ArgMatches) -> Result<Output> {

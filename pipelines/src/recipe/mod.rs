@@ -8,6 +8,7 @@ mod graph;
 mod kinds;
 mod parse;
 mod schema;
+mod shape;
 
 pub use graph::{Graph, Node};
 pub use kinds::{KINDS, Kind, KindInfo, Noun};

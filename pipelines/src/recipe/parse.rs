@@ -10,6 +10,8 @@ use serde_saphyr::Spanned;
 use stage::{Error, Result};
 
 use super::kinds::{KINDS, Kind};
+use super::shape;
+use crate::cost::Cost;
 
 /// Newest recipe version that this binary reads.
 const VERSION: u32 = 1;
@@ -31,6 +33,8 @@ pub struct Recipe {
     pub dial: BTreeMap<String, SocketAddr>,
     /// WARC files that answer instead of the network.
     pub replay: Option<Replay>,
+    /// What an hour of the machine costs, for `plan` and the report; changes no byte of a stage.
+    pub cost: Option<Cost>,
     /// The stages, in the order in which they are written.
     pub stages: Vec<Entry>,
     /// The text it was parsed from, for messages.
@@ -93,6 +97,8 @@ struct Raw {
     dial: BTreeMap<String, SocketAddr>,
     #[serde(default)]
     replay: Option<Replay>,
+    #[serde(default)]
+    cost: Option<Spanned<Cost>>,
     stages: Spanned<Vec<Entry>>,
 }
 
@@ -161,6 +167,10 @@ impl Recipe {
                 None => located,
             });
         }
+        if let Some(cost) = &raw.cost {
+            let located = |e: Error| source.error_at(Place::from(cost), &format!("cost: {e}"));
+            cost.value.validate().map_err(located)?;
+        }
         if raw.stages.value.is_empty() {
             return Err(
                 source.error_at(Place::from(&raw.stages), "a recipe has at least one stage")
@@ -173,6 +183,7 @@ impl Recipe {
             threads: raw.threads.map(|t| t.value),
             dial: raw.dial,
             replay: raw.replay,
+            cost: raw.cost.map(|cost| cost.value),
             stages: raw.stages.value,
             source,
         };
@@ -277,7 +288,16 @@ impl Source {
                 "a second document begins here, and a recipe is one".to_owned(),
                 Some("put the other into a file of its own".to_owned()),
             ),
-            other => (strip_location(&other.to_string()), None),
+            other => {
+                let message = strip_location(&other.to_string());
+                match shape::explained(&message, &self.text, place) {
+                    Some((place, message, hint)) => {
+                        let error = self.error_at(place, &message);
+                        return error.hint(hint);
+                    }
+                    None => (message, None),
+                }
+            }
         };
         let located = self.error_at(place, &message);
         match hint {

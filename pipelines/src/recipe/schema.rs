@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::kinds::{self, KINDS};
 use super::parse::Replay;
+use crate::cost::Cost;
 
 /// The JSON schema of a recipe, for editors and for the command line's flags.
 #[must_use]
@@ -23,6 +24,11 @@ pub fn json_schema() -> Value {
         one_of.push(json!({"required": [name]}));
     }
     let replay = generator.subschema_for::<Replay>().to_value();
+    let mut cost = generator.subschema_for::<Cost>().to_value();
+    if let Some(object) = cost.as_object_mut() {
+        let about = "What an hour of the machine costs: `plan` and the report then show money for each stage. Default none, and nothing is said of money.";
+        object.insert("description".into(), about.into());
+    }
     let mut definitions: Map<String, Value> = generator.take_definitions(true);
     definitions.insert(
         "stage".into(),
@@ -42,6 +48,7 @@ pub fn json_schema() -> Value {
             "threads": {"type": "integer", "minimum": 1, "maximum": 1024, "description": "CPU threads; every core by default."},
             "dial": {"type": "object", "additionalProperties": {"type": "string"}, "description": "Where hosts are dialled instead, by name or `*`: `{\"*\": \"127.0.0.1:8080\"}`. https is asked as http there, and the URL stays as it is."},
             "replay": replay,
+            "cost": cost,
             "stages": {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/stage"}, "description": "The stages."}
         },
         "$defs": definitions,
@@ -64,6 +71,10 @@ pub fn reference_page() -> String {
     if let Some(replay) = schema.pointer("/properties/replay") {
         page.push_str("\nFields of `replay`:\n\n");
         table(&mut page, &schema, resolve(&schema, replay));
+    }
+    if let Some(cost) = schema.pointer("/properties/cost") {
+        page.push_str("\nFields of `cost`:\n\n");
+        table(&mut page, &schema, resolve(&schema, cost));
     }
     page.push_str(
         "\n## Stages\n\n| stage | takes | gives | what it does |\n| --- | --- | --- | --- |\n",

@@ -4,6 +4,7 @@ mod about;
 mod collect;
 mod compare;
 mod map;
+mod near;
 mod page;
 mod pictures;
 mod release;

@@ -14,7 +14,7 @@ use store::Output;
 
 use super::collect;
 use super::pictures::{Album, pictures};
-use super::{about, map, release};
+use super::{about, map, near, release};
 use crate::recipe::{Noun, Recipe};
 use crate::stages::Done;
 
@@ -62,6 +62,9 @@ pub(crate) fn write_report(
     for done in stages.iter().filter(|d| d.kind == "judge") {
         page.sections.extend(judged(done, stages)?);
     }
+    for done in stages.iter().filter(|d| d.kind == "near_duplicates") {
+        page.sections.extend(near::near_duplicates(done)?);
+    }
     for done in stages.iter().filter(|d| d.kind == "embed") {
         let judge = stages.iter().find(|d| d.kind == "judge");
         let scores = judge.map(|judge| collect::scores(judge)).transpose()?;
@@ -73,7 +76,7 @@ pub(crate) fn write_report(
     page.sections.extend(training(stages)?);
     page.sections.extend(compression(stages));
     page.sections.extend(tasks(stages));
-    page.sections.push(super::time::time(stages, output)?);
+    page.sections.push(super::time::time(stages, output, recipe.cost.as_ref())?);
     page.credits.push(
         "Made by clipmill. This file loads nothing from elsewhere and runs no script.".to_owned(),
     );

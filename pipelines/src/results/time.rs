@@ -10,12 +10,16 @@ use store::Output;
 use super::collect;
 use super::page::thousands;
 use crate::cli::ESTIMATE;
+use crate::cost::Cost;
 use crate::estimate;
 use crate::stages::Done;
+use crate::wall;
 
-/// Seconds and bytes of each stage, beside what `plan` expected before the run.
-pub(super) fn time(stages: &[Arc<Done>], output: &Output) -> Result<Section> {
-    let mut section = Section::new("time", "Time");
+/// Seconds and bytes of each stage, and money where the recipe names a price, beside what `plan`
+/// expected before the run.
+pub(super) fn time(stages: &[Arc<Done>], output: &Output, cost: Option<&Cost>) -> Result<Section> {
+    let title = if cost.is_some() { "Time and money" } else { "Time" };
+    let mut section = Section::new("time", title);
     let expected = output.get(ESTIMATE)?;
     let expected: Value =
         expected.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
@@ -36,6 +40,9 @@ pub(super) fn time(stages: &[Arc<Done>], output: &Output) -> Result<Section> {
         "written",
         "expected written",
     ]);
+    if cost.is_some() {
+        table.head.extend(["cost", "expected cost"].map(str::to_owned));
+    }
     for done in stages {
         let none = || "–".to_owned();
         let written: u64 = done.commits.iter().flat_map(|c| &c.files).map(|f| f.bytes).sum();
@@ -50,8 +57,22 @@ pub(super) fn time(stages: &[Arc<Done>], output: &Output) -> Result<Section> {
             &estimate::bytes(written as f64),
             &range(&done.id, "bytes", &|n| estimate::bytes(n)).unwrap_or_else(none),
         ]);
+        if let (Some(cost), Some(row)) = (cost, table.rows.last_mut()) {
+            row.push(cost.say(cost.of(collect::seconds(done))));
+            let expected = range(&done.id, "seconds", &|n| cost.say(cost.of(n)));
+            row.push(expected.unwrap_or_else(none));
+        }
     }
     section.say("Expected: what `clipmill plan` said before the first unit was made. Ranges are wide where nothing had been measured yet, and a training is not estimated.");
+    if let Some(cost) = cost {
+        let all = cost.of(wall::seconds(stages.iter().flat_map(|done| &done.commits)));
+        section.say(format!(
+            "All stages together: {}, at {} {} for an hour of the machine. Units that were at work together count once, and so do the stages of one stream here, of which each has the whole of its time above.",
+            cost.say(all),
+            cost.per_hour,
+            cost.currency
+        ));
+    }
     section.push(Block::Table(table));
     Ok(section)
 }

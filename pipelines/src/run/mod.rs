@@ -221,6 +221,7 @@ impl Runner<'_> {
     }
 }
 
+/// Commits a unit with when its work began and how many seconds it took.
 fn commit(attempt: Attempt, key: &str, outcome: Outcome, began: Instant) -> Result<Commit> {
     let mut info = match outcome.info {
         Value::Object(map) => map,

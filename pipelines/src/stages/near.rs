@@ -1,6 +1,6 @@
 //! `near_duplicates`, `decontaminate`, `clusters`: stages over the whole pool at once, one unit.
 
-use filter::near::features::{Features, partitions};
+use filter::near::features::{Features, L14_IMG, partitions};
 use filter::near::{ClustersPlan, DecontaminatePlan, Found, NearDuplicatesPlan};
 use serde_json::{Value, json};
 use stage::{Context, Error, Result};
@@ -144,17 +144,17 @@ fn tables_named(site: &Site, name: &str) -> Result<Vec<String>> {
 fn features_of(site: &Site) -> Result<Features> {
     let mut all = Vec::new();
     for input in &site.inputs {
-        all.extend(partitions(&embeddings::of(input)?)?);
+        all.extend(embeddings::of(input)?);
     }
     Features::read(&all)
 }
 
 fn features_named(site: &Site, name: &str) -> Result<Features> {
-    let files = match site.references.get(name) {
-        Some(done) => embeddings::of(done)?,
-        None => embeddings::folder_files(name)?,
+    let found = match site.references.get(name) {
+        Some(done) => embeddings::of(done),
+        None => embeddings::folder_files(name).and_then(|files| partitions(&files, L14_IMG)),
     };
-    Features::read(&partitions(&files).map_err(|e| e.at(name.to_owned()))?)
+    Features::read(&found.map_err(|e| e.at(name.to_owned()))?)
 }
 
 /// Fingerprints of a folder or of parquets that no stage made; a stage's id has that stage's key.

@@ -66,7 +66,11 @@ impl Worker for List<'_> {
     }
 }
 
-fn files(patterns: &[String]) -> Result<Vec<String>> {
+/// The parquet files that these patterns name.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn files(patterns: &[String]) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for pattern in patterns {
         files.extend(store::expand(pattern)?.into_iter().filter(|url| url.ends_with(".parquet")));

@@ -9,13 +9,14 @@ use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use filter::select::OUTPUT as SUBSET;
 use serde_json::{Value, json};
-use shard::{ReshardPlan, Resharding, Selection, Shards};
+use shard::{Edited, Edits, FaceBoxes, ReshardPlan, Resharding, Selection, Shards};
 use stage::{Context, Counts, Error, Progress, Result};
 use store::Attempt;
 use store::subset::{self, Uid};
 
 use super::{
-    Outcome, SideBySide, Site, Stage, Worker, fingerprint_if_file, pool, shards, unknown_unit,
+    Outcome, SideBySide, Site, Stage, Worker, fingerprint, fingerprint_if_file, pool, shards,
+    unknown_unit,
 };
 use crate::recipe::Noun;
 
@@ -24,17 +25,27 @@ impl Stage for ReshardPlan {
         Self::validate(self)
     }
 
-    /// The subset's place changes nothing, its content does.
+    /// Where the subset and the boxes lie changes nothing, their content does.
     fn identity(&self) -> Value {
-        serde_json::to_value(Self { subset: None, ..self.clone() }).unwrap_or_default()
+        let blur_faces = self.blur_faces.as_ref().map(|_| "named".to_owned());
+        serde_json::to_value(Self { subset: None, blur_faces, ..self.clone() }).unwrap_or_default()
     }
 
     fn external(&self, _context: &Context) -> Result<Value> {
-        self.subset.as_deref().map_or(Ok(Value::Null), fingerprint_if_file)
+        let subset = self.subset.as_deref().map_or(Ok(Value::Null), fingerprint_if_file)?;
+        let Some(boxes) = &self.blur_faces else { return Ok(subset) };
+        // A stage's id has that stage's key instead.
+        let boxes = match pool::files(std::slice::from_ref(boxes)) {
+            Ok(files) => fingerprint(&files)?,
+            Err(_) => Value::Null,
+        };
+        Ok(json!({"subset": subset, "boxes": boxes}))
     }
 
     fn references(&self) -> Vec<(String, Noun)> {
-        self.subset.iter().map(|name| (name.clone(), Noun::Subset)).collect()
+        let subset = self.subset.iter().map(|name| (name.clone(), Noun::Subset));
+        let boxes = self.blur_faces.iter().map(|name| (name.clone(), Noun::Scores));
+        subset.chain(boxes).collect()
     }
 
     fn worker<'a>(&'a self, site: &'a Site) -> Result<Box<dyn Worker + 'a>> {
@@ -68,8 +79,19 @@ impl Stage for ReshardPlan {
             Some(uids) => Selection::Subset(uids),
             None => Selection::AllBut(&skip),
         };
-        let resharding = self.plan(&site.context, &sources, selection)?;
-        Ok(Box::new(Reshard { site, sources, resharding, subset }))
+        let faces = match &self.blur_faces {
+            Some(name) => {
+                let files = match site.references.get(name) {
+                    Some(stage) => pool::parquets(stage)?,
+                    None => pool::files(std::slice::from_ref(name))?,
+                };
+                Some(FaceBoxes::read(&sources, &files)?)
+            }
+            None => None,
+        };
+        let edits = Edits::new(self, faces);
+        let resharding = self.plan_edited(&site.context, &sources, selection, &edits)?;
+        Ok(Box::new(Reshard { site, sources, resharding, edits, subset }))
     }
 }
 
@@ -77,6 +99,7 @@ struct Reshard<'a> {
     site: &'a Site,
     sources: Shards,
     resharding: Resharding,
+    edits: Edits,
     subset: Option<Vec<Uid>>,
 }
 
@@ -152,8 +175,9 @@ impl Reshard<'_> {
             .iter()
             .find(|s| s.unit() == unit)
             .ok_or_else(|| unknown_unit(unit))?;
-        let counts = shard::run_unit(cx, shard, &self.sources, out)?;
-        Ok(Outcome { counts, info: Value::Null })
+        let (counts, edited) = shard::run_unit(cx, shard, &self.sources, &self.edits, out)?;
+        let info = if edited == Edited::default() { Value::Null } else { edited.to_json().into() };
+        Ok(Outcome { counts, info })
     }
 }
 

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use stage::{Error, Result};
 
-use super::super::blur::Face;
 use super::super::picture::Finished;
 use super::super::plan::seconds;
 use super::super::{FetchPlan, Reason};
 use super::frame;
+use pixels::blur::Face;
 
 /// How long a worker may take to start.
 const START: Duration = Duration::from_secs(30);

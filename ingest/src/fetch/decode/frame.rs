@@ -6,8 +6,8 @@
 use std::io::{self, Read, Write};
 
 use super::super::Reason;
-use super::super::blur::Face;
 use super::super::picture::Finished;
+use pixels::blur::Face;
 
 /// Largest frame: a body has at most 1 GiB, a picture of 40 megapixels less than 200 MB.
 const MAX: u64 = 1 << 30;

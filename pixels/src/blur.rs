@@ -5,19 +5,21 @@
 //! Gaussian. Since 1.46 img2dataset derives sigma from a shorter kernel and blurs about three
 //! times less; a face can be told again there, so the stronger one stays here.
 
-use pixels::Picture;
+use crate::Picture;
 
 /// A box as shares of width and height: `[x_min, y_min, x_max, y_max]`.
-pub(super) type Face = [f64; 4];
+pub type Face = [f64; 4];
 
 /// Checks a box: finite, and not the wrong way round. What lies outside the picture is cut off.
-pub(super) fn is_box(face: &[f64]) -> bool {
+#[must_use]
+pub fn is_box(face: &[f64]) -> bool {
     matches!(face, [x0, y0, x1, y1] if face.iter().all(|v| v.is_finite()) && x0 <= x1 && y0 <= y1)
 }
 
 /// A box of the stored pixels, where a viewer sees it: boxes of img2dataset and DataComp know
 /// nothing of the EXIF orientation, which is applied here.
-pub(super) fn upright(face: Face, orientation: u8) -> Face {
+#[must_use]
+pub fn upright(face: Face, orientation: u8) -> Face {
     let turn = |x: f64, y: f64| match orientation {
         2 => (1.0 - x, y),
         3 => (1.0 - x, 1.0 - y),
@@ -37,7 +39,7 @@ pub(super) fn upright(face: Face, orientation: u8) -> Face {
 /// `out = image · (1 − mask) + blurred image · mask`, where the mask is 1 in the grown boxes and is
 /// itself blurred; sigma is a tenth of the longest side of all boxes and the kernel has
 /// `2 · ceil(4 · sigma) + 1` taps. Pixels beyond an edge are mirrored.
-pub(super) fn blur(picture: &mut Picture, faces: &[Face]) {
+pub fn blur(picture: &mut Picture, faces: &[Face]) {
     let (width, height) = (picture.width as usize, picture.height as usize);
     let boxes: Vec<(Area, usize)> =
         faces.iter().filter_map(|face| grown(*face, width, height)).collect();
