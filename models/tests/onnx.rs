@@ -316,7 +316,7 @@ fn a_run_ends_however_small_the_file_is() {
     let first = [node("Identity", "x", "a0", &[])];
     let nodes = [&first[..], &chain].concat();
     let (shape, _) =
-        run(&model(12, &[512, 512], &nodes, &[], &["a64"]), &[512, 512], &[1.0; 1 << 18]);
+        run(&model(12, &[512, 512], &nodes, &[], &["a64"]), &[512, 512], &vec![1.0; 1 << 18]);
     assert_eq!(shape, [512, 512]);
     let wide = weight("w", &[1, 1 << 15], &vec![0.0; 1 << 15]);
     let sum = one(12, &[1 << 13, 1], "Add", "x w", &[], &[wide]);

@@ -86,10 +86,11 @@ pub(super) struct Attributes(BTreeMap<String, Attribute>);
 
 impl Attributes {
     pub(super) fn add(&mut self, name: String, attribute: Attribute) -> Result<()> {
-        match self.0.insert(name.clone(), attribute) {
-            None => Ok(()),
-            Some(_) => Err(Error::model(format!("attribute `{name}` twice"))),
+        if self.0.contains_key(&name) {
+            return Err(Error::model(format!("attribute `{name}` twice")));
         }
+        self.0.insert(name, attribute);
+        Ok(())
     }
 
     pub(super) fn len(&self) -> usize {

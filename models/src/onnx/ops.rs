@@ -53,6 +53,9 @@ const KNOWN: [(&str, usize, usize); 32] = [
     ("Upsample", 1, 2),
 ];
 
+/// Starts, ends and axes.
+type Cuts = (Vec<i64>, Vec<i64>, Option<Vec<i64>>);
+
 /// An operator with what its attributes say.
 #[derive(Debug, Clone)]
 pub(super) enum Op {
@@ -88,7 +91,7 @@ pub(super) enum Op {
     Unsqueeze(Option<Vec<i64>>),
     Squeeze(Option<Vec<i64>>),
     /// Starts, ends and axes of attributes, else they are inputs.
-    Slice(Option<(Vec<i64>, Vec<i64>, Option<Vec<i64>>)>),
+    Slice(Option<Cuts>),
     Resize(Resize),
 }
 

@@ -54,17 +54,17 @@ pub(crate) fn node(op: &str, inputs: &str, outputs: &str, attributes: &[Vec<u8>]
     [names(1, inputs), names(2, outputs), field(4, op.as_bytes()), attributes].concat()
 }
 
-fn tensor(name: &str, kind: i64, shape: &[i64], raw: Vec<u8>) -> Vec<u8> {
+fn tensor(name: &str, kind: i64, shape: &[i64], raw: &[u8]) -> Vec<u8> {
     let shape = shape.iter().flat_map(|side| number(1, *side)).collect();
-    [shape, number(2, kind), field(8, name.as_bytes()), field(9, &raw)].concat()
+    [shape, number(2, kind), field(8, name.as_bytes()), field(9, raw)].concat()
 }
 
 pub(crate) fn weight(name: &str, shape: &[i64], values: &[f32]) -> Vec<u8> {
-    tensor(name, 1, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    tensor(name, 1, shape, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
 }
 
 pub(crate) fn indices(name: &str, shape: &[i64], values: &[i64]) -> Vec<u8> {
-    tensor(name, 7, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    tensor(name, 7, shape, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
 }
 
 /// An input or output.
