@@ -149,7 +149,7 @@ fn parquet(columns: Vec<(&str, ArrayRef)>) -> Vec<u8> {
     bytes
 }
 
-fn texts<const N: usize>(values: [String; N]) -> ArrayRef {
+fn texts<const N: usize>(values: &[String; N]) -> ArrayRef {
     Arc::new(StringArray::from(values.to_vec()))
 }
 
@@ -196,7 +196,7 @@ fn verify_purge_says_which_json_it_cannot_read() {
 fn metadata_of_any_type_of_text_is_released_as_text_and_purged() {
     let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
     for kind in [DataType::LargeUtf8, DataType::Utf8View, dictionary, DataType::LargeBinary] {
-        let column = |values| as_type(&texts(values), &kind);
+        let column = |values| as_type(&texts(&values), &kind);
         let judged = parquet(vec![
             ("uid", column([uid(1), uid(2)])),
             ("url", column(["a", "b"].map(|host| format!("http://{host}.example/1")))),
@@ -220,7 +220,7 @@ fn metadata_of_any_type_of_text_is_released_as_text_and_purged() {
 #[test]
 fn a_release_of_others_with_other_types_of_text_is_purged() {
     let output = plain();
-    let view = |values| as_type(&texts(values), &DataType::LargeUtf8);
+    let view = |values| as_type(&texts(&values), &DataType::LargeUtf8);
     let rows = parquet(vec![
         ("uid", view([uid(1), uid(2)])),
         ("url", view(["a", "b"].map(|host| format!("http://{host}.example/1")))),
@@ -238,7 +238,7 @@ fn a_release_of_others_with_other_types_of_text_is_purged() {
 fn a_column_that_is_no_text_is_an_error_and_not_an_empty_answer() {
     let output = plain();
     let numbers: ArrayRef = Arc::new(arrow_array::Int64Array::from(vec![1, 2]));
-    let rows = parquet(vec![("uid", numbers), ("url", texts([1, 2].map(|_| String::new())))]);
+    let rows = parquet(vec![("uid", numbers), ("url", texts(&[1, 2].map(|_| String::new())))]);
     replace(&output, "metadata/00000.parquet", rows, true);
     let error = purge(&output, &domain("a.example")).unwrap_err();
     assert!(error.to_string().contains("column `uid` is of the type Int64"), "{error}");
@@ -247,7 +247,7 @@ fn a_column_that_is_no_text_is_an_error_and_not_an_empty_answer() {
 #[test]
 fn verify_purge_reads_columns_of_every_type() {
     let link = "http://a.example/1";
-    let link = || texts([link.to_owned(), String::new()]);
+    let link = || texts(&[link.to_owned(), String::new()]);
     let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
     for kind in [
         DataType::LargeUtf8,
@@ -390,9 +390,9 @@ fn damage_in_a_unit_that_is_rewritten_is_not_given_a_new_hash() {
     // A byte of the second picture.
     tar[512 * 7 + 20] ^= 1;
     let rows = parquet(vec![
-        ("uid", texts([uid(1), uid(2)])),
-        ("url", texts(["a", "b"].map(|host| format!("http://{host}.example/1")))),
-        ("key", texts(["0001", "0002"].map(str::to_owned))),
+        ("uid", texts(&[uid(1), uid(2)])),
+        ("url", texts(&["a", "b"].map(|host| format!("http://{host}.example/1")))),
+        ("key", texts(&["0001", "0002"].map(str::to_owned))),
     ]);
     for (path, bytes) in [("shards/00000.tar", tar), ("metadata/00000.parquet", rows)] {
         let output = plain();
@@ -490,9 +490,9 @@ fn names_from_elsewhere_stay_inside_their_place_in_the_card() {
     let odd = "a|b`\n## c <i>";
     let scores: ArrayRef = Arc::new(arrow_array::Float32Array::from(vec![0.5]));
     let judged = parquet(vec![
-        ("uid", texts([uid(1)])),
-        ("url", texts(["http://a.example/1".to_owned()])),
-        ("text", texts(["one".to_owned()])),
+        ("uid", texts(&[uid(1)])),
+        ("url", texts(&["http://a.example/1".to_owned()])),
+        ("text", texts(&["one".to_owned()])),
         (odd, scores),
     ]);
     let judged = Blob::from_bytes("judged.parquet", judged.into());

@@ -109,7 +109,8 @@ struct Detector {
 impl Judge for Detector {
     fn score(&mut self, pairs: &Pairs) -> Result<Scored> {
         let found = look_at(pairs, &self.context, |picture| {
-            let outputs = self.network.run(self.form.input(picture)?)?;
+            let outputs =
+                self.network.run_until(self.form.input(picture)?, &self.context.cancel)?;
             let faces = self.form.faces(picture, &outputs, self.min_score)?;
             Ok(thinned(faces))
         })?;

@@ -18,9 +18,9 @@ impl Stage for EmbedPlan {
         vec![(self.checkpoint.clone(), Noun::Checkpoint)]
     }
 
-    /// 2: JPEGs are decoded to libjpeg-turbo's pixels.
+    /// 2: JPEGs are decoded to libjpeg-turbo's pixels. 3: bf16 reaches the layers of a folded model.
     fn code(&self) -> u32 {
-        2
+        3
     }
 
     fn identity(&self) -> Value {
