@@ -5,7 +5,8 @@
 
 POOL is what make_pool.py wrote; embeddings (`width` numbers a row, f16), centroids, target embeddings and
 a list of synsets are made here, seeded, and given to both. Needs fasttext-wheel 0.9.2, nltk 3.8.1
-(DataComp's pin: later ones look words up in another way), numpy, pandas, pyarrow, torch, fsspec, tqdm. Embeddings and centroids are multiples of 1/16 and 1/64 within
+(DataComp's pin: later ones look words up in another way), pandas below 3 (which DataComp's masks do not run
+with), numpy, pyarrow, torch, fsspec, tqdm. Embeddings and centroids are multiples of 1/16 and 1/64 within
 8 of zero, so that every sum of products is exact in f32 in any order: what differs is a rule, never a
 rounding. Disk: the npz take 2 * width + 4 bytes a row, in `--work` or a temporary folder that is removed.
 DataComp's code (`baselines/apply_filter.py`) runs unchanged but for what it is given in place of what is
