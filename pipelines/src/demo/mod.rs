@@ -89,7 +89,7 @@ mod tests {
             std::fs::remove_dir_all(folder.path().join("truth")).unwrap();
         }
         let text = format!(
-            "version: 1\nname: t\noutput: {0}/run\nstages:\n  - links: {{wat: [{0}/world/crawl.warc.wat.gz]}}\n  - dedup: {{}}\n  - fetch: {{image_size: 72, resize_mode: border, number_sample_per_shard: 500, retries: 0, timeout: 1, connect_timeout: 1, first_byte_timeout: 1, total_timeout: 1}}\n  - judge:\n      - caption_length: {{min_words: 2, min_chars: 6}}\n      - image_size: {{min_side: 32, max_aspect: 3.0}}\n  - select: {{}}\n  - reshard: {{}}\n",
+            "version: 1\nname: t\noutput: {0}/run\nstages:\n  - links: {{wat: [{0}/world/crawl.warc.wat.gz]}}\n  - dedup: {{}}\n  - fetch: {{image_size: 72, resize_mode: border, number_sample_per_shard: 500, retries: 0, timeout: 4, connect_timeout: 4, first_byte_timeout: 4, total_timeout: 4}}\n  - judge:\n      - caption_length: {{min_words: 2, min_chars: 6}}\n      - image_size: {{min_side: 32, max_aspect: 3.0}}\n  - select: {{}}\n  - reshard: {{}}\n",
             folder.path().display()
         );
         let graph = Graph::new(Recipe::parse("t.yaml", &text).unwrap()).unwrap();
