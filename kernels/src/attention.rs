@@ -14,7 +14,8 @@ use crate::fused::{Fused, apply};
 use crate::simd::{Level, Work};
 use crate::slices::{check, tensor, values, with_float};
 use crate::softmax::{softmax_row, softmax_row_gradient};
-use crate::tiles::{PAD, Span, Strip, plain};
+use crate::strip::{PAD, Place, Span, Start, Strip};
+use crate::tiles::plain;
 
 /// softmax(q kᵀ / √d) v for each head, with its gradient; `causal` lets position i see only j ≤ i.
 ///
@@ -402,11 +403,12 @@ fn multiply<T: Float>(
             stride: n,
             steps: k,
             span,
-            into,
+            into: Place::of(into),
             into_stride: n,
             rows: m,
             columns: n,
-            add: false,
+            to: Start::Nothing,
+            next: &[],
         };
         return plain(level, strip);
     }

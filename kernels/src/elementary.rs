@@ -51,6 +51,11 @@ pub(crate) trait Float:
         None
     }
 
+    /// The vector itself, if this type is f32.
+    fn of_singles(_: Vec<f32>) -> Option<Vec<Self>> {
+        None
+    }
+
     /// The larger; of a number and a NaN either.
     #[inline(always)]
     fn larger(self, other: Self) -> Self {
@@ -146,6 +151,10 @@ impl Float for f32 {
 
     fn of_single_mut(slice: &mut [f32]) -> Option<&mut [Self]> {
         Some(slice)
+    }
+
+    fn of_singles(values: Vec<f32>) -> Option<Vec<Self>> {
+        Some(values)
     }
 
     fn slice(storage: &CpuStorage) -> Option<&[Self]> {

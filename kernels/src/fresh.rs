@@ -31,24 +31,31 @@ pub(crate) fn repeated<T: Copy + Send + Sync>(row: &[T], count: usize) -> Vec<T>
     })
 }
 
+/// A buffer that `write` fills.
+///
+/// # Safety
+/// `write` writes every element.
+pub(crate) unsafe fn written<T>(len: usize, write: impl FnOnce(&mut [MaybeUninit<T>])) -> Vec<T> {
+    let mut values = Vec::with_capacity(len);
+    write(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: the capacity is at least `len`, and the caller says that all elements are written.
+    unsafe { values.set_len(len) };
+    values
+}
+
 /// `fill` must write every element of the parts it is given, all `part` long but the last.
 fn filled<T: Send + Sync>(
     len: usize,
     part: usize,
     fill: impl Fn(&mut [MaybeUninit<T>]) + Send + Sync,
 ) -> Vec<T> {
-    let mut values = Vec::with_capacity(len);
-    let space = &mut values.spare_capacity_mut()[..len];
-    if len <= part {
-        fill(space);
-    } else {
-        space.par_chunks_mut(part).for_each(fill);
-    }
-    // SAFETY: the capacity is at least `len`, and both callers' `fill` writes every element: `zeros`
-    // each one in turn, `repeated` whole rows, of which every part is a whole number, since `part`
-    // and `len` are multiples of the row.
-    unsafe { values.set_len(len) };
-    values
+    let all = |space: &mut [MaybeUninit<T>]| match len <= part {
+        true => fill(space),
+        false => space.par_chunks_mut(part).for_each(fill),
+    };
+    // SAFETY: both callers' `fill` writes every element: `zeros` each one in turn, `repeated` whole
+    // rows, of which every part is a whole number, since `part` and `len` are multiples of the row.
+    unsafe { written(len, all) }
 }
 
 #[cfg(test)]

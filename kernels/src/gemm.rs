@@ -11,12 +11,13 @@
 //! hundred columns, so the panels fit the second-level cache.
 
 use candle_core::DType;
-use rayon::prelude::*;
 
 use crate::elementary::Float;
-use crate::fresh::zeros;
+use crate::fresh::{repeated, zeros};
+use crate::panels::{from_panels, packed_product, panels};
 use crate::simd::Level;
-use crate::tiles::{Span, Strip, fused, has_fused};
+use crate::strip::Start;
+use crate::tiles::has_fused;
 
 /// A matrix over a slice.
 #[derive(Clone, Copy)]
@@ -66,92 +67,32 @@ pub(crate) fn product<T: Float>(into: &mut [T], add: bool, a: Matrix<T>, b: Matr
     gemm_product(into, add, a, b);
 }
 
-/// Steps of the inner dimension in one block.
-const DEPTH: usize = 256;
-
-/// Columns of a panel of the right factor.
-const WIDE: usize = 32;
-
-/// Panels that are finished before the next ones begin. Where several blocks of the inner dimension
-/// add to a part of the product that is larger than the second-level cache, it goes to and fro once a
-/// block; of this many panels it stays there. Every element's sum keeps its order.
-fn panels_together(rows: usize, depth: usize, columns: usize) -> usize {
-    /// Bytes of the product beside which a block of both factors has room.
-    const STAYS: usize = 700 << 10;
-    const FEW: usize = 16;
-    let all = columns.div_ceil(WIDE);
-    if depth <= DEPTH || rows * columns * 4 <= STAYS { all } else { FEW.min(all) }
-}
-
-/// Rows of the product in one task: as many as still share the work evenly, but so few that their
-/// part of the left factor stays in the second-level cache. Every element has its own sum, so the
-/// bits do not depend on this.
-fn rows_in_a_task(rows: usize) -> usize {
-    /// Both kernels' rows, 6 and 12, divide it.
-    const STEP: usize = 12;
-    const MOST: usize = 32 * STEP;
-    // Several tasks a thread, for machines whose cores are not equally fast at all times.
-    let tasks = 2 * rayon::current_num_threads().max(1);
-    rows.div_ceil(tasks).next_multiple_of(STEP).min(MOST)
-}
-
-/// Steps of the inner dimension that are copied at a time, so that their lines stay in the
-/// first-level cache until they are full.
-const COPIED: usize = 64;
-
-/// The right factor in panels: for each [`WIDE`] columns all rows, zeros beyond the last column.
-fn panels(b: Matrix<f32>) -> Vec<f32> {
-    let (down, right) = b.strides;
-    let mut packed = zeros(b.columns.div_ceil(WIDE) * b.rows * WIDE);
-    packed.par_chunks_mut((b.rows * WIDE).max(1)).enumerate().for_each(|(panel, packed)| {
-        let first = panel * WIDE;
-        let count = WIDE.min(b.columns - first);
-        if right == 1 {
-            for (row, to) in packed.chunks_exact_mut(WIDE).enumerate() {
-                to[..count].copy_from_slice(&b.data[row * down + first..][..count]);
-            }
-        } else {
-            for (block, packed) in packed.chunks_mut(COPIED * WIDE).enumerate() {
-                for column in 0..count {
-                    let from = &b.data[(first + column) * right + block * COPIED * down..];
-                    let from = from.iter().step_by(down);
-                    for (row, from) in packed.chunks_exact_mut(WIDE).zip(from) {
-                        row[column] = *from;
-                    }
-                }
-            }
-        }
-    });
-    packed
-}
-
-/// A right factor laid out once for many products.
-#[derive(Debug, Clone)]
-pub(crate) struct Panels {
-    packed: Vec<f32>,
-    /// Rows and columns of the factor.
-    depth: usize,
-    columns: usize,
-}
-
-impl Panels {
-    /// None where products are the `gemm` crate's.
-    pub(crate) fn new(b: Matrix<f32>) -> Option<Self> {
-        has_fused(Level::best()).then(|| Self {
-            packed: panels(b),
-            depth: b.rows,
-            columns: b.columns,
-        })
-    }
-
-    /// `into += a b`
-    pub(crate) fn add_product(&self, into: &mut [f32], a: Matrix<f32>) {
-        assert_eq!(a.columns, self.depth, "inner dimensions");
-        assert_eq!(into.len(), a.rows * self.columns, "the product");
-        if !into.is_empty() && self.depth > 0 {
-            packed_product(Level::best(), into, true, a, &self.packed, (self.depth, self.columns));
+/// `a b`, plus the same row everywhere if there is one, in a new buffer.
+pub(crate) fn new_product<T: Float>(a: Matrix<T>, b: Matrix<T>, row: Option<&[T]>) -> Vec<T> {
+    assert_eq!(a.columns, b.rows, "inner dimensions");
+    let (rows, depth, columns) = (a.rows, a.columns, b.columns);
+    let level = Level::best();
+    let start = match row.map(T::single) {
+        None => Some(Start::Nothing),
+        Some(row) => row.map(Start::Row),
+    };
+    if has_fused(level)
+        && depth > 0
+        && rows * columns > 0
+        && let (Some(a), Some(b), Some(start)) = (a.single(), b.single(), start)
+    {
+        let packed = panels(b);
+        let y = from_panels(level, a, &packed, columns, start);
+        if let Some(y) = T::of_singles(y) {
+            return y;
         }
     }
+    let mut y = match row {
+        Some(row) => repeated(row, rows),
+        None => zeros(rows * columns),
+    };
+    product(&mut y, row.is_some(), a, b);
+    y
 }
 
 fn own_product(level: Level, into: &mut [f32], add: bool, a: Matrix<f32>, b: Matrix<f32>) {
@@ -161,47 +102,14 @@ fn own_product(level: Level, into: &mut [f32], add: bool, a: Matrix<f32>, b: Mat
         }
         return;
     }
-    packed_product(level, into, add, a, &panels(b), (b.rows, b.columns));
-}
-
-fn packed_product(
-    level: Level,
-    into: &mut [f32],
-    add: bool,
-    a: Matrix<f32>,
-    packed: &[f32],
-    (depth, columns): (usize, usize),
-) {
-    let (down, right) = a.strides;
-    let task_rows = rows_in_a_task(a.rows);
-    into.par_chunks_mut(task_rows * columns).enumerate().for_each(|(task, into)| {
-        let rows = into.len() / columns;
-        let together = panels_together(rows, depth, columns);
-        for (group, panels) in packed.chunks(together * depth * WIDE).enumerate() {
-            for start in (0..depth).step_by(DEPTH) {
-                let steps = DEPTH.min(depth - start);
-                for (panel, packed) in panels.chunks_exact(depth * WIDE).enumerate() {
-                    let first = (group * together + panel) * WIDE;
-                    let strip = Strip {
-                        a: a.data,
-                        offset: task * task_rows * down + start * right,
-                        down,
-                        right,
-                        b: &packed[start * WIDE..(start + steps) * WIDE],
-                        stride: WIDE,
-                        steps,
-                        span: Span::All,
-                        into: &mut into[first..],
-                        into_stride: columns,
-                        rows,
-                        columns: WIDE.min(columns - first),
-                        add: add || start > 0,
-                    };
-                    fused(level, strip);
-                }
-            }
-        }
-    });
+    let start = if add { Start::Held } else { Start::Nothing };
+    let (first, len) = (into.as_mut_ptr().cast(), into.len());
+    // SAFETY: the same numbers, borrowed as long; all of them are numbers, and the product writes
+    // nothing else.
+    unsafe {
+        let into = std::slice::from_raw_parts_mut(first, len);
+        packed_product(level, into, start, a, &panels(b), (b.rows, b.columns));
+    }
 }
 
 fn gemm_product<T: Float>(into: &mut [T], add: bool, a: Matrix<T>, b: Matrix<T>) {
@@ -242,6 +150,7 @@ fn gemm_product<T: Float>(into: &mut [T], add: bool, a: Matrix<T>, b: Matrix<T>)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::panels::{DEPTH, on_one_thread};
 
     #[test]
     fn a_product_can_be_added_and_transposed() {
@@ -265,12 +174,12 @@ mod tests {
     }
 
     /// The definition, with fused steps in blocks of [`DEPTH`].
-    fn defined(a: Matrix<f32>, b: Matrix<f32>) -> Vec<f32> {
+    fn defined(a: Matrix<f32>, b: Matrix<f32>, row: Option<&[f32]>) -> Vec<f32> {
         let at = |m: &Matrix<f32>, i: usize, j: usize| m.data[i * m.strides.0 + j * m.strides.1];
         let mut all = Vec::new();
         for i in 0..a.rows {
             for j in 0..b.columns {
-                let mut total = 0f32;
+                let mut total = row.map_or(0.0, |row| row[j]);
                 for start in (0..a.columns).step_by(DEPTH) {
                     let mut sum = 0f32;
                     for l in start..a.columns.min(start + DEPTH) {
@@ -294,6 +203,7 @@ mod tests {
                 (101, 70, 5),
                 (3, 130, 513),
                 (350, 1100, 300),
+                (50, 257, 512), // rows that meet in the caches, and enough panels to copy them
             ] {
                 let (a, b) = (noise(m * k, 3), noise(k * n, 7));
                 let rows = (Matrix::new(&a, m, k), Matrix::new(&b, k, n));
@@ -302,10 +212,24 @@ mod tests {
                 for (a, b) in [rows, columns, (rows.0, columns.1), (columns.0, rows.1)] {
                     let mut c = vec![5.0; m * n];
                     own_product(*level, &mut c, false, a, b);
-                    assert_eq!(c, defined(a, b), "{level:?} {m} {n} {k}");
+                    let expected = defined(a, b, None);
+                    assert_eq!(c, expected, "{level:?} {m} {n} {k}");
+                    let row: Vec<f32> = noise(n, 11);
+                    let rows = |row: Option<&[f32]>| new_product(a, b, row);
+                    assert_eq!(rows(None), expected, "{m} {n} {k}");
+                    assert_eq!(rows(Some(&row)), defined(a, b, Some(&row)), "{m} {n} {k}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn products_that_are_not_cut_for_other_threads_have_the_same_bits() {
+        let (a, b) = (noise(900 * 300, 1), noise(300 * 40, 2));
+        let of = || new_product(Matrix::new(&a, 900, 300), Matrix::new(&b, 300, 40), None);
+        assert_eq!(on_one_thread(of), of());
+        let empty = new_product(Matrix::new(&[], 0, 300), Matrix::new(&b, 300, 40), None);
+        assert!(empty.is_empty());
     }
 
     #[test]

@@ -8,11 +8,12 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::fresh::repeated;
 use crate::gemm::Matrix;
-use crate::half_product::{has_instruction, multiply, pack_left, pack_right};
+use crate::half_layout::pack_right;
+use crate::half_product::{has_instruction, packed_half_product};
 use crate::simd::Level;
 use crate::slices::{tensor, values};
+use crate::strip::Start;
 
 /// A weight (N, K) in bf16, laid out for [`HalfLinear::forward`].
 #[derive(Debug, Clone)]
@@ -70,13 +71,8 @@ impl HalfLinear {
 
     fn product(&self, level: Level, instruction: bool, x: &[f32], bias: &[f32]) -> Vec<f32> {
         let rows = x.len() / self.depth.max(1);
-        let mut y = repeated(bias, rows);
-        if y.is_empty() || self.depth == 0 {
-            return y;
-        }
-        let left = pack_left(level, Matrix::new(x, rows, self.depth));
-        multiply(level, instruction, &mut y, &left, &self.panels, self.depth.div_ceil(2));
-        y
+        let x = Matrix::new(x, rows, self.depth);
+        packed_half_product(level, instruction, x, &self.panels, self.columns, Start::Row(bias))
     }
 }
 
@@ -85,7 +81,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::half_product::rounded;
+    use crate::half_layout::rounded;
 
     fn noise(count: usize, seed: u32) -> Vec<f32> {
         let bits =

@@ -5,14 +5,17 @@
 //! added first. So machines with and without the instruction give the same bits, numbers below the
 //! smallest normal one and beyond the largest finite one apart, and so does any number of threads.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
-use crate::fresh::zeros;
+use crate::ahead::{Ahead, BETWEEN, near};
+use crate::fresh::{repeated, written, zeros};
 use crate::gemm::Matrix;
+use crate::half_layout::{WIDE, apart, pack_left, pack_right};
+use crate::panels::{panels_together, rows_in_a_task};
 use crate::simd::{Level, Work};
-
-/// Columns of a panel: two AVX-512 registers of f32.
-const WIDE: usize = 32;
+use crate::strip::Start;
 
 /// Rows of a tile.
 const TALL: usize = 12;
@@ -21,18 +24,39 @@ const TALL: usize = 12;
 /// first-level cache.
 const DEPTH: usize = 256;
 
-/// The nearest bf16 number, ties to even; NaN stays NaN.
-#[inline(always)]
-pub(crate) fn rounded(value: f32) -> u32 {
-    let bits = value.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    if value.is_nan() { (bits >> 16) | 0x40 } else { rounded }
+/// `a b` of the factors rounded to bf16, plus the same row everywhere if there is one, in a new
+/// buffer.
+pub(crate) fn new_half_product(a: Matrix<f32>, b: Matrix<f32>, row: Option<&[f32]>) -> Vec<f32> {
+    assert_eq!(a.columns, b.rows, "inner dimensions");
+    let level = Level::best();
+    let right = pack_right(level, b);
+    let start = row.map_or(Start::Nothing, Start::Row);
+    packed_half_product(level, has_instruction(), a, &right, b.columns, start)
 }
 
-/// Two neighbours as the instruction takes them: the first in the lower half.
-#[inline(always)]
-fn pair(first: f32, second: f32) -> u32 {
-    rounded(first) | rounded(second) << 16
+/// The same of a right factor laid out by [`pack_right`].
+pub(crate) fn packed_half_product(
+    level: Level,
+    instruction: bool,
+    a: Matrix<f32>,
+    right: &[u32],
+    columns: usize,
+    start: Start,
+) -> Vec<f32> {
+    if a.rows * columns == 0 || a.columns == 0 {
+        return match start {
+            Start::Row(row) => repeated(row, a.rows),
+            _ => zeros(a.rows * columns),
+        };
+    }
+    assert!(!matches!(start, Start::Held));
+    let left = pack_left(level, a);
+    let write = |y: &mut [MaybeUninit<f32>]| {
+        // SAFETY: nothing is held before.
+        unsafe { multiply(level, instruction, y, start, &left, right, a.columns.div_ceil(2)) };
+    };
+    // SAFETY: the product writes every element.
+    unsafe { written(a.rows * columns, write) }
 }
 
 /// `into = a b`, or `into += a b` if `add`, of the factors rounded to bf16; `into` is row after row.
@@ -50,156 +74,83 @@ pub(crate) fn half_product_at(
 ) {
     assert_eq!(a.columns, b.rows, "inner dimensions");
     assert_eq!(into.len(), a.rows * b.columns, "the product");
-    if !add {
-        into.fill(0.0);
-    }
     if into.is_empty() || b.rows == 0 {
+        if !add {
+            into.fill(0.0);
+        }
         return;
     }
     let (left, right) = (pack_left(level, a), pack_right(level, b));
-    multiply(level, instruction, into, &left, &right, b.rows.div_ceil(2));
-}
-
-/// Columns (or rows) that are laid out together, so that what is written strided stays in the
-/// first-level cache.
-const TOGETHER: usize = 64;
-
-/// The left factor row after row, each as pairs of neighbours.
-pub(crate) fn pack_left(level: Level, a: Matrix<f32>) -> Vec<u32> {
-    let (down, right) = a.strides;
-    let pairs = a.columns.div_ceil(2);
-    let mut packed = zeros(a.rows * pairs);
-    if packed.is_empty() {
-        return packed;
+    let start = if add { Start::Held } else { Start::Nothing };
+    let (first, len) = (into.as_mut_ptr().cast(), into.len());
+    // SAFETY: the same numbers, borrowed as long; all of them are numbers, and the product writes
+    // nothing else.
+    unsafe {
+        let into = std::slice::from_raw_parts_mut(first, len);
+        multiply(level, instruction, into, start, &left, &right, b.rows.div_ceil(2));
     }
-    if right == 1 {
-        packed.par_chunks_mut(pairs).zip(a.data.par_chunks(a.columns)).for_each(|(to, from)| {
-            level.run(Round { from, to });
-        });
-        return packed;
-    }
-    packed.par_chunks_mut(TOGETHER * pairs).enumerate().for_each(|(part, to)| {
-        let count = to.len() / pairs;
-        let mut line = [0; TOGETHER];
-        for l in 0..pairs {
-            let from = part * TOGETHER * down;
-            level.run(Both {
-                first: &a.data[from + 2 * l * right..],
-                second: (2 * l + 1 < a.columns).then(|| &a.data[from + (2 * l + 1) * right..]),
-                step: down,
-                to: &mut line[..count],
-            });
-            for (row, pair) in line[..count].iter().enumerate() {
-                to[row * pairs + l] = *pair;
-            }
-        }
-    });
-    packed
 }
 
-/// The right factor in panels: for each [`WIDE`] columns, for each pair of the inner dimension the
-/// columns' pairs, zeros beyond the last column and the last number.
-pub(crate) fn pack_right(level: Level, b: Matrix<f32>) -> Vec<u32> {
-    let (down, right) = b.strides;
-    let pairs = b.rows.div_ceil(2);
-    let mut panels = zeros(b.columns.div_ceil(WIDE) * pairs * WIDE);
-    panels.par_chunks_mut((pairs * WIDE).max(1)).enumerate().for_each(|(panel, packed)| {
-        let first = panel * WIDE;
-        let count = WIDE.min(b.columns - first);
-        if down != 1 {
-            for (l, to) in packed.chunks_exact_mut(WIDE).enumerate() {
-                let from = first * right;
-                level.run(Both {
-                    first: &b.data[from + 2 * l * down..],
-                    second: (2 * l + 1 < b.rows).then(|| &b.data[from + (2 * l + 1) * down..]),
-                    step: right,
-                    to: &mut to[..count],
-                });
-            }
-            return;
-        }
-        let mut line = [0; TOGETHER];
-        for (block, packed) in packed.chunks_mut(TOGETHER * WIDE).enumerate() {
-            let steps = packed.len() / WIDE;
-            for column in 0..count {
-                let at = (first + column) * right + 2 * block * TOGETHER;
-                let end = (2 * steps).min(b.rows - 2 * block * TOGETHER);
-                level.run(Round { from: &b.data[at..at + end], to: &mut line[..steps] });
-                for (to, pair) in packed[column..].iter_mut().step_by(WIDE).zip(&line[..steps]) {
-                    *to = *pair;
-                }
-            }
-        }
-    });
-    panels
-}
-
-/// `y += left right` for factors laid out by [`pack_left`] and [`pack_right`] with so many pairs.
-pub(crate) fn multiply(
+/// Writes `left right`, added to what `start` says, for factors laid out by [`pack_left`] and
+/// [`pack_right`] with so many pairs: every element, numbers alone. No factor is empty.
+///
+/// # Safety
+/// With [`Start::Held`] all of `y` is numbers.
+unsafe fn multiply(
     level: Level,
     instruction: bool,
-    y: &mut [f32],
+    y: &mut [MaybeUninit<f32>],
+    start: Start,
     left: &[u32],
     right: &[u32],
     pairs: usize,
 ) {
-    let rows = left.len() / pairs.max(1);
-    if rows == 0 || y.is_empty() {
-        return;
-    }
+    let apart = apart(pairs);
+    let rows = left.len() / apart;
     let columns = y.len() / rows;
-    let tasks = 2 * rayon::current_num_threads().max(1);
-    let task = rows.div_ceil(tasks).next_multiple_of(TALL).min(32 * TALL);
-    y.par_chunks_mut(task * columns).zip(left.par_chunks(task * pairs)).for_each(|(y, left)| {
-        for start in (0..pairs).step_by(DEPTH) {
-            let steps = DEPTH.min(pairs - start);
-            for (panel, b) in right.chunks_exact(pairs * WIDE).enumerate() {
-                let b = &b[start * WIDE..(start + steps) * WIDE];
-                let first = panel * WIDE;
-                let count = WIDE.min(columns - first);
-                for (y, a) in y.chunks_mut(TALL * columns).zip(left.chunks(TALL * pairs)) {
-                    let rows = y.len() / columns;
-                    let y = &mut y[first..];
-                    let tile = Tile { a: &a[start..], pairs, b, rows, y, columns, count };
-                    tile.run(instruction, level);
+    assert_eq!(y.len(), rows * columns, "the product");
+    let task = rows_in_a_task(rows);
+    let all = columns.div_ceil(WIDE);
+    // A panel's part, in the order of their use.
+    let part = |panel: usize, start: usize| {
+        &right[(panel * pairs + start) * WIDE..][..DEPTH.min(pairs - start) * WIDE]
+    };
+    y.par_chunks_mut(task * columns).zip(left.par_chunks(task * apart)).for_each(|(y, left)| {
+        let together = panels_together(y.len() / columns, pairs, columns);
+        for group in (0..all).step_by(together) {
+            let end = (group + together).min(all);
+            for from in (0..pairs).step_by(DEPTH) {
+                for panel in group..end {
+                    let mut ahead = Ahead::new(if panel + 1 < end {
+                        part(panel + 1, from)
+                    } else if from + DEPTH < pairs {
+                        part(group, from + DEPTH)
+                    } else if end < all {
+                        part(end, 0)
+                    } else {
+                        &[]
+                    });
+                    let (b, first) = (part(panel, from), panel * WIDE);
+                    let to = match start {
+                        _ if from > 0 => Start::Held,
+                        Start::Row(row) => Start::Row(&row[first..]),
+                        other => other,
+                    };
+                    let shown = WIDE.min(columns - first);
+                    let places = y.chunks_mut(TALL * columns).map(|y| &mut y[first..]);
+                    for (y, a) in places.zip(left.chunks(TALL * apart)) {
+                        let rows = a.len() / apart;
+                        let a = &a[from..];
+                        let tile = Tile { a, apart, b, rows, y, columns, shown, to };
+                        // SAFETY: what is held before the first block of the inner dimension is
+                        // numbers, says the caller; the first block writes all of these columns in
+                        // all rows of this task, and later ones come after it.
+                        unsafe { tile.run(instruction, level, &mut ahead) };
+                    }
                 }
             }
         }
     });
-}
-
-/// Pairs of one element of each of two rows (or columns); the second may be missing at the end.
-struct Both<'a> {
-    first: &'a [f32],
-    second: Option<&'a [f32]>,
-    step: usize,
-    to: &'a mut [u32],
-}
-
-impl Work for Both<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        match (self.second, self.step) {
-            (Some(second), 1) => {
-                for ((to, a), b) in self.to.iter_mut().zip(self.first).zip(second) {
-                    *to = pair(*a, *b);
-                }
-            }
-            (Some(second), step) => {
-                let both = self.first.iter().step_by(step).zip(second.iter().step_by(step));
-                for (to, (a, b)) in self.to.iter_mut().zip(both) {
-                    *to = pair(*a, *b);
-                }
-            }
-            (None, step) => {
-                for (to, a) in self.to.iter_mut().zip(self.first.iter().step_by(step)) {
-                    *to = pair(*a, 0.0);
-                }
-            }
-        }
-    }
 }
 
 /// Whether this machine has the instruction.
@@ -214,120 +165,141 @@ pub(crate) fn has_instruction() -> bool {
     }
 }
 
-struct Round<'a> {
-    from: &'a [f32],
-    to: &'a mut [u32],
-}
-
-impl Work for Round<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let mut twos = self.from.chunks_exact(2);
-        for (to, two) in self.to.iter_mut().zip(&mut twos) {
-            *to = pair(two[0], two[1]);
-        }
-        if let ([last], Some(to)) = (twos.remainder(), self.to.last_mut()) {
-            *to = pair(*last, 0.0);
-        }
-    }
-}
-
-/// `y += a b` for at most [`TALL`] rows and [`WIDE`] columns.
+/// `y (+)= a b` for at most [`TALL`] rows and [`WIDE`] columns.
 struct Tile<'a> {
-    /// Pair l of row i is `a[i·pairs + l]`.
+    /// Pair l of row i is `a[i·apart + l]`.
     a: &'a [u32],
-    pairs: usize,
+    apart: usize,
     /// Pair l of column j is `b[l·WIDE + j]`.
     b: &'a [u32],
     rows: usize,
-    /// Element (i, j) is `y[i·columns + j]` for j < count.
-    y: &'a mut [f32],
+    /// Element (i, j) is `y[i·columns + j]` for j < shown.
+    y: &'a mut [MaybeUninit<f32>],
     columns: usize,
-    count: usize,
+    shown: usize,
+    to: Start<'a>,
 }
 
 impl Tile<'_> {
-    fn run(self, instruction: bool, level: Level) {
+    /// # Safety
+    /// With [`Start::Held`] the tile's part of `y` is numbers.
+    unsafe fn run(mut self, instruction: bool, level: Level, ahead: &mut Ahead<u32>) {
         let steps = self.b.len() / WIDE;
         // What the loops read and write without a check.
-        assert!((1..=TALL).contains(&self.rows) && (1..=WIDE).contains(&self.count));
+        assert!((1..=TALL).contains(&self.rows) && (1..=WIDE).contains(&self.shown));
         assert!(steps > 0 && self.b.len() == steps * WIDE);
-        assert!(self.a.len() >= (self.rows - 1) * self.pairs + steps);
-        assert!(self.y.len() >= (self.rows - 1) * self.columns + self.count);
+        assert!(self.a.len() >= (self.rows - 1) * self.apart + steps);
+        assert!(self.y.len() >= (self.rows - 1) * self.columns + self.shown);
+        for row in TALL..2 * TALL {
+            near(self.y, row * self.columns);
+            near(self.y, row * self.columns + WIDE / 2);
+        }
         #[cfg(target_arch = "x86_64")]
         if instruction && has_instruction() {
-            // SAFETY: the instruction is there, and the sizes were checked in the lines above.
-            unsafe { tile_avx512(self, steps) };
+            // SAFETY: the instruction is there, the sizes were checked in the lines above, and what is
+            // held is numbers.
+            unsafe { tile_avx512(&mut self, steps, ahead) };
             return;
         }
-        let _ = instruction;
-        level.run(Emulated { tile: self, steps });
+        let _ = (instruction, ahead);
+        // SAFETY: what is held is numbers.
+        let sums = unsafe { self.begin() };
+        level.run(Emulated { tile: self, sums, steps });
+    }
+
+    /// What the products are added to.
+    ///
+    /// # Safety
+    /// As for [`Tile::run`].
+    #[inline(always)]
+    unsafe fn begin(&self) -> [[f32; WIDE]; TALL] {
+        let mut sums = [[0f32; WIDE]; TALL];
+        for (i, sums) in sums.iter_mut().enumerate().take(self.rows) {
+            match self.to {
+                Start::Nothing => {}
+                Start::Row(row) => sums[..self.shown].copy_from_slice(&row[..self.shown]),
+                Start::Held => {
+                    let y = &self.y[i * self.columns..][..self.shown];
+                    for (sum, y) in sums.iter_mut().zip(y) {
+                        // SAFETY: a number, says the caller.
+                        *sum = unsafe { y.assume_init() };
+                    }
+                }
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn end(&mut self, sums: &[[f32; WIDE]; TALL]) {
+        for (i, sums) in sums.iter().enumerate().take(self.rows) {
+            let y = &mut self.y[i * self.columns..][..self.shown];
+            for (y, sum) in y.iter_mut().zip(sums) {
+                y.write(*sum);
+            }
+        }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 /// # Safety
 /// The machine has AVX-512 F and BF16; `a` holds `steps` pairs of every row, `b` holds
-/// `steps · WIDE` pairs, `y` holds `count` elements of every row.
+/// `steps · WIDE` pairs; and as for [`Tile::run`].
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn tile_avx512(tile: Tile, steps: usize) {
+unsafe fn tile_avx512(tile: &mut Tile, steps: usize, ahead: &mut Ahead<u32>) {
     use std::arch::x86_64::{
         __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512,
         _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
     };
-    let Tile { a, pairs, b, rows, y, columns, count } = tile;
-    let mut values = [[0f32; WIDE]; TALL];
+    // SAFETY: what is held is numbers.
+    let mut values = unsafe { tile.begin() };
+    let Tile { a, apart, b, rows, .. } = *tile;
     let mut sums: [[__m512; 2]; TALL] = [[_mm512_setzero_ps(); 2]; TALL];
-    let whole = count == WIDE;
-    for (i, sums) in sums.iter_mut().enumerate().take(rows) {
-        let from = if whole {
-            y[i * columns..].as_ptr()
-        } else {
-            values[i][..count].copy_from_slice(&y[i * columns..][..count]);
-            values[i].as_ptr()
-        };
-        // SAFETY: `from` points at WIDE = 32 elements: of `y` where all columns are there (checked
-        // by the caller), of `values` where not.
-        unsafe { *sums = [_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16))] };
+    for i in 0..TALL {
+        // SAFETY: each row of `values` is two vectors.
+        unsafe {
+            let from = values[i].as_ptr();
+            sums[i] = [_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16))];
+        }
     }
-    // Rows beyond the last repeat it; their sums are not stored.
-    let offsets: [usize; TALL] = std::array::from_fn(|i| i.min(rows - 1) * pairs);
+    // Rows beyond the last repeat it; nobody looks at their sums.
+    let offsets: [usize; TALL] = std::array::from_fn(|i| i.min(rows - 1) * apart);
     let bits = |v: __m512i| -> __m512bh {
         // SAFETY: both types are 512 bits without invalid patterns.
         unsafe { std::mem::transmute(v) }
     };
     for l in 0..steps {
+        if l % BETWEEN == 0 {
+            ahead.one();
+        }
         // SAFETY: l < steps, and b has steps·WIDE elements of 4 bytes.
         let b: [__m512bh; 2] = unsafe {
             let at = b.as_ptr().add(l * WIDE);
             [bits(_mm512_loadu_si512(at.cast())), bits(_mm512_loadu_si512(at.add(16).cast()))]
         };
         for i in 0..TALL {
-            // SAFETY: offsets[i] + l ≤ (rows - 1)·pairs + steps - 1 < a.len().
+            // SAFETY: offsets[i] + l ≤ (rows - 1)·apart + steps - 1 < a.len().
             let a = unsafe { *a.get_unchecked(offsets[i] + l) };
             let a = bits(_mm512_set1_epi32(a.cast_signed()));
             sums[i][0] = _mm512_dpbf16_ps(sums[i][0], a, b[0]);
             sums[i][1] = _mm512_dpbf16_ps(sums[i][1], a, b[1]);
         }
     }
-    for (i, sums) in sums.iter().enumerate().take(rows) {
-        let to = if whole { y[i * columns..].as_mut_ptr() } else { values[i].as_mut_ptr() };
+    for i in 0..TALL {
         // SAFETY: as for the loads.
         unsafe {
-            _mm512_storeu_ps(to, sums[0]);
-            _mm512_storeu_ps(to.add(16), sums[1]);
-        }
-        if !whole {
-            y[i * columns..][..count].copy_from_slice(&values[i][..count]);
+            let to = values[i].as_mut_ptr();
+            _mm512_storeu_ps(to, sums[i][0]);
+            _mm512_storeu_ps(to.add(16), sums[i][1]);
         }
     }
+    tile.end(&values);
 }
 
 /// The instruction's arithmetic in plain steps.
 struct Emulated<'a> {
     tile: Tile<'a>,
+    sums: [[f32; WIDE]; TALL],
     steps: usize,
 }
 
@@ -335,14 +307,12 @@ impl Work for Emulated<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
-        let Tile { a, pairs, b, rows, y, columns, count } = self.tile;
+    fn run(mut self) {
+        let Tile { a, apart, b, rows, .. } = self.tile;
         let low = |pair: u32| f32::from_bits(pair << 16);
         let high = |pair: u32| f32::from_bits(pair & 0xffff_0000);
-        for i in 0..rows {
-            let mut sums = [0f32; WIDE];
-            sums[..count].copy_from_slice(&y[i * columns..][..count]);
-            for (a, b) in a[i * pairs..][..self.steps].iter().zip(b.chunks_exact(WIDE)) {
+        for (i, sums) in self.sums.iter_mut().enumerate().take(rows) {
+            for (a, b) in a[i * apart..][..self.steps].iter().zip(b.chunks_exact(WIDE)) {
                 let (first, second) = (low(*a), high(*a));
                 for (sum, b) in sums.iter_mut().zip(b) {
                     // The products are exact.
@@ -350,14 +320,15 @@ impl Work for Emulated<'_> {
                     *sum = with_second + first * low(*b);
                 }
             }
-            y[i * columns..][..count].copy_from_slice(&sums[..count]);
         }
+        self.tile.end(&self.sums);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::half_layout::rounded;
 
     fn noise(count: usize, seed: u32) -> Vec<f32> {
         let bits =
@@ -405,7 +376,7 @@ mod tests {
 
     #[test]
     fn every_level_and_every_layout_give_the_bits_of_the_definition() {
-        for (m, n, k) in [(1, 1, 1), (13, 33, 7), (70, 40, 131), (12, 32, 514)] {
+        for (m, n, k) in [(1, 1, 1), (13, 33, 7), (70, 40, 131), (12, 32, 514), (25, 33, 1024)] {
             let (a, b) = (noise(m * k, 3), noise(k * n, 7));
             let rows = (Matrix::new(&a, m, k), Matrix::new(&b, k, n));
             let columns = (Matrix::new(&a, k, m).transposed(), Matrix::new(&b, n, k).transposed());

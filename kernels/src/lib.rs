@@ -29,14 +29,15 @@
 //! made of them ([`attention_half()`], [`mlp_half()`]), [`Collected`], [`batch_norm()`],
 //! [`softmax()`], [`cross_entropy()`], [`embedding()`], [`patches()`], [`l2_normalize()`],
 //! [`adamw_step()`], [`keep_freed_memory()`],
-//! [`limit_address_space()`]; below them `gemm` and `tiles` (matrix products),
+//! [`limit_address_space()`]; below them `gemm`, `panels` and `tiles` (matrix products),
 //! `simd` (the choice of SIMD level), `elementary` (exponential and normal distribution), `rows`
 //! (sums), `slices` (tensors as slices) `fused` (operators with any number of inputs)
 //! and, with the feature of its name, `nccl` (sums over GPUs).
-#![allow(unsafe_code)] // in `simd`, `tiles`, `half_product`, `gemm`, `fresh`, `memory` and `nccl`, each with its proof
+#![allow(unsafe_code)] // in `simd`, `strip`, `tiles`, `ahead`, `panels`, `half_layout`, `half_product`, `gemm`, `fresh`, `memory` and `nccl`, each with its proof
 
 mod adamw;
 mod adamw_pass;
+mod ahead;
 mod attention;
 mod batch_norm;
 mod collect;
@@ -52,6 +53,7 @@ mod geglu;
 mod gelu;
 mod gemm;
 mod half;
+mod half_layout;
 mod half_product;
 mod halves;
 mod layer_norm;
@@ -60,7 +62,9 @@ mod memory;
 #[cfg(feature = "nccl")]
 pub mod nccl;
 mod normalize;
+mod over;
 mod packed;
+mod panels;
 mod patches;
 mod pool;
 mod recompute;
@@ -68,6 +72,7 @@ mod rows;
 mod simd;
 mod slices;
 mod softmax;
+mod strip;
 mod sum;
 mod tiles;
 mod window;
@@ -89,7 +94,9 @@ pub use layer_norm::layer_norm;
 pub use linear::{Products, linear, linear_in, project};
 pub use memory::{keep_freed_memory, limit_address_space};
 pub use normalize::l2_normalize;
+pub use over::{add_over, geglu_over, gelu_over};
 pub use packed::PackedLinear;
+pub use panels::{on_one_thread, rows_stand_alone};
 pub use patches::{patches, with_class_and_positions};
 pub use pool::avg_pool3x3;
 pub use recompute::recompute;

@@ -6,10 +6,9 @@ use rayon::prelude::*;
 use crate::collect::collect;
 use crate::composed;
 use crate::elementary::Float;
-use crate::fresh::{repeated, zeros};
 use crate::fused::{Fused, apply};
-use crate::gemm::{Matrix, product};
-use crate::half_product::half_product;
+use crate::gemm::{Matrix, new_product, product};
+use crate::half_product::{half_product, new_half_product};
 use crate::rows::{PIECE, add_to};
 use crate::simd::{Level, Work};
 use crate::slices::{check, tensor, values, with_float};
@@ -72,6 +71,26 @@ impl Products {
             _ => candle_core::bail!("products in bf16 take f32, got {:?}", T::DTYPE),
         }
         Ok(())
+    }
+
+    /// `a b`, plus the same row everywhere if there is one.
+    pub(crate) fn new_product<T: Float>(
+        self,
+        a: Matrix<T>,
+        b: Matrix<T>,
+        row: Option<&[T]>,
+    ) -> Result<Vec<T>> {
+        if self == Self::F32 {
+            return Ok(new_product(a, b, row));
+        }
+        let row = row.map(|row| T::single(row).unwrap_or_default());
+        let y = match (a.single(), b.single()) {
+            (Some(a), Some(b)) => T::of_singles(new_half_product(a, b, row)),
+            _ => None,
+        };
+        y.ok_or_else(|| {
+            candle_core::Error::Msg(format!("products in bf16 take f32, got {:?}", T::DTYPE))
+        })
     }
 }
 
@@ -263,13 +282,7 @@ pub(crate) fn forward<T: Float>(
     bias: Option<&[T]>,
     (rows, n, k): (usize, usize, usize),
 ) -> Result<Vec<T>> {
-    let mut y = match bias {
-        Some(bias) => repeated(bias, rows),
-        None => zeros(rows * n),
-    };
-    let w = Matrix::new(w, n, k).transposed();
-    products.of(&mut y, bias.is_some(), Matrix::new(x, rows, k), w)?;
-    Ok(y)
+    products.new_product(Matrix::new(x, rows, k), Matrix::new(w, n, k).transposed(), bias)
 }
 
 /// dy w for (rows, n, k).
@@ -279,9 +292,7 @@ pub(crate) fn backward_x<T: Float>(
     w: &[T],
     (rows, n, k): (usize, usize, usize),
 ) -> Result<Vec<T>> {
-    let mut dx = zeros(rows * k);
-    products.of(&mut dx, false, Matrix::new(dy, rows, n), Matrix::new(w, n, k))?;
-    Ok(dx)
+    products.new_product(Matrix::new(dy, rows, n), Matrix::new(w, n, k), None)
 }
 
 /// dyᵀ x for (rows, n, k), where the gradient of this weight is collected, else as a tensor.
@@ -292,14 +303,12 @@ pub(crate) fn backward_w<T: Float>(
     x: &[T],
     (rows, n, k): (usize, usize, usize),
 ) -> Result<Option<Tensor>> {
-    let of = |into: &mut [T], add: bool| {
-        products.of(into, add, Matrix::new(dy, rows, n).transposed(), Matrix::new(x, rows, k))
-    };
-    if let Some(done) = collect(id, n * k, |into, add| of(into, add)) {
+    let (dy, x) = (Matrix::new(dy, rows, n), Matrix::new(x, rows, k));
+    let of = |into: &mut [T], add: bool| products.of(into, add, dy.transposed(), x);
+    if let Some(done) = collect(id, n * k, of) {
         return done.map(|()| None);
     }
-    let mut dw = zeros(n * k);
-    of(&mut dw, false)?;
+    let dw = products.new_product(dy.transposed(), x, None)?;
     Ok(Some(tensor(dw, (n, k))?))
 }
 

@@ -2,8 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::fresh::repeated;
-use crate::gemm::{Matrix, Panels};
+use crate::gemm::Matrix;
+use crate::panels::Panels;
 use crate::slices::{tensor, values};
 
 /// A weight (N, K) in f32, laid out for [`PackedLinear::forward`]; the same bits as
@@ -58,9 +58,7 @@ impl PackedLinear {
         let x = x.contiguous()?;
         let (xs, bias) =
             (values::<f32>(&x, "packed_linear")?, values::<f32>(bias, "packed_linear")?);
-        let mut y = repeated(&bias, rows);
-        self.panels.add_product(&mut y, Matrix::new(&xs, rows, self.depth));
-        tensor(y, shape)
+        tensor(self.panels.product(Matrix::new(&xs, rows, self.depth), &bias), shape)
     }
 }
 

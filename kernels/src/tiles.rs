@@ -4,70 +4,9 @@
 //! a step (FMA), `plain` rounds the product and the sum, as code without vectors does; within one
 //! of them all vector widths give the same bits.
 
+use crate::ahead::{Ahead, BETWEEN, near};
 use crate::simd::Level;
-
-/// Columns of the right factor come in multiples of this, zeros beyond the last.
-pub(crate) const PAD: usize = 16;
-
-/// One product `into (+)= a b` of a few rows, or a part of one.
-pub(crate) struct Strip<'a> {
-    /// The left factor; element (i, l) is `a[offset + i·down + l·right]`.
-    pub(crate) a: &'a [f32],
-    pub(crate) offset: usize,
-    pub(crate) down: usize,
-    pub(crate) right: usize,
-    /// The right factor; element (l, j) is `b[l·stride + j]`, stride a multiple of [`PAD`].
-    pub(crate) b: &'a [f32],
-    pub(crate) stride: usize,
-    /// Length of the inner dimension.
-    pub(crate) steps: usize,
-    /// Which of the steps can be other than zero.
-    pub(crate) span: Span,
-    /// The product; element (i, j) is `into[i·into_stride + j]` for j < columns.
-    pub(crate) into: &'a mut [f32],
-    pub(crate) into_stride: usize,
-    pub(crate) rows: usize,
-    pub(crate) columns: usize,
-    /// Whether to add to what `into` holds.
-    pub(crate) add: bool,
-}
-
-/// Which steps l of the inner dimension can be other than zero in row i.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Span {
-    /// All.
-    All,
-    /// l ≤ i
-    UpToRow,
-    /// l ≥ i
-    FromRow,
-}
-
-impl Span {
-    /// The steps that rows `first..first + rows` need, of `steps`.
-    #[inline(always)]
-    pub(crate) fn of(self, first: usize, rows: usize, steps: usize) -> (usize, usize) {
-        match self {
-            Self::All => (0, steps),
-            Self::UpToRow => (0, steps.min(first + rows)),
-            Self::FromRow => (first.min(steps), steps),
-        }
-    }
-}
-
-impl Strip<'_> {
-    /// Every index that a kernel reads without a check lies inside.
-    fn check(&self) {
-        let Self { a, offset, down, right, b, stride, steps, rows, columns, .. } = *self;
-        assert!(rows > 0 && columns > 0 && self.into_stride >= columns);
-        assert!(self.into.len() >= (rows - 1) * self.into_stride + columns);
-        assert!(stride.is_multiple_of(PAD) && stride >= columns.next_multiple_of(PAD));
-        if steps > 0 {
-            assert!(a.len() > offset + (rows - 1) * down + (steps - 1) * right);
-            assert!(b.len() >= (steps - 1) * stride + columns.next_multiple_of(PAD));
-        }
-    }
-}
+use crate::strip::{PAD, Start, Strip};
 
 /// Whether [`fused`] runs on this machine at this level.
 pub(crate) fn has_fused(level: Level) -> bool {
@@ -86,7 +25,10 @@ pub(crate) fn has_fused(level: Level) -> bool {
 ///
 /// # Panics
 /// Where [`has_fused`] is false.
-pub(crate) fn fused(level: Level, strip: Strip) {
+///
+/// # Safety
+/// With [`Start::Held`] every element of the product was written before.
+pub(crate) unsafe fn fused(level: Level, strip: Strip) {
     assert!(has_fused(level));
     strip.check();
     match level {
@@ -94,21 +36,26 @@ pub(crate) fn fused(level: Level, strip: Strip) {
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => {
             assert!(is_x86_feature_detected!("avx2"));
-            // SAFETY: AVX2 and FMA are there, and the strip was checked.
+            // SAFETY: AVX2 and FMA are there, and the strip was checked; what is held, by the caller.
             unsafe { fused_avx2(strip) }
         }
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => {
             assert!(is_x86_feature_detected!("avx512f"));
-            // SAFETY: AVX-512F and FMA are there, and the strip was checked.
+            // SAFETY: AVX-512F and FMA are there, and the strip was checked; what is held, by the
+            // caller.
             unsafe { fused_avx512(strip) }
         }
     }
 }
 
-/// The product with two roundings a step.
+/// The product with two roundings a step; not added to anything.
+///
+/// # Panics
+/// With [`Start::Held`].
 pub(crate) fn plain(level: Level, strip: Strip) {
     strip.check();
+    assert!(!matches!(strip.to, Start::Held));
     match level {
         Level::Baseline => plain_baseline(strip),
         #[cfg(target_arch = "x86_64")]
@@ -127,7 +74,7 @@ pub(crate) fn plain(level: Level, strip: Strip) {
 }
 
 fn plain_baseline(strip: Strip) {
-    let Strip { a, offset, down, right, b, stride, steps, span, into, into_stride, .. } = strip;
+    let Strip { a, offset, down, right, b, stride, steps, span, into, into_stride, to, .. } = strip;
     let mut sums = vec![0f32; strip.columns];
     for i in 0..strip.rows {
         sums.fill(0.0);
@@ -138,9 +85,12 @@ fn plain_baseline(strip: Strip) {
                 *sum += factor * *b;
             }
         }
-        let into = &mut into[i * into_stride..][..strip.columns];
-        for (to, sum) in into.iter_mut().zip(&sums) {
-            *to = if strip.add { *to + *sum } else { *sum };
+        let into = &mut into.0[i * into_stride..][..strip.columns];
+        for (j, (into, sum)) in into.iter_mut().zip(&sums).enumerate() {
+            into.write(match to {
+                Start::Row(row) => row[j] + *sum,
+                _ => *sum,
+            });
         }
     }
 }
@@ -148,13 +98,14 @@ fn plain_baseline(strip: Strip) {
 /// Writes a kernel and its tile of `ROWS` rows and P vectors.
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernel {
-    ($name:ident, $tile:ident, $features:literal, $vector:ident, $lanes:literal, $rows:literal,
-     $load:ident, $store:ident, $broadcast:ident, $zero:ident, $add:ident,
+    ($name:ident, $tile:ident, $features:literal, $vector:ident, $lanes:literal, $rows:literal = [$($third:literal: [$($r:literal)*])*],
+     $load:ident, $store:ident, $broadcast:ident, $zero:ident,
      |$x:ident, $y:ident, $z:ident| $step:expr) => {
         /// # Safety
-        /// The strip was checked.
+        /// The strip was checked; with `Start::Held` the product was written before.
         #[target_feature(enable = $features)]
         unsafe fn $name(mut strip: Strip) {
+            let mut ahead = Ahead::new(strip.next);
             for first in (0..strip.rows).step_by($rows) {
                 let mut column = 0;
                 while column < strip.columns {
@@ -162,11 +113,11 @@ macro_rules! kernel {
                     let left = strip.columns.next_multiple_of(PAD) - column;
                     if left >= 2 * $lanes {
                         // SAFETY: the strip was checked, and two vectors of padded columns are left.
-                        unsafe { $tile::<2>(&mut strip, first, column) };
+                        unsafe { $tile::<2>(&mut strip, first, column, &mut ahead) };
                         column += 2 * $lanes;
                     } else {
                         // SAFETY: the strip was checked, and one vector of padded columns is left.
-                        unsafe { $tile::<1>(&mut strip, first, column) };
+                        unsafe { $tile::<1>(&mut strip, first, column, &mut ahead) };
                         column += $lanes;
                     }
                 }
@@ -174,59 +125,114 @@ macro_rules! kernel {
         }
 
         /// # Safety
-        /// The strip was checked, and P vectors of padded columns begin at `column`.
+        /// As above, and P vectors of padded columns begin at `column`.
         #[target_feature(enable = $features)]
         #[inline]
-        unsafe fn $tile<const P: usize>(strip: &mut Strip, first: usize, column: usize) {
+        unsafe fn $tile<const P: usize>(
+            strip: &mut Strip,
+            first: usize,
+            column: usize,
+            ahead: &mut Ahead<f32>,
+        ) {
             use std::arch::x86_64::*;
             let count = (strip.rows - first).min($rows);
-            // Rows beyond the last repeat it; their sums are not stored.
-            let mut offsets = [0; $rows];
-            for (r, offset) in offsets.iter_mut().enumerate() {
-                *offset = strip.offset + (first + r.min(count - 1)) * strip.down;
+            for row in first + $rows..(first + 2 * $rows).min(strip.rows) {
+                for p in 0..P {
+                    near(strip.into.0, row * strip.into_stride + column + p * $lanes);
+                }
             }
             let (start, end) = strip.span.of(first, count, strip.steps);
+            // The sums are named one by one wherever they are used, so that they stay in registers;
+            // at the end they go to the product by way of these.
+            let mut values = [[[0f32; $lanes]; 2]; $rows];
             let mut sums: [[$vector; P]; $rows] = [[$zero(); P]; $rows];
-            for l in start..end {
-                let mut b: [$vector; P] = [$zero(); P];
-                for (p, b) in b.iter_mut().enumerate() {
-                    // SAFETY: l < steps and column + (p + 1)·lanes ≤ the padded columns, so the
-                    // lanes end at most at (steps - 1)·stride + padded columns ≤ b.len().
-                    *b = unsafe {
-                        $load(strip.b.as_ptr().add(l * strip.stride + column + p * $lanes))
-                    };
+            if count == $rows {
+                // Every third row has a pointer, and the two below it are found from there: few
+                // enough numbers to stay in registers. They are moved without a claim of where to:
+                // after the last step they may point past the end.
+                let mut thirds = [std::ptr::null::<f32>(); $rows / 3];
+                for (t, third) in thirds.iter_mut().enumerate() {
+                    let at = strip.offset + (first + 3 * t) * strip.down + start * strip.right;
+                    *third = strip.a.as_ptr().wrapping_add(at);
                 }
-                for r in 0..$rows {
-                    // SAFETY: the row is at most rows - 1 and l at most steps - 1, so the index is
-                    // at most the one that the check compared with a.len().
-                    let factor = unsafe { *strip.a.get_unchecked(offsets[r] + l * strip.right) };
-                    let $x = $broadcast(factor);
-                    for p in 0..P {
-                        let ($y, $z) = (b[p], sums[r][p]);
-                        sums[r][p] = $step;
+                let mut from = strip.b.as_ptr().wrapping_add(start * strip.stride + column);
+                let mut l = start;
+                while l < end {
+                    ahead.one();
+                    for _ in l..(l + BETWEEN).min(end) {
+                        let mut b: [$vector; P] = [$zero(); P];
+                        for (p, b) in b.iter_mut().enumerate() {
+                            // SAFETY: `from` is b + l·stride + column for a step l < steps, and
+                            // column + (p + 1)·lanes ≤ the padded columns, so the lanes end at most
+                            // at (steps - 1)·stride + padded columns ≤ b.len().
+                            *b = unsafe { $load(from.add(p * $lanes)) };
+                        }
+                        $($(
+                            // SAFETY: this is a + offset + (first + r)·down + l·right: all $rows
+                            // rows are there and l < steps, so the index is at most the one that the
+                            // check compared with a.len().
+                            let factor = unsafe { *thirds[$third].add($r % 3 * strip.down) };
+                            let $x = $broadcast(factor);
+                            for p in 0..P {
+                                let ($y, $z) = (b[p], sums[$r][p]);
+                                sums[$r][p] = $step;
+                            }
+                        )*)*
+                        $(thirds[$third] = thirds[$third].wrapping_add(strip.right);)*
+                        from = from.wrapping_add(strip.stride);
+                    }
+                    l += BETWEEN;
+                }
+            } else {
+                // Rows beyond the last repeat it; their sums are not stored.
+                let mut offsets = [0; $rows];
+                for (r, offset) in offsets.iter_mut().enumerate() {
+                    *offset = strip.offset + (first + r.min(count - 1)) * strip.down;
+                }
+                for l in start..end {
+                    let mut b: [$vector; P] = [$zero(); P];
+                    for (p, b) in b.iter_mut().enumerate() {
+                        // SAFETY: l < steps and column + (p + 1)·lanes ≤ the padded columns, so the
+                        // lanes end at most at (steps - 1)·stride + padded columns ≤ b.len().
+                        *b = unsafe {
+                            $load(strip.b.as_ptr().add(l * strip.stride + column + p * $lanes))
+                        };
+                    }
+                    for r in 0..$rows {
+                        // SAFETY: the row is at most rows - 1 and l at most steps - 1, so the index
+                        // is at most the one that the check compared with a.len().
+                        let factor =
+                            unsafe { *strip.a.get_unchecked(offsets[r] + l * strip.right) };
+                        let $x = $broadcast(factor);
+                        for p in 0..P {
+                            let ($y, $z) = (b[p], sums[r][p]);
+                            sums[r][p] = $step;
+                        }
                     }
                 }
             }
+            $($(for p in 0..P {
+                // SAFETY: one vector of the array of its lanes.
+                unsafe { $store(values[$r][p].as_mut_ptr(), sums[$r][p]) };
+            })*)*
             let shown = (P * $lanes).min(strip.columns - column);
-            for (r, sums) in sums.iter().enumerate().take(count) {
-                let into = &mut strip.into[(first + r) * strip.into_stride + column..][..shown];
-                if shown == P * $lanes {
-                    for (p, sum) in sums.iter().enumerate() {
-                        // SAFETY: `into` has P·lanes elements and p < P.
-                        unsafe {
-                            let to = into.as_mut_ptr().add(p * $lanes);
-                            $store(to, if strip.add { $add($load(to), *sum) } else { *sum });
-                        }
+            for (r, values) in values.iter().enumerate().take(count) {
+                let into = &mut strip.into.0[(first + r) * strip.into_stride + column..][..shown];
+                let sums = values.as_flattened()[..shown].iter();
+                match strip.to {
+                    Start::Nothing => into.iter_mut().zip(sums).for_each(|(into, sum)| {
+                        into.write(*sum);
+                    }),
+                    Start::Row(row) => {
+                        let row = &row[column..][..shown];
+                        into.iter_mut().zip(sums).zip(row).for_each(|((into, sum), start)| {
+                            into.write(*start + *sum);
+                        });
                     }
-                    continue;
-                }
-                let mut values = [0f32; 2 * $lanes];
-                for (p, sum) in sums.iter().enumerate() {
-                    // SAFETY: p < P ≤ 2, so the lanes end within the 2·lanes elements.
-                    unsafe { $store(values.as_mut_ptr().add(p * $lanes), *sum) };
-                }
-                for (to, sum) in into.iter_mut().zip(&values) {
-                    *to = if strip.add { *to + *sum } else { *sum };
+                    Start::Held => into.iter_mut().zip(sums).for_each(|(into, sum)| {
+                        // SAFETY: written before, says the caller.
+                        *unsafe { into.assume_init_mut() } += *sum;
+                    }),
                 }
             }
         }
@@ -240,12 +246,11 @@ kernel!(
     "avx2,fma",
     __m256,
     8,
-    6,
+    6 = [0: [0 1 2] 1: [3 4 5]],
     _mm256_loadu_ps,
     _mm256_storeu_ps,
     _mm256_set1_ps,
     _mm256_setzero_ps,
-    _mm256_add_ps,
     |a, b, sum| _mm256_fmadd_ps(a, b, sum)
 );
 
@@ -256,12 +261,11 @@ kernel!(
     "avx512f,fma",
     __m512,
     16,
-    12,
+    12 = [0: [0 1 2] 1: [3 4 5] 2: [6 7 8] 3: [9 10 11]],
     _mm512_loadu_ps,
     _mm512_storeu_ps,
     _mm512_set1_ps,
     _mm512_setzero_ps,
-    _mm512_add_ps,
     |a, b, sum| _mm512_fmadd_ps(a, b, sum)
 );
 
@@ -272,12 +276,11 @@ kernel!(
     "avx2",
     __m256,
     8,
-    6,
+    6 = [0: [0 1 2] 1: [3 4 5]],
     _mm256_loadu_ps,
     _mm256_storeu_ps,
     _mm256_set1_ps,
     _mm256_setzero_ps,
-    _mm256_add_ps,
     |a, b, sum| _mm256_add_ps(sum, _mm256_mul_ps(a, b))
 );
 
@@ -288,18 +291,18 @@ kernel!(
     "avx512f",
     __m512,
     16,
-    6,
+    6 = [0: [0 1 2] 1: [3 4 5]],
     _mm512_loadu_ps,
     _mm512_storeu_ps,
     _mm512_set1_ps,
     _mm512_setzero_ps,
-    _mm512_add_ps,
     |a, b, sum| _mm512_add_ps(sum, _mm512_mul_ps(a, b))
 );
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::strip::{Place, Span};
 
     fn noise(count: usize, seed: u32) -> Vec<f32> {
         (0..count as u32).map(|i| ((i * 37 + seed) % 101) as f32 / 50.0 - 1.0).collect()
@@ -358,15 +361,17 @@ mod tests {
                             stride,
                             steps: k,
                             span,
-                            into: &mut into,
+                            into: Place::of(&mut into),
                             into_stride: n,
                             rows: m,
                             columns: n,
-                            add: false,
+                            to: Start::Nothing,
+                            next: &[],
                         };
                         match is_fused {
                             true if !has_fused(*level) => continue,
-                            true => fused(*level, strip),
+                            // SAFETY: nothing is held.
+                            true => unsafe { fused(*level, strip) },
                             false => plain(*level, strip),
                         }
                         let expected = defined(is_fused, span, (m, n, k), &a, &b);
@@ -390,11 +395,12 @@ mod tests {
             stride: 16,
             steps: 3,
             span: Span::All,
-            into: &mut into,
+            into: Place::of(&mut into),
             into_stride: 2,
             rows: 2,
             columns: 2,
-            add: false,
+            to: Start::Nothing,
+            next: &[],
         };
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| strip.check()));
         assert!(outcome.is_err());
