@@ -297,7 +297,7 @@ impl Block {
         let y = self.out_proj.forward(y, pass.products)?;
         match &self.scales {
             Some((scale, _)) => kernels::add(x, &y.broadcast_mul(scale)?),
-            None => kernels::add(x, &y),
+            None => kernels::add_over(y, x),
         }
     }
 
@@ -356,7 +356,7 @@ impl Block {
 
     /// The FFN half, with its residual.
     fn feed(&self, x: &Tensor, pass: Pass, again: bool) -> Result<Tensor> {
-        let gelu = if pass.quick { kernels::quick_gelu } else { kernels::gelu };
+        let gelu = |h: Tensor| kernels::gelu_over(h, pass.quick);
         let products = pass.products;
         match &self.ffn {
             FfnLayer::Plain { ln_2, fc, proj } => {
@@ -364,26 +364,26 @@ impl Block {
                     let form = HalfForm { eps: ln_2.eps, products, again };
                     return kernels::mlp_half(x, half, pass.quick, form);
                 }
-                let h = gelu(&fc.forward(&ln_2.forward(x)?, products)?)?;
+                let h = gelu(fc.forward(&ln_2.forward(x)?, products)?)?;
                 let y = proj.forward(&h, products)?;
                 match &self.scales {
                     Some((_, scale)) => kernels::add(x, &y.broadcast_mul(scale)?),
-                    None => kernels::add(x, &y),
+                    None => kernels::add_over(y, x),
                 }
             }
             FfnLayer::Idle(ffn) => {
                 let h = ffn.fc.forward(&ffn.bn_1.forward(x, pass)?, products)?;
                 let h = kernels::gelu_first(&h, ffn.active, pass.quick)?;
                 let h = ffn.bn_2.forward(&h, pass)?;
-                kernels::add(x, &ffn.proj.forward(&h, products)?)
+                kernels::add_over(ffn.proj.forward(&h, products)?, x)
             }
             FfnLayer::Folded(ffn) => {
                 let y = ffn.idle.forward(x, products)?;
                 match &ffn.active {
                     None => Ok(y),
                     Some((fc, proj)) => {
-                        let h = gelu(&fc.forward(x, products)?)?;
-                        kernels::add(&y, &proj.forward(&h, products)?)
+                        let h = gelu(fc.forward(x, products)?)?;
+                        kernels::add_over(proj.forward(&h, products)?, &y)
                     }
                 }
             }

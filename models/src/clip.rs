@@ -13,6 +13,7 @@ use crate::block::Source;
 use crate::config::ClipConfig;
 use crate::linear::Layout;
 use crate::params::Params;
+use crate::parts::{ROWS, in_parts};
 use crate::repavit::fold_block;
 use crate::shapes::{self, Ffn, Shape};
 use crate::text::{Text, TokenRows};
@@ -37,6 +38,9 @@ pub struct Clip {
     /// The towers over the trainable tensors, and over the same values without history.
     train: (Vision, Text),
     eval: (Vision, Text),
+    /// Whether `eval` takes a batch in parts: where weights are laid out for products whose rows do
+    /// not depend on each other.
+    parted: bool,
     logit_scale: Tensor,
 }
 
@@ -95,7 +99,7 @@ impl Clip {
         let train = towers(&config, &params, &trainable, ffn, Layout::Plain)?;
         let eval = towers(&config, &params, &params.constant(), ffn, Layout::Plain)?;
         let logit_scale = trainable["logit_scale"].clone();
-        Ok(Self { config, changes, params, train, eval, logit_scale })
+        Ok(Self { config, changes, params, train, eval, parted: false, logit_scale })
     }
 
     /// The same model with bf16 weights in the linear layers of its blocks, and convolutions of a
@@ -126,7 +130,8 @@ impl Clip {
     fn laid_out(self, layout: Layout) -> candle_core::Result<Self> {
         let ffn = shapes::ffn(&self.config, &self.changes).map_err(candle_core::Error::wrap)?;
         let eval = towers(&self.config, &self.params, &self.params.constant(), ffn, layout)?;
-        Ok(Self { eval, ..self })
+        let parted = self.device().is_cpu() && kernels::rows_stand_alone();
+        Ok(Self { eval, parted, ..self })
     }
 
     /// Its configuration.
@@ -163,8 +168,15 @@ impl Clip {
     pub fn encode_image(&self, pixels: &Tensor, mode: Mode) -> Result<Tensor> {
         self.check_pixels(pixels)?;
         let run = self.run(mode, Step::default());
-        let tower = if run.train { &self.train.0 } else { &self.eval.0 };
-        tower.forward(pixels, run).model("the image tower failed")
+        let forward = |pixels: &Tensor| match run.train {
+            true => self.train.0.forward(pixels, run),
+            false => self.eval.0.forward(pixels, run),
+        };
+        let features = match self.parted && !run.train {
+            true => in_parts(pixels, ROWS / self.config.vision.tokens().clamp(1, ROWS), forward),
+            false => forward(pixels),
+        };
+        features.model("the image tower failed")
     }
 
     /// [`Clip::encode_image`] in training mode, with what a training step adds: patch dropout and
@@ -193,8 +205,18 @@ impl Clip {
     /// Another shape, or an id outside the vocabulary.
     pub fn encode_text(&self, tokens: &Tensor, mode: Mode) -> Result<Tensor> {
         self.check_tokens(tokens)?;
-        let tower = if mode == Mode::Train { &self.train.1 } else { &self.eval.1 };
-        tower.forward(tokens, self.run(mode, Step::default())).model("the text tower failed")
+        /// Captions in a part: they have a dozen tokens each, and a few have all.
+        const CAPTIONS: usize = 16;
+        let run = self.run(mode, Step::default());
+        let forward = |tokens: &Tensor| match run.train {
+            true => self.train.1.forward(tokens, run),
+            false => self.eval.1.forward(tokens, run),
+        };
+        let features = match self.parted && !run.train {
+            true => in_parts(tokens, CAPTIONS, forward),
+            false => forward(tokens),
+        };
+        features.model("the text tower failed")
     }
 
     /// [`Clip::encode_text`] in training mode, with the used rows of the token table as a variable

@@ -37,6 +37,7 @@ mod linear;
 mod names;
 pub mod onnx;
 mod params;
+mod parts;
 mod positions;
 pub mod repavit;
 mod shapes;

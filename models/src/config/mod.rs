@@ -71,6 +71,15 @@ impl VisionConfig {
         }
     }
 
+    /// Patches of a picture.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        match self {
+            Self::Vit(vit) => vit.patches(),
+            Self::Vitamin(vitamin) => vitamin.tokens(),
+        }
+    }
+
     /// The plain ViT, if it is one.
     #[must_use]
     pub fn vit(&self) -> Option<&VitConfig> {
@@ -252,11 +261,7 @@ impl ClipConfig {
                 t.width, t.heads
             )));
         }
-        let patches = match &self.vision {
-            VisionConfig::Vit(vit) => vit.patches(),
-            VisionConfig::Vitamin(vitamin) => vitamin.tokens(),
-        };
-        let tokens = patches.max(t.context_length);
+        let tokens = self.vision.tokens().max(t.context_length);
         if tokens > MOST_TOKENS {
             return Err(Error::model(format!("{tokens} tokens, at most {MOST_TOKENS}")));
         }

@@ -113,7 +113,7 @@ impl Vitamin {
         // Of three channels the first convolution reads the pixels: it stays f32.
         let products = if self.half { Products::Bf16 } else { step.products };
         let x = kernels::conv3x3(&pixels.permute((0, 2, 3, 1))?, &conv1.0, &conv1.1, 2)?;
-        let x = kernels::gelu(&norm1.forward(&x)?)?;
+        let x = kernels::gelu_over(norm1.forward(&x)?, false)?;
         seen("stem.norm1_gelu".to_owned(), &x);
         let mut x = kernels::conv3x3_in(&x, &conv2.0, &conv2.1, 1, products)?;
         seen("stem".to_owned(), &x);
@@ -123,7 +123,7 @@ impl Vitamin {
                 if block.expand.is_some() {
                     seen(format!("stages.{s}.{i}.shortcut"), &shortcut);
                 }
-                x = kernels::add(&block.branch(&x, step.products)?, &shortcut)?;
+                x = kernels::add_over(block.branch(&x, step.products)?, &shortcut)?;
                 seen(format!("stages.{s}.{i}"), &x);
             }
         }
@@ -175,9 +175,10 @@ impl MbConv {
     }
 
     fn branch(&self, x: &Tensor, products: Products) -> Result<Tensor> {
-        let h = kernels::gelu(&self.conv1.forward(&self.pre_norm.forward(x)?, products)?)?;
+        let h = self.conv1.forward(&self.pre_norm.forward(x)?, products)?;
+        let h = kernels::gelu_over(h, false)?;
         let (w, b) = &self.conv2;
-        let h = kernels::gelu(&kernels::depthwise3x3(&h, w, b, self.stride)?)?;
+        let h = kernels::gelu_over(kernels::depthwise3x3(&h, w, b, self.stride)?, false)?;
         self.conv3.forward(&h, products)
     }
 }
@@ -217,12 +218,12 @@ impl GatedBlock {
         };
         let qkv = self.qkv.forward(&self.norm1.forward(x)?, products)?;
         let y = self.proj.forward(&kernels::attention(&qkv, self.heads, false)?, products)?;
-        let x = kernels::add(x, &path(y, "attn")?)?;
+        let x = kernels::add_over(path(y, "attn")?, x)?;
         let z = self.norm.forward(&self.norm2.forward(&x)?)?;
-        let h =
-            kernels::geglu(&self.gate.forward(&z, products)?, &self.value.forward(&z, products)?)?;
+        let (gate, value) = (self.gate.forward(&z, products)?, self.value.forward(&z, products)?);
+        let h = kernels::geglu_over(gate, &value)?;
         let y = path(self.out.forward(&h, products)?, "mlp")?;
-        kernels::add(&x, &y)
+        kernels::add_over(y, &x)
     }
 
     /// [`GatedBlock::forward`], or where the step computes again the same with all but its input forgotten until
