@@ -251,15 +251,39 @@ unsafe fn tile_avx512(tile: &mut Tile, steps: usize, ahead: &mut Ahead<u32>) {
         __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512,
         _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
     };
-    // SAFETY: what is held is numbers.
-    let mut values = unsafe { tile.begin() };
-    let Tile { a, apart, b, rows, .. } = *tile;
+    let Tile { a, apart, b, rows, columns, shown, to, .. } = *tile;
     let mut sums: [[__m512; 2]; TALL] = [[_mm512_setzero_ps(); 2]; TALL];
-    for i in 0..TALL {
-        // SAFETY: each row of `values` is two vectors.
-        unsafe {
-            let from = values[i].as_ptr();
-            sums[i] = [_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16))];
+    // A whole tile comes from the product and goes there without a stop.
+    let whole = rows == TALL && shown == WIDE;
+    let mut values = [[MaybeUninit::<f32>::uninit(); WIDE]; TALL];
+    match to {
+        Start::Row(row) if whole => {
+            let row = &row[..WIDE];
+            // SAFETY: two vectors of a row of WIDE numbers.
+            let both =
+                unsafe { [_mm512_loadu_ps(row.as_ptr()), _mm512_loadu_ps(row.as_ptr().add(16))] };
+            sums = [both; TALL];
+        }
+        Start::Nothing if whole => {}
+        Start::Held if whole => {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: the row i < rows of y has WIDE numbers from i·columns, says the check.
+                *sums = unsafe {
+                    let from = tile.y.as_ptr().add(i * columns).cast::<f32>();
+                    [_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16))]
+                };
+            }
+        }
+        _ => {
+            // SAFETY: what is held is numbers.
+            values = unsafe { tile.begin() }.map(|row| row.map(MaybeUninit::new));
+            for (sums, values) in sums.iter_mut().zip(&values) {
+                // SAFETY: each row of `values` is two vectors of numbers.
+                *sums = unsafe {
+                    let from = values.as_ptr().cast::<f32>();
+                    [_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16))]
+                };
+            }
         }
     }
     // Rows beyond the last repeat it; nobody looks at their sums.
@@ -286,14 +310,19 @@ unsafe fn tile_avx512(tile: &mut Tile, steps: usize, ahead: &mut Ahead<u32>) {
         }
     }
     for i in 0..TALL {
-        // SAFETY: as for the loads.
+        let to = if whole { &mut tile.y[i * columns..][..WIDE] } else { &mut values[i][..] };
+        // SAFETY: `to` is two vectors long.
         unsafe {
-            let to = values[i].as_mut_ptr();
+            let to = to.as_mut_ptr().cast::<f32>();
             _mm512_storeu_ps(to, sums[i][0]);
             _mm512_storeu_ps(to.add(16), sums[i][1]);
         }
     }
-    tile.end(&values);
+    if !whole {
+        for (i, values) in values.iter().enumerate().take(rows) {
+            tile.y[i * columns..][..shown].copy_from_slice(&values[..shown]);
+        }
+    }
 }
 
 /// The instruction's arithmetic in plain steps.

@@ -1,11 +1,14 @@
 //! The plain image tower: a ViT as open_clip builds it (`transformer.py`, `VisionTransformer`).
 
+use std::sync::Arc;
+
 use candle_core::{Device, Result, Tensor};
-use kernels::Products;
+use kernels::{PackedLinear, Products};
 
 use super::{Run, dropped};
 use crate::block::{Block, LAYER_NORM_EPS, Norm, Pass, Source};
 use crate::config::{Pool, VitConfig};
+use crate::linear::Layout;
 use crate::shapes::Ffn;
 
 #[derive(Debug, Clone)]
@@ -14,6 +17,8 @@ pub(crate) struct Vit {
     positions: Tensor,
     /// (C, 3·p·p)
     kernel: Tensor,
+    /// The kernel laid out, and its bias of zeros, in a tower for inference alone.
+    packed: Option<(Arc<PackedLinear>, Tensor)>,
     patch: usize,
     patch_dropout: f64,
     ln_pre: Option<Norm>,
@@ -25,6 +30,16 @@ pub(crate) struct Vit {
     heads: usize,
 }
 
+/// The patches' kernel (C, 3·p·p) laid out once; in f32 for every layout but the parameters' own, and
+/// on the CPU.
+fn packed(kernel: &Tensor, layout: Layout) -> Result<Option<(Arc<PackedLinear>, Tensor)>> {
+    if layout == Layout::Plain || !kernel.device().is_cpu() {
+        return Ok(None);
+    }
+    let zeros = Tensor::zeros(kernel.dim(0)?, kernel.dtype(), kernel.device())?;
+    Ok(PackedLinear::new(kernel)?.map(|packed| (Arc::new(packed), zeros)))
+}
+
 impl Vit {
     pub(crate) fn new(source: &Source, config: &VitConfig, ffn: Option<Ffn>) -> Result<Self> {
         let norm = |at: &str| source.norm(at, LAYER_NORM_EPS);
@@ -32,10 +47,12 @@ impl Vit {
         let blocks = (0..config.layers)
             .map(|i| Block::new(source, &format!("visual.transformer.resblocks.{i}"), ffn))
             .collect::<Result<_>>()?;
+        let kernel = source.get("visual.conv1.weight")?.flatten_from(1)?;
         Ok(Self {
+            packed: packed(&kernel, source.layout)?,
             class: source.get("visual.class_embedding")?,
             positions: source.any("visual.positional_embedding")?,
-            kernel: source.get("visual.conv1.weight")?.flatten_from(1)?,
+            kernel,
             patch: config.patch_size,
             patch_dropout: config.patch_dropout,
             ln_pre,
@@ -109,7 +126,10 @@ impl Vit {
     /// Patches, class token, positions, patch dropout, the first LayerNorm: (B, G + 1, C)
     fn embed(&self, pixels: &Tensor, noise: Option<u64>) -> Result<Tensor> {
         let rows = kernels::patches(pixels, self.patch)?; // (B, G, 3·p·p)
-        let tokens = kernels::linear(&rows, &self.kernel, None)?; // (B, G, C)
+        let tokens = match &self.packed {
+            Some((kernel, zeros)) => kernel.forward(&rows, zeros)?,
+            None => kernels::linear(&rows, &self.kernel, None)?,
+        }; // (B, G, C)
         let mut x = kernels::with_class_and_positions(&self.class, &tokens, &self.positions)?;
         if let Some(seed) = noise.filter(|_| self.patch_dropout > 0.0) {
             x = dropped::patches(&x, self.patch_dropout, seed)?;
