@@ -19,8 +19,10 @@ pub(crate) trait Fused: Send + Sync + 'static {
     /// Its name in error messages.
     fn name(&self) -> &'static str;
 
-    /// The result and its shape.
-    fn forward(&self, inputs: &[Tensor]) -> Result<(CpuStorage, Shape)>;
+    /// The result and its shape, on the CPU.
+    fn forward(&self, _: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+        candle_core::bail!("{} runs on another device than the CPU", self.name())
+    }
 
     /// The same for inputs on any device; [`Fused::forward`] is what it is on the CPU.
     fn forward_anywhere(&self, inputs: &[Tensor]) -> Result<(Storage, Shape)> {

@@ -174,7 +174,7 @@ impl Text {
             let (rows, width) = words.dims2()?;
             let words = words.reshape((lengths.len(), *first, width))?;
             let places = self.positions.narrow(0, 0, *first)?;
-            return words.broadcast_add(&places)?.reshape((rows, width));
+            return kernels::add_row(&words, &places)?.reshape((rows, width));
         }
         let places: Vec<u32> = parts().flat_map(|(_, n)| 0..*n as u32).collect();
         words + kernels::embedding(&self.positions, &Tensor::new(places, device)?)?

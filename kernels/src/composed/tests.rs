@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 
+use super::rows::product;
 use super::*;
 use crate::{Half, HalfForm, Products};
 

@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 use kernels::Products;
 
-use super::{Run, dropped};
+use super::{Run, Step, dropped};
 use crate::block::{Block, LAYER_NORM_EPS, Norm, Pass, Source};
 use crate::config::{Pool, VitConfig};
 use crate::shapes::Ffn;
@@ -51,7 +51,7 @@ impl Vit {
     /// (B, 3, S, S) → (B, E)
     pub(crate) fn forward(&self, pixels: &Tensor, run: Run) -> Result<Tensor> {
         let pass = self.pass(run.train, run.quick, run.step.products);
-        let mut x = self.embed(pixels, run.step.noise)?;
+        let mut x = self.embed(pixels, run.step)?;
         let Some((last, blocks)) = self.blocks.split_last() else {
             candle_core::bail!("a tower without blocks")
         };
@@ -92,7 +92,7 @@ impl Vit {
         seen: &mut dyn FnMut(String, &Tensor),
     ) -> Result<()> {
         let pass = self.pass(false, quick, Products::F32);
-        let mut x = self.embed(pixels, None)?;
+        let mut x = self.embed(pixels, Step::default())?;
         seen("ln_pre".to_owned(), &x);
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, pass)?;
@@ -107,11 +107,13 @@ impl Vit {
     }
 
     /// Patches, class token, positions, patch dropout, the first LayerNorm: (B, G + 1, C)
-    fn embed(&self, pixels: &Tensor, noise: Option<u64>) -> Result<Tensor> {
+    fn embed(&self, pixels: &Tensor, step: Step) -> Result<Tensor> {
         let rows = kernels::patches(pixels, self.patch)?; // (B, G, 3·p·p)
-        let tokens = kernels::linear(&rows, &self.kernel, None)?; // (B, G, C)
+        // On the CPU, where it is a small part, this product is f32; under torch's autocast it is not.
+        let products = if rows.device().is_cpu() { Products::F32 } else { step.products };
+        let tokens = kernels::linear_in(&rows, &self.kernel, None, products)?; // (B, G, C)
         let mut x = kernels::with_class_and_positions(&self.class, &tokens, &self.positions)?;
-        if let Some(seed) = noise.filter(|_| self.patch_dropout > 0.0) {
+        if let Some(seed) = step.noise.filter(|_| self.patch_dropout > 0.0) {
             x = dropped::patches(&x, self.patch_dropout, seed)?;
         }
         match &self.ln_pre {
