@@ -126,9 +126,8 @@ impl AdamW {
         let Constants { beta1, beta2, eps, wd } = self.constants;
         let t = self.steps as f64;
         let correction2 = (1.0 - beta2.powf(t)).sqrt();
-        let stranger = |name: &&String| {
-            gradients.get(name).is_some() && !self.slots.contains_key(*name)
-        };
+        let stranger =
+            |name: &&String| gradients.get(name).is_some() && !self.slots.contains_key(*name);
         if let Some(name) = vars.keys().find(stranger) {
             return Err(Error::Msg(format!("the optimiser does not know {name}")));
         }

@@ -34,8 +34,7 @@ impl Gradients {
         let names: BTreeMap<String, Tensor> =
             vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
         let collected = Collected::new(names.values().filter(|var| var.device().is_cpu()));
-        let elsewhere =
-            CollectedTensors::new(names.values().filter(|var| !var.device().is_cpu()));
+        let elsewhere = CollectedTensors::new(names.values().filter(|var| !var.device().is_cpu()));
         Self { names, collected, elsewhere }
     }
 

@@ -10,7 +10,8 @@ use candle_core::{CudaDevice, DType, Result};
 
 use super::launch::{Buffer, Call, Memory, Module};
 
-const LAYER_NORM: Module = ("layer_norm", include_str!(concat!(env!("OUT_DIR"), "/layer_norm.ptx")));
+const LAYER_NORM: Module =
+    ("layer_norm", include_str!(concat!(env!("OUT_DIR"), "/layer_norm.ptx")));
 const COLUMNS: Module = ("columns", include_str!(concat!(env!("OUT_DIR"), "/columns.ptx")));
 const ELEMENTS: Module = ("elements", include_str!(concat!(env!("OUT_DIR"), "/elements.ptx")));
 const ATTENTION: Module = ("attention", include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")));
@@ -562,7 +563,11 @@ pub(crate) fn without_first(
 }
 
 /// Rows of unit length.
-pub(crate) fn unit_rows(device: &CudaDevice, x: &dyn Memory, (rows, width): Rows) -> Result<Buffer> {
+pub(crate) fn unit_rows(
+    device: &CudaDevice,
+    x: &dyn Memory,
+    (rows, width): Rows,
+) -> Result<Buffer> {
     let y = Buffer::new(device, (rows, width), F32)?;
     let call = Call::new(device, LOSS, "unit_rows")
         .of(x, F32, rows * width)?
@@ -669,7 +674,9 @@ impl Table {
                 lengths[place] = count as u64;
             }
             if lengths != [lengths[0]; 4] {
-                candle_core::bail!("optimizer: a parameter with gradient and moments of {lengths:?}");
+                candle_core::bail!(
+                    "optimizer: a parameter with gradient and moments of {lengths:?}"
+                );
             }
             table.lengths[i] = lengths[0];
             table.keep[i] = *keep;
@@ -702,7 +709,8 @@ const BLOCKS: usize = 256;
 /// Σ of f64 numbers of f64, ().
 pub(crate) fn total(device: &CudaDevice, x: &dyn Memory, count: usize) -> Result<Buffer> {
     let y = Buffer::new(device, (), F64)?;
-    let call = Call::new(device, OPTIMIZER, "total").of(x, F64, count)?.of(&y, F64, 1)?.int(count)?;
+    let call =
+        Call::new(device, OPTIMIZER, "total").of(x, F64, count)?.of(&y, F64, 1)?.int(count)?;
     // SAFETY: as the module says; one block.
     unsafe { call.run(None, (1, 1), (256, 1))? };
     Ok(y)

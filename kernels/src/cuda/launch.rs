@@ -10,10 +10,10 @@
 //! dropped as soon as the kernels that use it are queued.
 
 use candle_core::backend::{BackendDevice, BackendStorage};
-use candle_core::cuda_backend::{CudaStorageSlice, DeviceId};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
 };
+use candle_core::cuda_backend::{CudaStorageSlice, DeviceId};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Error, Result, Shape, Storage, Tensor};
 
@@ -25,11 +25,7 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     /// Not initialised: the kernel that it is made for writes every element.
-    pub(crate) fn new(
-        device: &CudaDevice,
-        shape: impl Into<Shape>,
-        dtype: DType,
-    ) -> Result<Self> {
+    pub(crate) fn new(device: &CudaDevice, shape: impl Into<Shape>, dtype: DType) -> Result<Self> {
         let shape = shape.into();
         // SAFETY: numbers of any bits are numbers, and `calls` hands a buffer out only after the
         // launch of a kernel that writes all of it.

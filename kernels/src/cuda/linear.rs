@@ -43,8 +43,7 @@ impl Fused for Linear {
         let device = device(x)?;
         let (n, k) = weight.dims2()?;
         let rows = x.elem_count() / k;
-        let (xs, w) =
-            (in_format(device, x, self.format)?, in_format(device, weight, self.format)?);
+        let (xs, w) = (in_format(device, x, self.format)?, in_format(device, weight, self.format)?);
         let mut y = product::by_rows(device, (&xs, &w), (rows, n, k), DType::F32)?;
         if let Some(bias) = inputs.get(2) {
             y = calls::sum(device, None, (&y, DType::F32), Some(bias), (rows, n))?;
@@ -75,8 +74,7 @@ impl Fused for Linear {
         if weight.dtype() == DType::BF16 {
             candle_core::bail!("linear: a weight in bf16 has no gradient");
         }
-        let (xs, w) =
-            (in_format(device, x, self.format)?, in_format(device, weight, self.format)?);
+        let (xs, w) = (in_format(device, x, self.format)?, in_format(device, weight, self.format)?);
         let dy = in_format(device, grad, self.format)?;
         let dx = match self.leaf {
             true => None,

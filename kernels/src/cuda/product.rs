@@ -75,8 +75,15 @@ pub(crate) fn product(
     add: bool,
 ) -> Result<()> {
     let sizes = [batch, m, n, k, a.row, b.row, c.row].map(i32::try_from);
-    let [Ok(count @ 1..), Ok(rows @ 1..), Ok(columns @ 1..), Ok(depth @ 1..), Ok(a_row), Ok(b_row), Ok(c_row)] =
-        sizes
+    let [
+        Ok(count @ 1..),
+        Ok(rows @ 1..),
+        Ok(columns @ 1..),
+        Ok(depth @ 1..),
+        Ok(a_row),
+        Ok(b_row),
+        Ok(c_row),
+    ] = sizes
     else {
         candle_core::bail!("product: {batch} of {m} x {k} x {n}")
     };
