@@ -16,20 +16,36 @@ struct Table {
 // The order of operations of torch's optim/adamw.py (`_single_tensor_adamw`), as on the CPU:
 // g = factor gradient; m += (g - m) one_minus_beta1; v = beta2 v + one_minus_beta2 g²
 // p = keep p - step_size m / (√v / correction2 + eps)
+struct Numbers {
+    float factor, one_minus_beta1, beta2, one_minus_beta2, correction2, eps, step_size;
+};
+
+__device__ __forceinline__ void move(float& p, float& m, float& v, float g, float keep, const Numbers& n) {
+    m = m + (g - m) * n.one_minus_beta1;
+    v = v * n.beta2 + n.one_minus_beta2 * g * g;
+    p = p * keep - n.step_size * (m / (sqrtf(v) / n.correction2 + n.eps));
+}
+
 extern "C" __global__ void adamw(Table table, float factor, float one_minus_beta1, float beta2,
                                  float one_minus_beta2, float correction2, float eps, float step_size) {
     const int t = blockIdx.y;
     float *p = table.parameters[t], *m = table.first[t], *v = table.second[t];
     const float *g = table.gradients[t], keep = table.keep[t];
     const unsigned long long length = table.lengths[t];
-    for (unsigned long long i = place(); i < length; i += (unsigned long long)gridDim.x * blockDim.x) {
-        const float d = g[i] * factor;
-        const float first = m[i] + (d - m[i]) * one_minus_beta1;
-        const float second = v[i] * beta2 + one_minus_beta2 * d * d;
-        m[i] = first;
-        v[i] = second;
-        p[i] = p[i] * keep - step_size * (first / (sqrtf(second) / correction2 + eps));
+    const Numbers numbers = {factor, one_minus_beta1, beta2, one_minus_beta2, correction2, eps, step_size};
+    const unsigned long long stride = (unsigned long long)gridDim.x * blockDim.x;
+    // Four numbers at a time, then what is left; new memory begins at multiples of 256 bytes.
+    const unsigned long long fours = (((size_t)p | (size_t)m | (size_t)v | (size_t)g) & 15) == 0 ? length / 4 : 0;
+    for (unsigned long long i = place(); i < fours; i += stride) {
+        Few<4> parameter = load<4>(p, i), first = load<4>(m, i), second = load<4>(v, i);
+        const Few<4> gradient = load<4>(g, i);
+        for (int j = 0; j < 4; j++) move(parameter.v[j], first.v[j], second.v[j], gradient.v[j] * numbers.factor, keep, numbers);
+        store<4>(m, i, first);
+        store<4>(v, i, second);
+        store<4>(p, i, parameter);
     }
+    for (unsigned long long i = 4 * fours + place(); i < length; i += stride)
+        move(p[i], m[i], v[i], g[i] * numbers.factor, keep, numbers);
 }
 
 // Σ over 256 threads, in one order; in thread 0.

@@ -7,14 +7,21 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Result, Shape, Tensor, TensorId};
 
 /// The gradients of some parameters, summed over backward passes until
 /// [`CollectedTensors::clear`].
+///
+/// While it lives, an operator with many parameters, all of them collected here, hands their gradients
+/// over here alone: such a graph has to go backward by [`CollectedTensors::backward`], and says so
+/// otherwise.
 #[derive(Debug, Default)]
 pub struct CollectedTensors {
     slots: HashMap<TensorId, Slot>,
+    /// As in [`PARAMETERS`].
+    ids: Vec<TensorId>,
 }
 
 #[derive(Debug)]
@@ -28,13 +35,48 @@ thread_local! {
     static COLLECTING: RefCell<Option<HashMap<TensorId, Slot>>> = const { RefCell::new(None) };
 }
 
+/// Parameters that are collected, by how many.
+static PARAMETERS: Mutex<Option<HashMap<TensorId, usize>>> = Mutex::new(None);
+
+/// Whether the gradients of all these parameters are collected.
+pub(crate) fn all_collected<'a>(parameters: impl Iterator<Item = &'a Tensor>) -> bool {
+    let known = PARAMETERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut parameters = parameters;
+    match &*known {
+        Some(known) => parameters.all(|parameter| known.contains_key(&parameter.id())),
+        None => parameters.next().is_none(),
+    }
+}
+
+impl Drop for CollectedTensors {
+    fn drop(&mut self) {
+        let mut known = PARAMETERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = known.as_mut() else { return };
+        for id in &self.ids {
+            if let Some(count) = known.get_mut(id) {
+                *count -= 1;
+                if *count == 0 {
+                    known.remove(id);
+                }
+            }
+        }
+    }
+}
+
 impl CollectedTensors {
     /// Places for the gradients of these parameters.
     pub fn new<'a>(parameters: impl IntoIterator<Item = &'a Tensor>) -> Self {
         let slot = |parameter: &Tensor| {
             (parameter.id(), Slot { shape: parameter.shape().clone(), gradient: None })
         };
-        Self { slots: parameters.into_iter().map(slot).collect() }
+        let slots: HashMap<TensorId, Slot> = parameters.into_iter().map(slot).collect();
+        let ids: Vec<TensorId> = slots.keys().copied().collect();
+        let mut known = PARAMETERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.get_or_insert_default();
+        for id in &ids {
+            *known.entry(*id).or_default() += 1;
+        }
+        Self { slots, ids }
     }
 
     /// Forgets all gradients.

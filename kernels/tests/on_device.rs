@@ -7,10 +7,11 @@ use std::io::Write;
 
 use candle_core::{Device, Result, Tensor, Var};
 use kernels::{
-    AdamWPass, CollectedTensors, Half, HalfForm, Products, TensorStep, adamw_tensors, add_row,
-    attention, attention_half, attention_ragged, cross_entropy, embedding, geglu, gelu, gelu_first,
-    l2_normalize, layer_norm, linear, linear_in, mlp_half, patches, project, quick_gelu, softmax,
-    sum_of_squares_tensors, with_class_and_positions,
+    AdamWPass, CollectedTensors, Half, HalfForm, HalfOf, Products, TensorStep, adamw_tensors,
+    add_row, attention, attention_half, attention_in, attention_ragged, attention_ragged_in,
+    cross_entropy, embedding, geglu, gelu, gelu_first, halves_in_turn, l2_normalize, layer_norm,
+    linear, linear_in, mlp_half, patches, project, quick_gelu, softmax, sum_of_squares_tensors,
+    with_class_and_positions,
 };
 
 /// The GPU, or None where none is asked for.
@@ -218,13 +219,19 @@ fn attention_is_that_of_the_cpu() {
         for causal in [false, true] {
             let name = format!("attention {shape:?}, {heads} heads, causal {causal}");
             compare.of(&name, 2e-5, &[&shape], |t| attention(&(&t[0] * 2.0)?, heads, causal));
+            compare.of(&format!("{name}, bf16"), BF16, &[&shape], |t| {
+                attention_in(&(&t[0] * 2.0)?, heads, causal, Products::Bf16)
+            });
         }
     }
     for lengths in [vec![4, 4], vec![1, 7, 3], vec![29, 6, 13, 20, 27], vec![5, 1]] {
-        let shape = [lengths.iter().sum(), 3 * 2 * 16];
+        let shape = [lengths.iter().sum(), 3 * 2 * 32];
         for causal in [false, true] {
             let name = format!("attention of {lengths:?}, causal {causal}");
             compare.of(&name, 2e-5, &[&shape], |t| attention_ragged(&t[0], &lengths, 2, causal));
+            compare.of(&format!("{name}, bf16"), BF16, &[&shape], |t| {
+                attention_ragged_in(&t[0], &lengths, 2, causal, Products::Bf16)
+            });
         }
     }
     compare.end();
@@ -240,6 +247,11 @@ fn halves_of_a_block_are_those_of_the_cpu() {
         (vec![2, 5, 1], 3, 12),
         (vec![50; 6], 12, 768),
         (vec![17, 30, 29], 8, 512),
+        // Those of the kernel for short sequences: every width of a head, one tile up to all.
+        (vec![16, 1, 9], 2, 64),
+        (vec![128, 3], 2, 96),
+        (vec![77, 77], 3, 240),
+        (vec![129], 1, 64),
     ];
     for (lengths, heads, width) in &cases {
         let (rows, hidden) = (lengths.iter().sum::<usize>(), 4 * width);
@@ -295,14 +307,24 @@ fn collected_gradients_are_those_of_the_graph_and_add_up() {
         var(&[33, 64], 9),
         var(&[33], 10),
         table,
+        var(&[192, 64], 11),
+        var(&[192], 12),
+        var(&[64, 64], 13),
     ];
     let loss = || {
-        let [gain, shift, w1, b1, w2, b2, w, b, table] = &vars;
+        let [gain, shift, w1, b1, w2, b2, w, b, table, w3, b3, w4] = &vars;
         let half = Half { norm: [gain, shift], first: [w1, b1], second: [w2, b2] };
+        let look = Half { norm: [gain, shift], first: [w3, b3], second: [w4, b2] };
         let form = HalfForm { eps: 1e-5, products: Products::F32, again: false };
+        let again = HalfForm { again: true, ..form };
+        let halves = [
+            HalfOf::Mlp { half, quick: false, form },
+            HalfOf::Attention { half: look, lengths: &[4, 16], heads: 2, causal: true, form },
+            HalfOf::Mlp { half, quick: true, form: again },
+        ];
         let ids = Tensor::new((0..20u32).map(|i| i * 3 % 50).collect::<Vec<_>>(), &Device::Cpu);
         let words = embedding(table, &ids.unwrap()).unwrap();
-        let y = mlp_half(&(&x + words).unwrap(), half, false, form).unwrap();
+        let y = halves_in_turn(&(&x + words).unwrap(), &halves).unwrap();
         linear(&y, w, Some(b)).unwrap().sqr().unwrap().sum_all().unwrap()
     };
     let expected = loss().backward().unwrap();
@@ -316,6 +338,9 @@ fn collected_gradients_are_those_of_the_graph_and_add_up() {
             assert!(distance < 1e-6, "{i}: {distance:e}");
         }
     }
+    // The graph hands nothing to candle while its parameters are collected.
+    let refused = loss().backward().unwrap_err().to_string();
+    assert!(refused.contains("CollectedTensors::backward"), "{refused}");
 }
 
 #[test]

@@ -118,13 +118,11 @@ impl Text {
     fn encode(&self, captions: &Captions, table: &Tensor, run: Run) -> Result<Tensor> {
         let lengths = captions.lengths();
         let pass = self.pass(run.quick, run.step.products, &lengths);
-        let mut x = self.embed(&captions.rows, &lengths, table)?; // (ΣN, C)
+        let x = self.embed(&captions.rows, &lengths, table)?; // (ΣN, C)
         let Some((last, blocks)) = self.blocks.split_last() else {
             candle_core::bail!("a tower without blocks")
         };
-        for block in blocks {
-            x = block.forward_or_again(&x, pass, run.step.recompute)?;
-        }
+        let x = Block::forward_all(blocks, &x, pass, run.step.recompute)?;
         let rows: Vec<u32> = lengths
             .iter()
             .zip(&captions.places)

@@ -18,6 +18,8 @@ pub(crate) use windows::{avg_pool3x3, conv3x3, depthwise3x3};
 use candle_core::{Result, Tensor};
 
 use crate::halves::{Half, HalfForm};
+#[cfg(feature = "cuda")]
+use crate::halves_in_turn::HalfOf;
 use crate::linear::Products;
 
 /// Whether this tensor's operators are those of this module.
@@ -35,20 +37,28 @@ macro_rules! on_gpu {
     };
 }
 
-/// [`crate::attention()`]
-pub(crate) fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
-    on_gpu!([qkv] => crate::cuda::attention(qkv, heads, causal));
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "for our own kernels"))]
+/// [`crate::attention_in()`]; the composition's products are those of the dtype.
+pub(crate) fn attention(
+    qkv: &Tensor,
+    heads: usize,
+    causal: bool,
+    products: Products,
+) -> Result<Tensor> {
+    on_gpu!([qkv] => crate::cuda::attention(qkv, heads, causal, products));
     attention::attention(qkv, heads, causal)
 }
 
-/// [`crate::attention_ragged()`]
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "for our own kernels"))]
+/// [`crate::attention_ragged_in()`], as [`attention`].
 pub(crate) fn attention_ragged(
     qkv: &Tensor,
     lengths: &[usize],
     heads: usize,
     causal: bool,
+    products: Products,
 ) -> Result<Tensor> {
-    on_gpu!([qkv] => crate::cuda::attention_ragged(qkv, lengths, heads, causal));
+    on_gpu!([qkv] => crate::cuda::attention_ragged(qkv, lengths, heads, causal, products));
     attention::attention_ragged(qkv, lengths, heads, causal)
 }
 
@@ -61,13 +71,16 @@ pub(crate) fn attention_half(
     causal: bool,
     form: HalfForm,
 ) -> Result<Tensor> {
-    on_gpu!(of(x, half) => crate::cuda::attention_half(x, half, lengths, heads, causal, form));
+    on_gpu!(of(x, half) => crate::cuda::halves_in_turn(
+        x,
+        &[HalfOf::Attention { half, lengths, heads, causal, form }],
+    ));
     attention::attention_half(x, half, lengths, heads, causal, form)
 }
 
 /// [`crate::mlp_half()`]
 pub(crate) fn mlp_half(x: &Tensor, half: Half, quick: bool, form: HalfForm) -> Result<Tensor> {
-    on_gpu!(of(x, half) => crate::cuda::mlp_half(x, half, quick, form));
+    on_gpu!(of(x, half) => crate::cuda::halves_in_turn(x, &[HalfOf::Mlp { half, quick, form }]));
     attention::mlp_half(x, half, quick, form)
 }
 

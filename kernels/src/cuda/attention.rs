@@ -1,48 +1,81 @@
 //! Scaled dot-product attention (arXiv 1706.03762, Eq. 1): heads apart, products of all of them at
 //! once, a softmax of what each query sees, heads together.
 //!
-//! Unlike on the CPU the softmax is kept for the backward pass: memory is there, and a product saved.
+//! In bf16 one kernel does all of that for short sequences. Elsewhere, unlike on the CPU, the softmax is
+//! kept for the backward pass: memory is there, and a product saved.
 
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CudaDevice, DType, Result, Shape, Storage, Tensor};
 
-use super::calls::Heads;
-use super::device;
+use super::calls::{self, Heads};
 use super::launch::{Buffer, Memory};
 use super::product::{Factor, product};
+use super::{device, format, in_format};
 use crate::attention::Form;
 use crate::fused::{Fused, apply};
+use crate::linear::Products;
 
 /// Rows of scores begin at multiples of so many numbers: cuBLAS's fast products want 16 bytes.
 const STRIDE: usize = 8;
 
-/// [`crate::attention()`]
-pub(crate) fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+/// [`crate::attention_in()`]
+pub(crate) fn attention(
+    qkv: &Tensor,
+    heads: usize,
+    causal: bool,
+    products: Products,
+) -> Result<Tensor> {
     let (batch, tokens, width) = qkv.dims3()?;
     let shape = Shape::from((batch, tokens, width / 3));
-    let form = Form { heads, head: width / 3 / heads, causal };
-    apply(Attention { form, lengths: vec![tokens; batch], shape, kept: Mutex::new(None) }, &[qkv])
+    run(qkv, (vec![tokens; batch], shape), heads, causal, products)
 }
 
-/// [`crate::attention_ragged()`]
+/// [`crate::attention_ragged_in()`]
 pub(crate) fn attention_ragged(
     qkv: &Tensor,
     lengths: &[usize],
     heads: usize,
     causal: bool,
+    products: Products,
 ) -> Result<Tensor> {
     let (rows, width) = qkv.dims2()?;
     let shape = Shape::from((rows, width / 3));
-    let form = Form { heads, head: width / 3 / heads, causal };
-    apply(Attention { form, lengths: lengths.to_vec(), shape, kept: Mutex::new(None) }, &[qkv])
+    run(qkv, (lengths.to_vec(), shape), heads, causal, products)
+}
+
+fn run(
+    qkv: &Tensor,
+    (lengths, shape): (Vec<usize>, Shape),
+    heads: usize,
+    causal: bool,
+    products: Products,
+) -> Result<Tensor> {
+    let form = Form { heads, head: shape.dims()[shape.rank() - 1] / heads, causal };
+    let kept = Mutex::new(None);
+    apply(Attention { form, lengths, shape, format: format(products), kept }, &[qkv])
 }
 
 struct Attention {
     form: Form,
     lengths: Vec<usize>,
     shape: Shape,
-    kept: Mutex<Option<Kept>>,
+    format: DType,
+    /// With the rows in this format.
+    kept: Mutex<Option<(Tensor, Kept)>>,
+}
+
+impl Attention {
+    fn inside(
+        &self,
+        device: &CudaDevice,
+        qkv: &Tensor,
+        sequences: &Sequences,
+    ) -> Result<(Buffer, (Tensor, Kept))> {
+        let rows = in_format(device, qkv, self.format)?;
+        let (y, kept) = forward(device, (&rows, None, self.format), self.form, sequences)?;
+        Ok((y, (rows, kept)))
+    }
 }
 
 impl Fused for Attention {
@@ -53,9 +86,9 @@ impl Fused for Attention {
     fn forward_anywhere(&self, inputs: &[Tensor]) -> Result<(Storage, Shape)> {
         let (qkv, device) = (&inputs[0], device(&inputs[0])?);
         let sequences = Sequences::new(device, &self.lengths)?;
-        let (y, kept) = forward(device, (qkv, None, DType::F32), self.form, &sequences)?;
+        let (y, kept) = self.inside(device, qkv, &sequences)?;
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
-        Ok(y.shaped(self.shape.clone())?.result())
+        Ok(in_f32(device, y, self.shape.clone())?.result())
     }
 
     fn backward(
@@ -67,13 +100,24 @@ impl Fused for Attention {
         let (qkv, device) = (&inputs[0], device(&inputs[0])?);
         let sequences = Sequences::new(device, &self.lengths)?;
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let kept = match kept {
+        let (rows, kept) = match kept {
             Some(kept) => kept,
-            None => forward(device, (qkv, None, DType::F32), self.form, &sequences)?.1,
+            None => self.inside(device, qkv, &sequences)?.1,
         };
-        let dx = backward(device, &kept, (grad, DType::F32), self.form, &sequences)?;
-        Ok(vec![Some(dx.shaped(qkv.shape())?.tensor())])
+        let dy = in_format(device, grad, self.format)?;
+        let dy: (&dyn Memory, DType) = (&dy, self.format);
+        let dx = backward(device, (&rows, None), &kept, dy, self.form, &sequences)?;
+        Ok(vec![Some(in_f32(device, dx, qkv.shape().clone())?.tensor())])
     }
+}
+
+/// Numbers of either format in f32.
+fn in_f32(device: &CudaDevice, x: Buffer, shape: Shape) -> Result<Buffer> {
+    let (dtype, count, ..) = x.at()?;
+    if dtype == DType::F32 {
+        return x.shaped(shape);
+    }
+    calls::sum(device, None, (&x, dtype), None, (1, count))?.shaped(shape)
 }
 
 /// Sequences that lie one after the other.
@@ -112,10 +156,12 @@ impl Sequences {
     }
 }
 
-/// What the backward pass needs: queries (divided by √d), keys and values apart, and the softmax.
-pub(crate) struct Kept {
-    parts: Buffer,
-    weights: Buffer,
+/// What the backward pass needs beside the rows themselves.
+pub(crate) enum Kept {
+    /// Queries (divided by √d), keys and values apart, and the softmax.
+    Apart { parts: Buffer, weights: Buffer },
+    /// Nothing: a kernel of short sequences makes all of it again from the rows.
+    Rows,
 }
 
 /// y (ΣN, C) of rows (ΣN, 3C) plus `bias` (3C).
@@ -126,6 +172,10 @@ pub(crate) fn forward(
     sequences: &Sequences,
 ) -> Result<(Buffer, Kept)> {
     let heads = sequences.heads(form);
+    if let (DType::BF16, Some(short)) = (format, heads.short(device)?) {
+        let y = heads.attend(device, short, (qkv, bias), (form.causal, scale(form)))?;
+        return Ok((y, Kept::Rows));
+    }
     let parts = heads.apart(device, (qkv, bias, format), 3, scale(form))?;
     let sizes = Sizes::new(sequences, form);
     let (batch, tokens, head) = (sizes.batch, sizes.tokens, form.head);
@@ -139,21 +189,31 @@ pub(crate) fn forward(
     let by_values = (batch, tokens, head, tokens);
     product(device, (&sizes.square(&weights), &v), &sizes.part(&apart, 0), by_values, false)?;
     let y = heads.together(device, (&apart, format), 1, 1.0)?;
-    Ok((y, Kept { parts, weights }))
+    Ok((y, Kept::Apart { parts, weights }))
 }
 
 /// The gradient (ΣN, 3C) of the rows.
 pub(crate) fn backward(
     device: &CudaDevice,
+    (qkv, bias): (&dyn Memory, Option<&dyn Memory>),
     kept: &Kept,
     (dy, format): (&dyn Memory, DType),
     form: Form,
     sequences: &Sequences,
 ) -> Result<Buffer> {
     let heads = sequences.heads(form);
+    let (parts, weights) = match kept {
+        Kept::Apart { parts, weights } => (parts, weights),
+        Kept::Rows => {
+            let Some(short) = heads.short(device)? else {
+                candle_core::bail!("attention: other sequences than those of the forward pass")
+            };
+            let rows = (qkv, bias);
+            return heads.attend_backward(device, short, rows, dy, (form.causal, scale(form)));
+        }
+    };
     let sizes = Sizes::new(sequences, form);
     let (batch, tokens, head) = (sizes.batch, sizes.tokens, form.head);
-    let Kept { parts, weights } = kept;
     let part = |i: usize| sizes.part(parts, i);
     let dy = heads.apart(device, (dy, None, format), 1, 1.0)?;
     let gradients = Buffer::new(device, (3 * batch * tokens, head), format)?;

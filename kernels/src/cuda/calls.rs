@@ -4,9 +4,12 @@
 //! its grid; so the proofs are alike: the arguments stand in the order of the signature, and the
 //! kernel's comment gives the sizes that are checked here.
 
+use std::sync::LazyLock;
+
 use candle_core::DType::{BF16, F32, F64, U32};
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
-use candle_core::{CudaDevice, DType, Result};
+use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute;
+use candle_core::{CudaDevice, DType, Error, Result};
 
 use super::launch::{Buffer, Call, Memory, Module};
 
@@ -15,6 +18,8 @@ const LAYER_NORM: Module =
 const COLUMNS: Module = ("columns", include_str!(concat!(env!("OUT_DIR"), "/columns.ptx")));
 const ELEMENTS: Module = ("elements", include_str!(concat!(env!("OUT_DIR"), "/elements.ptx")));
 const ATTENTION: Module = ("attention", include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")));
+const SHORT: Module =
+    ("short_attention", include_str!(concat!(env!("OUT_DIR"), "/short_attention.ptx")));
 const TOKENS: Module = ("tokens", include_str!(concat!(env!("OUT_DIR"), "/tokens.ptx")));
 const LOSS: Module = ("loss", include_str!(concat!(env!("OUT_DIR"), "/loss.ptx")));
 const OPTIMIZER: Module = ("optimizer", include_str!(concat!(env!("OUT_DIR"), "/optimizer.ptx")));
@@ -445,6 +450,101 @@ impl Heads<'_> {
         // SAFETY: as the module says; a warp for each row.
         unsafe { call.run(Some((format, 1)), warps(rows), (256, 1))? };
         Ok(ds)
+    }
+}
+
+/// How a head of a short sequence lies in the shared memory of a block.
+#[derive(Clone, Copy)]
+pub(crate) struct Short {
+    forward: &'static str,
+    backward: &'static str,
+    tiles: usize,
+    /// Bytes of both passes.
+    shared: [usize; 2],
+}
+
+impl Heads<'_> {
+    /// If one kernel takes these sequences, in bf16: heads of a width that it was made for, no
+    /// sequence longer than 128, and a GPU with tensor cores and shared memory for it.
+    pub(crate) fn short(&self, device: &CudaDevice) -> Result<Option<Short>> {
+        /// The file is empty where it was compiled for a GPU whose tensor cores don't take bf16.
+        static THERE: LazyLock<bool> = LazyLock::new(|| SHORT.1.contains("short_attention_64"));
+        let (forward, backward) = match self.head {
+            32 => ("short_attention_32", "short_attention_backward_32"),
+            48 => ("short_attention_48", "short_attention_backward_48"),
+            64 => ("short_attention_64", "short_attention_backward_64"),
+            80 => ("short_attention_80", "short_attention_backward_80"),
+            _ => return Ok(None),
+        };
+        let tiles = self.tokens.div_ceil(16);
+        if tiles > 8 || !*THERE {
+            return Ok(None);
+        }
+        // As the kernels lay it out.
+        let (rows, width) = (16 * tiles, self.head + 8);
+        let scores = rows * (rows + 4) * 4;
+        let shared =
+            [3 * rows * width * 2 + scores, 4 * rows * width * 2 + scores + rows * (rows + 8) * 2];
+        let limit = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let limit = device.cuda_stream().context().attribute(limit).map_err(Error::wrap)?;
+        let fits = shared[1] <= limit as usize;
+        Ok(fits.then_some(Short { forward, backward, tiles, shared }))
+    }
+
+    /// y (ΣN, H, d) of rows (ΣN, 3, H, d) plus `bias`, all bf16 but the bias.
+    pub(crate) fn attend(
+        &self,
+        device: &CudaDevice,
+        short: Short,
+        (qkv, bias): (&dyn Memory, Option<&dyn Memory>),
+        (causal, factor): (bool, f32),
+    ) -> Result<Buffer> {
+        let y = Buffer::new(device, (self.rows, self.width()), BF16)?;
+        let call = Call::new(device, SHORT, short.forward)
+            .of(qkv, BF16, self.rows * 3 * self.width())?
+            .perhaps(bias, F32, 3 * self.width())?
+            .of(&y, BF16, self.rows * self.width())?
+            .perhaps(self.starts, U32, self.batch + 1)?;
+        self.run_short(call, short.tiles, (causal, factor), short.shared[0])?;
+        Ok(y)
+    }
+
+    /// The gradient (ΣN, 3, H, d) of the rows.
+    pub(crate) fn attend_backward(
+        &self,
+        device: &CudaDevice,
+        short: Short,
+        (qkv, bias): (&dyn Memory, Option<&dyn Memory>),
+        dy: &dyn Memory,
+        (causal, factor): (bool, f32),
+    ) -> Result<Buffer> {
+        let dx = Buffer::new(device, (self.rows, 3 * self.width()), BF16)?;
+        let call = Call::new(device, SHORT, short.backward)
+            .of(qkv, BF16, self.rows * 3 * self.width())?
+            .perhaps(bias, F32, 3 * self.width())?
+            .of(dy, BF16, self.rows * self.width())?
+            .of(&dx, BF16, self.rows * 3 * self.width())?
+            .perhaps(self.starts, U32, self.batch + 1)?;
+        self.run_short(call, short.tiles, (causal, factor), short.shared[1])?;
+        Ok(dx)
+    }
+
+    fn run_short(
+        &self,
+        call: Call,
+        tiles: usize,
+        (causal, factor): (bool, f32),
+        shared: usize,
+    ) -> Result<()> {
+        if call.at_once(self.head) != 4 {
+            candle_core::bail!("attention: memory that does not begin at a multiple of 16 bytes");
+        }
+        let sizes = [self.heads, self.tokens, tiles, usize::from(causal)];
+        let call = sizes.into_iter().try_fold(call, Call::int)?.float(factor);
+        let grid = (self.batch * self.heads, 1);
+        // SAFETY: as the module says; a block for each head of each sequence and a warp for each 16
+        // queries, shared memory as `short` counts it, `starts` as for `apart`.
+        unsafe { call.run_with(None, grid, (32 * tiles as u32, 1), shared) }
     }
 }
 

@@ -10,6 +10,7 @@
 //! dropped as soon as the kernels that use it are queued.
 
 use candle_core::backend::{BackendDevice, BackendStorage};
+use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
 };
@@ -193,6 +194,21 @@ impl<'a> Call<'a> {
         grid: (usize, usize),
         block: (u32, u32),
     ) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.run_with(form, grid, block, 0) }
+    }
+
+    /// [`Call::run`] with so many bytes of shared memory beside what the kernel declares.
+    ///
+    /// # Safety
+    /// As [`Call::run`], and the kernel uses no more.
+    pub(crate) unsafe fn run_with(
+        &self,
+        form: Option<(DType, usize)>,
+        grid: (usize, usize),
+        block: (u32, u32),
+        shared: usize,
+    ) -> Result<()> {
         let format = |dtype| if dtype == DType::BF16 { "bf16" } else { "f32" };
         let name = match form {
             Some((dtype, at_once)) => format!("{}_{}_{at_once}", self.name, format(dtype)),
@@ -207,8 +223,14 @@ impl<'a> Call<'a> {
                 Argument::Float(number) => builder.arg(number),
             };
         }
+        let mut config = self.config(grid, block)?;
+        if shared > 0 {
+            config.shared_mem_bytes = shared as u32;
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(most, shared as i32).map_err(Error::wrap)?;
+        }
         // SAFETY: the caller's.
-        unsafe { builder.launch(self.config(grid, block)?) }.map_err(Error::wrap)?;
+        unsafe { builder.launch(config) }.map_err(Error::wrap)?;
         Ok(())
     }
 

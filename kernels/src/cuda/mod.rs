@@ -22,7 +22,7 @@ mod rows;
 mod tokens;
 
 pub(crate) use attention::{attention, attention_ragged};
-pub(crate) use halves::{attention_half, mlp_half};
+pub(crate) use halves::halves_in_turn;
 pub(crate) use linear::{linear, project};
 pub(crate) use open::open_gpu;
 pub(crate) use optimizer::{adamw, sum_of_squares};

@@ -51,13 +51,11 @@ impl Vit {
     /// (B, 3, S, S) → (B, E)
     pub(crate) fn forward(&self, pixels: &Tensor, run: Run) -> Result<Tensor> {
         let pass = self.pass(run.train, run.quick, run.step.products);
-        let mut x = self.embed(pixels, run.step)?;
+        let x = self.embed(pixels, run.step)?;
         let Some((last, blocks)) = self.blocks.split_last() else {
             candle_core::bail!("a tower without blocks")
         };
-        for block in blocks {
-            x = block.forward_or_again(&x, pass, run.step.recompute)?;
-        }
+        let x = Block::forward_all(blocks, &x, pass, run.step.recompute)?;
         let pooled = match self.pool {
             // LayerNorm works row by row, so only the class token's row is needed.
             Pool::Token => {
