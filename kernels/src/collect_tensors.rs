@@ -128,7 +128,6 @@ impl CollectedTensors {
 
 /// Keeps `write(the sum before)` if the gradient of this parameter is being collected and has this
 /// shape. `write` may add to the sum in place and return it.
-#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "operators on GPUs collect"))]
 pub(crate) fn collect_tensor(
     id: Option<&TensorId>,
     shape: Shape,

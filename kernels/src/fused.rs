@@ -15,7 +15,7 @@ use candle_core::{
     Storage, Tensor, TensorId,
 };
 
-use crate::collect_tensors::all_collected;
+use crate::collect_tensors::{all_collected, collect_tensor};
 
 /// An operator with its own backward pass.
 pub(crate) trait Fused: Send + Sync + 'static {
@@ -302,12 +302,22 @@ impl<F: Fused> CustomOp1 for Held<F> {
         inputs.extend(&self.rest);
         let mut all = self.node.gradients(&inputs, output, gradient)?.into_iter();
         let first = all.next().flatten();
-        if all.zip(&self.tracked).any(|(gradient, tracked)| *tracked && gradient.is_some()) {
-            candle_core::bail!(
-                "{}: the gradients of its parameters are collected, go backward by \
-                 CollectedTensors::backward",
-                self.name()
-            );
+        // What the operator did not collect itself.
+        let rest = all.zip(&self.tracked).zip(self.node.ids.iter().skip(1));
+        for ((gradient, tracked), id) in rest {
+            let Some(gradient) = gradient.filter(|_| *tracked) else { continue };
+            let write = |before: Option<&Tensor>| match before {
+                Some(sum) => sum + &gradient,
+                None => gradient.force_contiguous(),
+            };
+            match collect_tensor(Some(id), gradient.shape().clone(), write) {
+                Some(done) => done?,
+                None => candle_core::bail!(
+                    "{}: the gradients of its parameters are collected, go backward by \
+                     CollectedTensors::backward",
+                    self.name()
+                ),
+            }
         }
         Ok(first)
     }

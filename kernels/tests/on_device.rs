@@ -5,13 +5,13 @@
 
 use std::io::Write;
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use kernels::{
     AdamWPass, CollectedTensors, Half, HalfForm, HalfOf, Products, TensorStep, adamw_tensors,
     add_row, attention, attention_half, attention_in, attention_ragged, attention_ragged_in,
     cross_entropy, embedding, geglu, gelu, gelu_first, halves_in_turn, l2_normalize, layer_norm,
-    linear, linear_in, mlp_half, patches, project, quick_gelu, softmax, sum_of_squares_tensors,
-    with_class_and_positions,
+    linear, linear_in, mlp_half, patches, project, quick_gelu, recompute, softmax,
+    sum_of_squares_tensors, with_class_and_positions,
 };
 
 /// The GPU, or None where none is asked for.
@@ -170,6 +170,13 @@ fn linear_layers_are_those_of_the_cpu() {
         let name = format!("project {rows} x {k} x {n}");
         compare.of(&name, F32, &[&x, &[k, n]], |t| project(&t[0], &t[1]));
     }
+    // A weight that is bf16 already: the same as one that is rounded.
+    let gpu = &compare.gpu;
+    let (x, w) = (tensor(&[7, 40], 1, gpu), tensor(&[24, 40], 2, gpu));
+    let rounded = w.to_dtype(DType::BF16).unwrap();
+    let one = linear_in(&x, &rounded, None, Products::F32).unwrap();
+    let two = linear_in(&x, &w, None, Products::Bf16).unwrap();
+    assert_eq!(numbers(&one), numbers(&two));
     compare.end();
 }
 
@@ -338,9 +345,29 @@ fn collected_gradients_are_those_of_the_graph_and_add_up() {
             assert!(distance < 1e-6, "{i}: {distance:e}");
         }
     }
+    // A part that is made again hands over what candle makes.
+    let again = |x: &Tensor| {
+        let [_, _, w1, b1, w2, b2, ..] = &vars;
+        let part = |t: &[Tensor]| {
+            let h = linear(&t[0], &t[1], Some(&t[2]))?;
+            linear(&h.sqr()?, &t[3], Some(&t[4]))
+        };
+        let y = recompute(&[x, w1, b1, w2, b2], part).unwrap();
+        y.sqr().unwrap().sum_all().unwrap()
+    };
+    let leaf = var(&[20, 64], 20);
+    collected.clear();
+    collected.backward(&again(&leaf)).unwrap();
+    let got = numbers(collected.get(&vars[2]).unwrap());
+    drop(collected);
+    let expected = again(&leaf).backward().unwrap();
+    let distance = apart(&got, &numbers(expected.get(&vars[2]).unwrap()));
+    assert!(distance < 1e-6, "made again: {distance:e}");
+    let collected = CollectedTensors::new(vars.iter().map(Var::as_tensor));
     // The graph hands nothing to candle while its parameters are collected.
     let refused = loss().backward().unwrap_err().to_string();
     assert!(refused.contains("CollectedTensors::backward"), "{refused}");
+    drop(collected);
 }
 
 #[test]
