@@ -139,25 +139,51 @@ __device__ __forceinline__ void columns_of(Sum (&sums)[D], const bf16* p, int st
 // The most tiles that a block takes: 128 tokens, of which a lane has 4 of a row.
 const int MOST = 4;
 
-// The softmax of one row of scores over its first `seen`, in each lane those at lane + 32 j; 0 elsewhere.
-__device__ __forceinline__ void softmax_row(float (&p)[MOST], const float* scores, int seen) {
+// Rows that a warp works on at once: what one waits for, another fills.
+const int ROWS = 4;
+
+__device__ __forceinline__ void warp_sums(float (&x)[ROWS]) {
+#pragma unroll
+    for (int by = 16; by > 0; by /= 2)
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) x[r] += __shfl_xor_sync(0xffffffffu, x[r], by);
+}
+
+// The softmax of rows of scores over the first `seen` of each, in each lane those at lane + 32 j; 0
+// elsewhere.
+__device__ __forceinline__ void softmax_rows(float (&p)[ROWS][MOST], const float* scores, int stride,
+                                             const int (&seen)[ROWS]) {
     const int lane = threadIdx.x % 32;
-    float most = -INFINITY, sum = 0;
+    float most[ROWS], sum[ROWS];
 #pragma unroll
-    for (int j = 0; j < MOST; j++) {
-        p[j] = lane + 32 * j < seen ? scores[lane + 32 * j] : -INFINITY;
-        most = fmaxf(most, p[j]);
+    for (int r = 0; r < ROWS; r++) {
+        most[r] = -INFINITY;
+#pragma unroll
+        for (int j = 0; j < MOST; j++) {
+            p[r][j] = lane + 32 * j < seen[r] ? scores[r * stride + lane + 32 * j] : -INFINITY;
+            most[r] = fmaxf(most[r], p[r][j]);
+        }
     }
-    most = warp_max(most);
 #pragma unroll
-    for (int j = 0; j < MOST; j++) {
-        p[j] = lane + 32 * j < seen ? expf(p[j] - most) : 0.0f;
-        sum += p[j];
+    for (int by = 16; by > 0; by /= 2)
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) most[r] = fmaxf(most[r], __shfl_xor_sync(0xffffffffu, most[r], by));
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        sum[r] = 0;
+#pragma unroll
+        for (int j = 0; j < MOST; j++) {
+            p[r][j] = lane + 32 * j < seen[r] ? expf(p[r][j] - most[r]) : 0.0f;
+            sum[r] += p[r][j];
+        }
     }
-    sum = warp_sum(sum);
-    const float share = sum > 0 ? 1.0f / sum : 0.0f;
+    warp_sums(sum);
 #pragma unroll
-    for (int j = 0; j < MOST; j++) p[j] *= share;
+    for (int r = 0; r < ROWS; r++) {
+        const float share = sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
+#pragma unroll
+        for (int j = 0; j < MOST; j++) p[r][j] *= share;
+    }
 }
 
 __device__ __forceinline__ int seen_by(int query, int length, int causal) {
@@ -183,14 +209,19 @@ __device__ __forceinline__ void short_attention(const bf16* qkv, const float* bi
     scores += row * stride;
     scores_of<D>(q + row * width, k, scores, stride, seen_tiles);
     // Each row's softmax in bf16 in the place of the row itself, so in rows of twice the stride.
-    for (int i = 0; i < 16; i++) {
-        float p[MOST];
-        softmax_row(p, scores + i * stride, seen_by(row + i, head.length, causal));
+    for (int i = 0; i < 16; i += ROWS) {
+        float p[ROWS][MOST];
+        int seen[ROWS];
+        for (int r = 0; r < ROWS; r++) seen[r] = seen_by(row + i + r, head.length, causal);
+        softmax_rows(p, scores + i * stride, stride, seen);
         __syncwarp();
-        bf16* to = (bf16*)(scores + i * stride);
 #pragma unroll
-        for (int j = 0; j < MOST; j++)
-            if (lane + 32 * j < rows) to[lane + 32 * j] = __float2bfloat16_rn(p[j]);
+        for (int r = 0; r < ROWS; r++) {
+            bf16* to = (bf16*)(scores + (i + r) * stride);
+#pragma unroll
+            for (int j = 0; j < MOST; j++)
+                if (lane + 32 * j < rows) to[lane + 32 * j] = __float2bfloat16_rn(p[r][j]);
+        }
     }
     __syncwarp();
     Sum sums[D];
@@ -220,34 +251,46 @@ __device__ __forceinline__ void short_attention_backward(const bf16* qkv, const 
     const int seen_tiles = causal ? warp + 1 : tiles;
     float* own = scores + row * stride;
     scores_of<D>(q + row * width, k, own, stride, seen_tiles);
-    for (int i = 0; i < 16; i++) {
-        float p[MOST];
-        softmax_row(p, own + i * stride, seen_by(row + i, head.length, causal));
-        bf16* to = weights + (row + i) * narrow;
+    for (int i = 0; i < 16; i += ROWS) {
+        float p[ROWS][MOST];
+        int seen[ROWS];
+        for (int r = 0; r < ROWS; r++) seen[r] = seen_by(row + i + r, head.length, causal);
+        softmax_rows(p, own + i * stride, stride, seen);
 #pragma unroll
-        for (int j = 0; j < MOST; j++)
-            if (lane + 32 * j < rows) to[lane + 32 * j] = __float2bfloat16_rn(p[j]);
+        for (int r = 0; r < ROWS; r++) {
+            bf16* to = weights + (row + i + r) * narrow;
+#pragma unroll
+            for (int j = 0; j < MOST; j++)
+                if (lane + 32 * j < rows) to[lane + 32 * j] = __float2bfloat16_rn(p[r][j]);
+        }
     }
     __syncwarp();
     // dP = dY Vᵀ, and dS = P (dP - Σ dP P) in bf16 in its place
     scores_of<D>(dy + row * width, v, own, stride, seen_tiles);
-    for (int i = 0; i < 16; i++) {
-        const int seen = seen_by(row + i, head.length, causal);
-        const bf16* p = weights + (row + i) * narrow;
-        float d[MOST], w[MOST], sum = 0;
+    for (int i = 0; i < 16; i += ROWS) {
+        float d[ROWS][MOST], w[ROWS][MOST], sum[ROWS];
 #pragma unroll
-        for (int j = 0; j < MOST; j++) {
-            const int at = lane + 32 * j;
-            d[j] = at < seen ? own[i * stride + at] : 0.0f;
-            w[j] = at < seen ? __bfloat162float(p[at]) : 0.0f;
-            sum += d[j] * w[j];
+        for (int r = 0; r < ROWS; r++) {
+            const int seen = seen_by(row + i + r, head.length, causal);
+            const bf16* p = weights + (row + i + r) * narrow;
+            sum[r] = 0;
+#pragma unroll
+            for (int j = 0; j < MOST; j++) {
+                const int at = lane + 32 * j;
+                d[r][j] = at < seen ? own[(i + r) * stride + at] : 0.0f;
+                w[r][j] = at < seen ? __bfloat162float(p[at]) : 0.0f;
+                sum[r] += d[r][j] * w[r][j];
+            }
         }
-        sum = warp_sum(sum);
+        warp_sums(sum);
         __syncwarp();
-        bf16* to = (bf16*)(own + i * stride);
 #pragma unroll
-        for (int j = 0; j < MOST; j++)
-            if (lane + 32 * j < rows) to[lane + 32 * j] = __float2bfloat16_rn(w[j] * (d[j] - sum));
+        for (int r = 0; r < ROWS; r++) {
+            bf16* to = (bf16*)(own + (i + r) * stride);
+#pragma unroll
+            for (int j = 0; j < MOST; j++)
+                if (lane + 32 * j < rows) to[lane + 32 * j] = __float2bfloat16_rn(w[r][j] * (d[r][j] - sum[r]));
+        }
     }
     __syncwarp();
     Sum dq[D];
