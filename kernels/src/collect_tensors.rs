@@ -130,11 +130,11 @@ impl CollectedTensors {
 /// shape. `write` may add to the sum in place and return it.
 pub(crate) fn collect_tensor(
     id: Option<&TensorId>,
-    shape: Shape,
+    shape: &Shape,
     write: impl FnOnce(Option<&Tensor>) -> Result<Tensor>,
 ) -> Option<Result<()>> {
     COLLECTING.with_borrow_mut(|slots| {
-        let slot = slots.as_mut()?.get_mut(id?).filter(|slot| slot.shape == shape)?;
+        let slot = slots.as_mut()?.get_mut(id?).filter(|slot| slot.shape == *shape)?;
         Some(write(slot.gradient.as_ref()).map(|sum| slot.gradient = Some(sum.detach())))
     })
 }

@@ -310,7 +310,7 @@ impl<F: Fused> CustomOp1 for Held<F> {
                 Some(sum) => sum + &gradient,
                 None => gradient.force_contiguous(),
             };
-            match collect_tensor(Some(id), gradient.shape().clone(), write) {
+            match collect_tensor(Some(id), gradient.shape(), write) {
                 Some(done) => done?,
                 None => candle_core::bail!(
                     "{}: the gradients of its parameters are collected, go backward by \

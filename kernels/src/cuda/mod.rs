@@ -78,7 +78,7 @@ fn weight_gradient(
             Ok(new.tensor())
         }
     };
-    match collect_tensor(id, (n, k).into(), write) {
+    match collect_tensor(id, &(n, k).into(), write) {
         Some(done) => done.map(|()| None),
         None => write(None).map(Some),
     }
@@ -86,12 +86,11 @@ fn weight_gradient(
 
 /// Any other gradient, where it is collected, else as it is.
 fn gradient(id: Option<&TensorId>, gradient: Tensor) -> Result<Option<Tensor>> {
-    let shape = gradient.shape().clone();
     let write = |before: Option<&Tensor>| match before {
         Some(sum) => sum + &gradient,
         None => Ok(gradient.clone()),
     };
-    match collect_tensor(id, shape, write) {
+    match collect_tensor(id, gradient.shape(), write) {
         Some(done) => done.map(|()| None),
         None => Ok(Some(gradient)),
     }

@@ -119,7 +119,7 @@ impl Fused for Embedding {
                 Ok(new.tensor())
             }
         };
-        match collect_tensor(ids.first(), (entries, width).into(), write) {
+        match collect_tensor(ids.first(), &(entries, width).into(), write) {
             Some(done) => done.map(|()| vec![None]),
             None => Ok(vec![Some(write(None)?)]),
         }
