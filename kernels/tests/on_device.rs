@@ -3,8 +3,6 @@
 //! that it says that it was left out.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::io::Write;
-
 use candle_core::{DType, Device, Result, Tensor, Var};
 use kernels::{
     AdamWPass, CollectedTensors, Half, HalfForm, HalfOf, Products, TensorStep, adamw_tensors,
@@ -19,7 +17,7 @@ fn gpu() -> Option<Device> {
     match std::env::var("CLIPMILL_TEST_DEVICE").as_deref() {
         Ok("cuda") => Some(kernels::open_gpu(0).expect("CLIPMILL_TEST_DEVICE=cuda needs a GPU")),
         _ => {
-            writeln!(std::io::stderr(), "left out: CLIPMILL_TEST_DEVICE=cuda runs it").unwrap();
+            eprintln!("left out: CLIPMILL_TEST_DEVICE=cuda runs it");
             None
         }
     }
@@ -401,7 +399,7 @@ fn the_optimiser_is_that_of_the_cpu() {
         .zip(&moments)
         .map(|(p, [m, v])| [numbers(p), numbers(m), numbers(v)])
         .collect();
-    let keep = |i: usize| if i % 2 == 0 { 0.98 } else { 1.0 };
+    let keep = |i: usize| if i.is_multiple_of(2) { 0.98 } else { 1.0 };
     let mut steps: Vec<TensorStep> = parameters
         .iter()
         .zip(&gradients)
