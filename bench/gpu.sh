@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # What a machine with GPUs can check, from binaries that were built elsewhere with the features cuda
-# and nccl (docs/gpu-and-cluster.md): the golden training of open_clip's steps on one GPU, two ranks
-# over NCCL where there are two, and whole steps beside open_clip's.
+# and nccl (docs/gpu-and-cluster.md): every operator beside that of the CPU, the golden training of
+# open_clip's steps on one GPU, two ranks over NCCL where there are two, and whole steps beside
+# open_clip's.
 #   bash bench/gpu.sh FOLDER_OF_BINARIES SHARED
-# The folder holds golden_training, ranks (test binaries of clipmill-train) and train_step (its example).
+# The folder holds on_device (a test binary of clipmill-kernels), golden_training, ranks (test binaries
+# of clipmill-train) and train_step (its example).
 set -uo pipefail
 binaries="$1"
 export CLIPMILL_SHARED="$2" CLIPMILL_TEST_DEVICE=cuda
@@ -18,6 +20,7 @@ END
 export LD_LIBRARY_PATH="$libraries:${LD_LIBRARY_PATH:-}"
 status=0
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+"$binaries/on_device" || status=1
 "$binaries/golden_training" --test-threads=1 || status=1
 if [ "$(nvidia-smi --list-gpus | wc -l)" -ge 2 ]; then
   "$binaries/ranks" --exact \

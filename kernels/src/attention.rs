@@ -11,6 +11,7 @@ use crate::composed;
 use crate::elementary::Float;
 use crate::fresh::zeros;
 use crate::fused::{Fused, apply};
+use crate::linear::Products;
 use crate::simd::{Level, Work};
 use crate::slices::{check, tensor, values, with_float};
 use crate::softmax::{softmax_row, softmax_row_gradient};
@@ -25,11 +26,27 @@ use crate::tiles::plain;
 /// # Errors
 /// A width that is not 3·heads·d, or other dtypes than f32 and f64.
 pub fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+    attention_in(qkv, heads, causal, Products::F32)
+}
+
+/// [`attention()`] with products of this format on a GPU; on the CPU they are those of the dtype.
+///
+/// # Shapes
+/// As [`attention()`].
+///
+/// # Errors
+/// As [`attention()`].
+pub fn attention_in(
+    qkv: &Tensor,
+    heads: usize,
+    causal: bool,
+    products: Products,
+) -> Result<Tensor> {
     check("attention", qkv)?;
     let (batch, tokens, width) = qkv.dims3()?;
     check_width(width, heads)?;
     if composed::takes(qkv) {
-        return composed::attention(qkv, heads, causal);
+        return composed::attention(qkv, heads, causal, products);
     }
     let shape = Shape::from((batch, tokens, width / 3));
     apply(Attention { lengths: vec![tokens; batch], heads, causal, shape }, &[qkv])
@@ -48,6 +65,23 @@ pub fn attention_ragged(
     heads: usize,
     causal: bool,
 ) -> Result<Tensor> {
+    attention_ragged_in(qkv, lengths, heads, causal, Products::F32)
+}
+
+/// [`attention_ragged()`] with products of this format on a GPU, as [`attention_in()`].
+///
+/// # Shapes
+/// As [`attention_ragged()`].
+///
+/// # Errors
+/// As [`attention_ragged()`].
+pub fn attention_ragged_in(
+    qkv: &Tensor,
+    lengths: &[usize],
+    heads: usize,
+    causal: bool,
+    products: Products,
+) -> Result<Tensor> {
     check("attention", qkv)?;
     let (rows, width) = qkv.dims2()?;
     check_width(width, heads)?;
@@ -55,7 +89,7 @@ pub fn attention_ragged(
         candle_core::bail!("attention: lengths do not add up to the {rows} rows");
     }
     if composed::takes(qkv) {
-        return composed::attention_ragged(qkv, lengths, heads, causal);
+        return composed::attention_ragged(qkv, lengths, heads, causal, products);
     }
     let shape = Shape::from((rows, width / 3));
     apply(Attention { lengths: lengths.to_vec(), heads, causal, shape }, &[qkv])

@@ -4,7 +4,8 @@
 //! through `Pack` nodes: scalars without meaning that depend on up to three tensors. The backward
 //! pass of the operator computes all gradients at once and leaves those of the packed inputs in a
 //! shared place, from which the packs take them: in a backward pass every node comes after all that
-//! depend on it, so they find them there.
+//! depend on it, so they find them there. On a GPU parameters whose gradients are collected
+//! ([`crate::CollectedTensors`]) are no part of the graph at all.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,13 +15,17 @@ use candle_core::{
     Storage, Tensor, TensorId,
 };
 
+use crate::collect_tensors::{all_collected, collect_tensor};
+
 /// An operator with its own backward pass.
 pub(crate) trait Fused: Send + Sync + 'static {
     /// Its name in error messages.
     fn name(&self) -> &'static str;
 
-    /// The result and its shape.
-    fn forward(&self, inputs: &[Tensor]) -> Result<(CpuStorage, Shape)>;
+    /// The result and its shape, on the CPU.
+    fn forward(&self, _: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+        candle_core::bail!("{} runs on another device than the CPU", self.name())
+    }
 
     /// The same for inputs on any device; [`Fused::forward`] is what it is on the CPU.
     fn forward_anywhere(&self, inputs: &[Tensor]) -> Result<(Storage, Shape)> {
@@ -63,6 +68,11 @@ pub(crate) fn apply(operator: impl Fused, inputs: &[&Tensor]) -> Result<Tensor> 
         [a] => a.apply_op1(node),
         [a, b] => a.apply_op2(b, node),
         [a, b, c] => a.apply_op3(b, c, node),
+        // On a GPU every pack is some tiny kernels.
+        [a, rest @ ..] if !a.device().is_cpu() && held(a, rest) => {
+            let tracked = rest.iter().map(Tensor::track_op).collect();
+            a.apply_op1(Held { node, rest: values[1..].to_vec(), tracked })
+        }
         [a, rest @ ..] => {
             let pack = pack(rest, &node.packed)?;
             let all = AllOf { node, rest: values[1..].to_vec() };
@@ -70,6 +80,13 @@ pub(crate) fn apply(operator: impl Fused, inputs: &[&Tensor]) -> Result<Tensor> 
         }
         [] => candle_core::bail!("{} has no input", node.operator.name()),
     }
+}
+
+/// Whether no gradient of `rest` goes through the graph: there is none, or it is collected by a
+/// backward pass that comes here by way of `a`.
+fn held(a: &Tensor, rest: &[Tensor]) -> bool {
+    let mut tracked = rest.iter().filter(|t| t.track_op()).peekable();
+    tracked.peek().is_none() || (a.track_op() && all_collected(tracked))
 }
 
 type Shared<T> = Arc<Mutex<T>>;
@@ -256,6 +273,53 @@ impl<F: Fused> CustomOp2 for AllOf<F> {
         let first = all.next().flatten();
         *self.node.packed.lock().unwrap_or_else(PoisonError::into_inner) = all.collect();
         Ok((first, Some(nothing(gradient.device())?)))
+    }
+}
+
+/// An operator whose inputs after the first are no part of the graph.
+struct Held<F> {
+    node: Node<F>,
+    rest: Vec<Tensor>,
+    /// Which of them have a gradient.
+    tracked: Vec<bool>,
+}
+
+impl<F: Fused> CustomOp1 for Held<F> {
+    fn name(&self) -> &'static str {
+        self.node.operator.name()
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.node.take_cpu()
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.node.take_cuda()
+    }
+
+    fn bwd(&self, first: &Tensor, output: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let mut inputs = vec![first];
+        inputs.extend(&self.rest);
+        let mut all = self.node.gradients(&inputs, output, gradient)?.into_iter();
+        let first = all.next().flatten();
+        // What the operator did not collect itself.
+        let rest = all.zip(&self.tracked).zip(self.node.ids.iter().skip(1));
+        for ((gradient, tracked), id) in rest {
+            let Some(gradient) = gradient.filter(|_| *tracked) else { continue };
+            let write = |before: Option<&Tensor>| match before {
+                Some(sum) => sum + &gradient,
+                None => gradient.force_contiguous(),
+            };
+            match collect_tensor(Some(id), gradient.shape(), write) {
+                Some(done) => done?,
+                None => candle_core::bail!(
+                    "{}: the gradients of its parameters are collected, go backward by \
+                     CollectedTensors::backward",
+                    self.name()
+                ),
+            }
+        }
+        Ok(first)
     }
 }
 

@@ -60,18 +60,12 @@ pub fn attention_half(
     causal: bool,
     form: HalfForm,
 ) -> Result<Tensor> {
-    let (rows, width) = check_half("attention_half", x, half, Some(3))?;
-    if heads == 0 || !width.is_multiple_of(heads) || lengths.iter().sum::<usize>() != rows {
-        candle_core::bail!(
-            "attention_half: {heads} heads of a width of {width}, lengths that add up to {} of {rows} rows",
-            lengths.iter().sum::<usize>()
-        );
-    }
+    check_attention(x, half, lengths, heads)?;
     if composed::takes(x) {
         return composed::attention_half(x, half, lengths, heads, causal, form);
     }
     let middle = Middle::Attention {
-        form: Form { heads, head: width / heads, causal },
+        form: Form { heads, head: half.norm[0].elem_count() / heads, causal },
         lengths: lengths.to_vec(),
     };
     run(x, half, middle, form)
@@ -85,12 +79,34 @@ pub fn attention_half(
 /// # Errors
 /// As [`attention_half()`].
 pub fn mlp_half(x: &Tensor, half: Half, quick: bool, form: HalfForm) -> Result<Tensor> {
-    check_half("mlp_half", x, half, None)?;
+    check_mlp(x, half)?;
     if composed::takes(x) {
         return composed::mlp_half(x, half, quick, form);
     }
     let gelu = if quick { gelu::Form::Quick } else { gelu::Form::Exact };
     run(x, half, Middle::Gelu(gelu), form)
+}
+
+/// Refuses what [`attention_half()`] refuses.
+pub(crate) fn check_attention(
+    x: &Tensor,
+    half: Half,
+    lengths: &[usize],
+    heads: usize,
+) -> Result<()> {
+    let (rows, width) = check_half("attention_half", x, half, Some(3))?;
+    if heads == 0 || !width.is_multiple_of(heads) || lengths.iter().sum::<usize>() != rows {
+        candle_core::bail!(
+            "attention_half: {heads} heads of a width of {width}, lengths that add up to {} of {rows} rows",
+            lengths.iter().sum::<usize>()
+        );
+    }
+    Ok(())
+}
+
+/// Refuses what [`mlp_half()`] refuses.
+pub(crate) fn check_mlp(x: &Tensor, half: Half) -> Result<()> {
+    check_half("mlp_half", x, half, None).map(|_| ())
 }
 
 /// Rows and width of x.

@@ -153,9 +153,7 @@ pub fn linear_in(
 pub fn project(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     check("project", x)?;
     match (x.dims().last(), weight.dims()) {
-        (Some(k), [rows, _]) if k == rows && composed::takes(x) => {
-            composed::product(x, weight, Products::F32)
-        }
+        (Some(k), [rows, _]) if k == rows && composed::takes(x) => composed::project(x, weight),
         (Some(k), [rows, _]) if k == rows => apply(Project, &[x, weight]),
         _ => candle_core::bail!(
             "project: x {:?}, weight {:?}; expected (.., K), (K, N)",

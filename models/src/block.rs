@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{D, Result, Tensor, Var};
-use kernels::{Half, HalfForm, Products};
+use kernels::{Half, HalfForm, HalfOf, Products};
 
 use crate::linear::{Layout, Linear};
 use crate::repavit::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, BatchNorm, IdleFfn};
@@ -253,6 +253,50 @@ impl Block {
         !(pass.train && matches!(self.ffn, FfnLayer::Idle(_)))
     }
 
+    /// All blocks one after the other; on a GPU, where they are plain, as one operator.
+    pub(crate) fn forward_all(
+        blocks: &[Self],
+        x: &Tensor,
+        pass: Pass,
+        again: bool,
+    ) -> Result<Tensor> {
+        let each;
+        let lengths = match pass.lengths {
+            Some(lengths) => lengths,
+            None => {
+                let (batch, tokens, _) = x.dims3()?;
+                each = vec![tokens; batch];
+                &each
+            }
+        };
+        let halves: Option<Vec<[HalfOf; 2]>> =
+            blocks.iter().map(|block| block.halves(pass, lengths, again)).collect();
+        match halves {
+            Some(halves) if !halves.is_empty() && !x.device().is_cpu() => {
+                kernels::halves_in_turn(x, halves.as_flattened())
+            }
+            _ => blocks
+                .iter()
+                .try_fold(x.clone(), |x, block| block.forward_or_again(&x, pass, again)),
+        }
+    }
+
+    /// Both halves, where the block is plain.
+    fn halves<'a>(
+        &'a self,
+        pass: Pass,
+        lengths: &'a [usize],
+        again: bool,
+    ) -> Option<[HalfOf<'a>; 2]> {
+        let FfnLayer::Plain { ln_2, fc, proj } = &self.ffn else { return None };
+        let Pass { quick, heads, causal, products, .. } = pass;
+        let form = |norm: &Norm| HalfForm { eps: norm.eps, products, again };
+        let half = self.half(&self.ln_1, &self.in_proj, &self.out_proj)?;
+        let first = HalfOf::Attention { half, lengths, heads, causal, form: form(&self.ln_1) };
+        let second = HalfOf::Mlp { half: self.half(ln_2, fc, proj)?, quick, form: form(ln_2) };
+        Some([first, second])
+    }
+
     /// The attention half, with its residual.
     fn attend(&self, x: &Tensor, pass: Pass, again: bool) -> Result<Tensor> {
         if let Some(half) = self.half(&self.ln_1, &self.in_proj, &self.out_proj) {
@@ -288,8 +332,10 @@ impl Block {
     fn look(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
         let qkv = self.in_proj.forward(&self.ln_1.forward(x)?, pass.products)?;
         match pass.lengths {
-            Some(lengths) => kernels::attention_ragged(&qkv, lengths, pass.heads, pass.causal),
-            None => kernels::attention(&qkv, pass.heads, pass.causal),
+            Some(lengths) => {
+                kernels::attention_ragged_in(&qkv, lengths, pass.heads, pass.causal, pass.products)
+            }
+            None => kernels::attention_in(&qkv, pass.heads, pass.causal, pass.products),
         }
     }
 

@@ -27,7 +27,7 @@ pub fn device(wanted: stage::Device) -> Result<Device> {
     if let Some(device) = open.get(&number) {
         return Ok(device.clone());
     }
-    let device = Device::new_cuda(number)
+    let device = kernels::open_gpu(number)
         .model(format!("cannot open GPU {number}"))
         .map_err(|e| e.hint("`nvidia-smi` lists the GPUs; the driver must know CUDA 13"))?;
     open.insert(number, device.clone());

@@ -118,13 +118,11 @@ impl Text {
     fn encode(&self, captions: &Captions, table: &Tensor, run: Run) -> Result<Tensor> {
         let lengths = captions.lengths();
         let pass = self.pass(run.quick, run.step.products, &lengths);
-        let mut x = self.embed(&captions.rows, &lengths, table)?; // (ΣN, C)
+        let x = self.embed(&captions.rows, &lengths, table)?; // (ΣN, C)
         let Some((last, blocks)) = self.blocks.split_last() else {
             candle_core::bail!("a tower without blocks")
         };
-        for block in blocks {
-            x = block.forward_or_again(&x, pass, run.step.recompute)?;
-        }
+        let x = Block::forward_all(blocks, &x, pass, run.step.recompute)?;
         let rows: Vec<u32> = lengths
             .iter()
             .zip(&captions.places)
@@ -174,7 +172,7 @@ impl Text {
             let (rows, width) = words.dims2()?;
             let words = words.reshape((lengths.len(), *first, width))?;
             let places = self.positions.narrow(0, 0, *first)?;
-            return words.broadcast_add(&places)?.reshape((rows, width));
+            return kernels::add_row(&words, &places)?.reshape((rows, width));
         }
         let places: Vec<u32> = parts().flat_map(|(_, n)| 0..*n as u32).collect();
         words + kernels::embedding(&self.positions, &Tensor::new(places, device)?)?

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use candle_core::{Error, Result, Tensor, Var};
-use kernels::AdamWPass;
+use kernels::{AdamWPass, TensorStep};
 use stage::ResultExt;
 
 use crate::gradients::{Gradient, Gradients};
@@ -126,12 +126,17 @@ impl AdamW {
         let Constants { beta1, beta2, eps, wd } = self.constants;
         let t = self.steps as f64;
         let correction2 = (1.0 - beta2.powf(t)).sqrt();
-        for (name, var) in vars {
-            let Some(gradient) = gradients.get(name) else { continue };
-            let slot = self
-                .slots
-                .get_mut(name)
-                .ok_or_else(|| Error::Msg(format!("the optimiser does not know {name}")))?;
+        let stranger =
+            |name: &&String| gradients.get(name).is_some() && !self.slots.contains_key(*name);
+        if let Some(name) = vars.keys().find(stranger) {
+            return Err(Error::Msg(format!("the optimiser does not know {name}")));
+        }
+        // Those of parameters on a device, for one call.
+        let mut elsewhere = Vec::new();
+        for (name, slot) in &mut self.slots {
+            let (Some(var), Some(gradient)) = (vars.get(name), gradients.get(name)) else {
+                continue;
+            };
             let pass = AdamWPass {
                 factor,
                 keep: if slot.decays { (1.0 - lr * wd) as f32 } else { 1.0 },
@@ -147,12 +152,12 @@ impl AdamW {
                     pass.apply(var, gradient, first, second)?;
                 }
                 (Gradient::Device(gradient), Moments::Device(moments)) => {
-                    pass.apply_tensors(var, gradient, moments)?;
+                    elsewhere.push(TensorStep { pass, parameter: var, gradient, moments });
                 }
                 _ => candle_core::bail!("the gradient of {name} is on another device"),
             }
         }
-        Ok(())
+        kernels::adamw_tensors(&mut elsewhere)
     }
 
     /// Makes moments and number of steps those of rank 0.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var};
-use kernels::Collected;
+use kernels::{Collected, CollectedTensors};
 use stage::ResultExt;
 
 use crate::ranks::Ranks;
@@ -15,7 +15,7 @@ use crate::ranks::Ranks;
 pub struct Gradients {
     names: BTreeMap<String, Tensor>,
     collected: Collected,
-    elsewhere: BTreeMap<String, Tensor>,
+    elsewhere: CollectedTensors,
 }
 
 /// A gradient where its parameter is.
@@ -34,7 +34,8 @@ impl Gradients {
         let names: BTreeMap<String, Tensor> =
             vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
         let collected = Collected::new(names.values().filter(|var| var.device().is_cpu()));
-        Self { names, collected, elsewhere: BTreeMap::new() }
+        let elsewhere = CollectedTensors::new(names.values().filter(|var| !var.device().is_cpu()));
+        Self { names, collected, elsewhere }
     }
 
     /// Forgets all gradients.
@@ -51,20 +52,7 @@ impl Gradients {
         if loss.device().is_cpu() {
             return self.collected.backward(loss);
         }
-        let mut store = loss.backward()?;
-        for (name, parameter) in &self.names {
-            let Some(gradient) = store.remove(parameter) else { continue };
-            // candle's gradients remember the operators that they came from, and with them all that
-            // lay between the layers: moments made of them would keep every step's.
-            let gradient = gradient.detach();
-            let sum = match self.elsewhere.get(name) {
-                Some(before) => (before + gradient)?,
-                // On its own: sums over ranks are written into it.
-                None => gradient.force_contiguous()?,
-            };
-            self.elsewhere.insert(name.clone(), sum);
-        }
-        Ok(())
+        self.elsewhere.backward(loss)
     }
 
     /// The gradient of this parameter.
@@ -72,7 +60,7 @@ impl Gradients {
     pub fn get(&self, name: &str) -> Option<Gradient<'_>> {
         let parameter = self.names.get(name)?;
         let host = self.collected.get(parameter).map(Gradient::Host);
-        host.or_else(|| self.elsewhere.get(name).map(Gradient::Device))
+        host.or_else(|| self.elsewhere.get(parameter).map(Gradient::Device))
     }
 
     /// Puts this number in place of a scalar parameter's gradient, if the loss reached it.
@@ -80,7 +68,7 @@ impl Gradients {
         let Some(parameter) = self.names.get(name) else { return Ok(()) };
         if !parameter.device().is_cpu() {
             let value = Tensor::from_slice(&[gradient], parameter.shape(), parameter.device())?;
-            self.elsewhere.insert(name.to_owned(), value);
+            self.elsewhere.set(parameter, value);
             return Ok(());
         }
         if self.collected.get(parameter).is_none() {
@@ -118,9 +106,14 @@ impl Gradients {
     /// The same for gradients on a device: there, where the exchange reaches it.
     fn sum_elsewhere(&mut self, except: &str, ranks: &mut dyn Ranks) -> stage::Result<()> {
         let inside = "the sum over ranks failed";
-        let mut all: Vec<(&String, &mut Tensor)> =
-            self.elsewhere.iter_mut().filter(|(name, _)| *name != except).collect();
-        let tensors: Vec<&Tensor> = all.iter().map(|(_, tensor)| &**tensor).collect();
+        // The same tensors, by another handle: what is written into them is written into the sums.
+        let all: Vec<(&Tensor, Tensor)> = self
+            .names
+            .iter()
+            .filter(|(name, _)| *name != except)
+            .filter_map(|(_, parameter)| Some((parameter, self.elsewhere.get(parameter)?.clone())))
+            .collect();
+        let tensors: Vec<&Tensor> = all.iter().map(|(_, tensor)| tensor).collect();
         if tensors.is_empty() || ranks.sum_on_device(&tensors)? {
             return Ok(());
         }
@@ -130,10 +123,10 @@ impl Gradients {
         }
         ranks.sum(&mut flat)?;
         let mut rest = flat.as_slice();
-        for (_, tensor) in &mut all {
+        for (parameter, tensor) in all {
             let (values, after) = rest.split_at(tensor.elem_count());
             let sum = Tensor::from_slice(values, tensor.shape(), tensor.device());
-            **tensor = sum.model(inside)?;
+            self.elsewhere.set(parameter, sum.model(inside)?);
             rest = after;
         }
         Ok(())
@@ -146,13 +139,9 @@ impl Gradients {
     pub fn norm(&self) -> Result<f64> {
         let gradients = self.names.values().filter_map(|parameter| self.collected.get(parameter));
         let host: f64 = gradients.map(kernels::sum_of_squares).sum();
-        // One number a parameter, and one copy to main memory for all of them.
-        let sums = self.elsewhere.values().map(|gradient| gradient.sqr()?.sum_all());
-        let sums = sums.collect::<Result<Vec<_>>>()?;
-        let device: f64 = match sums.is_empty() {
-            true => 0.0,
-            false => Tensor::stack(&sums, 0)?.to_vec1::<f32>()?.iter().map(|v| f64::from(*v)).sum(),
-        };
+        let elsewhere: Vec<&Tensor> =
+            self.names.values().filter_map(|parameter| self.elsewhere.get(parameter)).collect();
+        let device = kernels::sum_of_squares_tensors(&elsewhere)?;
         Ok((host + device).sqrt())
     }
 }

@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 
+use super::rows::product;
 use super::*;
 use crate::{Half, HalfForm, Products};
 
@@ -143,14 +144,14 @@ fn attention_of_equal_and_of_different_lengths() {
             "attention",
             &[noise(&[2, 5, 24], 1)],
             |t| crate::attention(&t[0], 2, causal),
-            |t| attention(&t[0], 2, causal),
+            |t| attention(&t[0], 2, causal, Products::F32),
         );
         for lengths in [vec![4, 4, 4], vec![1, 7, 4]] {
             same(
                 "attention_ragged",
                 &[noise(&[12, 24], 2)],
                 |t| crate::attention_ragged(&t[0], &lengths, 2, causal),
-                |t| attention_ragged(&t[0], &lengths, 2, causal),
+                |t| attention_ragged(&t[0], &lengths, 2, causal, Products::F32),
             );
         }
     }

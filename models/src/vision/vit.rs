@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor};
 use kernels::{PackedLinear, Products};
 
-use super::{Run, dropped};
+use super::{Run, Step, dropped};
 use crate::block::{Block, LAYER_NORM_EPS, Norm, Pass, Source};
 use crate::config::{Pool, VitConfig};
 use crate::linear::Layout;
@@ -68,13 +68,11 @@ impl Vit {
     /// (B, 3, S, S) → (B, E)
     pub(crate) fn forward(&self, pixels: &Tensor, run: Run) -> Result<Tensor> {
         let pass = self.pass(run.train, run.quick, run.step.products);
-        let mut x = self.embed(pixels, run.step.noise)?;
+        let x = self.embed(pixels, run.step)?;
         let Some((last, blocks)) = self.blocks.split_last() else {
             candle_core::bail!("a tower without blocks")
         };
-        for block in blocks {
-            x = block.forward_or_again(&x, pass, run.step.recompute)?;
-        }
+        let x = Block::forward_all(blocks, &x, pass, run.step.recompute)?;
         let pooled = match self.pool {
             // LayerNorm works row by row, so only the class token's row is needed.
             Pool::Token => {
@@ -109,7 +107,7 @@ impl Vit {
         seen: &mut dyn FnMut(String, &Tensor),
     ) -> Result<()> {
         let pass = self.pass(false, quick, Products::F32);
-        let mut x = self.embed(pixels, None)?;
+        let mut x = self.embed(pixels, Step::default())?;
         seen("ln_pre".to_owned(), &x);
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, pass)?;
@@ -124,14 +122,16 @@ impl Vit {
     }
 
     /// Patches, class token, positions, patch dropout, the first LayerNorm: (B, G + 1, C)
-    fn embed(&self, pixels: &Tensor, noise: Option<u64>) -> Result<Tensor> {
+    fn embed(&self, pixels: &Tensor, step: Step) -> Result<Tensor> {
         let rows = kernels::patches(pixels, self.patch)?; // (B, G, 3·p·p)
+        // On the CPU, where it is a small part, this product is f32; under torch's autocast it is not.
+        let products = if rows.device().is_cpu() { Products::F32 } else { step.products };
         let tokens = match &self.packed {
             Some((kernel, zeros)) => kernel.forward(&rows, zeros)?,
-            None => kernels::linear(&rows, &self.kernel, None)?,
+            None => kernels::linear_in(&rows, &self.kernel, None, products)?,
         }; // (B, G, C)
         let mut x = kernels::with_class_and_positions(&self.class, &tokens, &self.positions)?;
-        if let Some(seed) = noise.filter(|_| self.patch_dropout > 0.0) {
+        if let Some(seed) = step.noise.filter(|_| self.patch_dropout > 0.0) {
             x = dropped::patches(&x, self.patch_dropout, seed)?;
         }
         match &self.ln_pre {
