@@ -25,6 +25,11 @@ impl Stage for ReshardPlan {
         Self::validate(self)
     }
 
+    /// 2, where something is masked: accounts are masked to their end, and numbers in more spellings.
+    fn code(&self) -> u32 {
+        if self.mask_pii.is_empty() { 1 } else { 2 }
+    }
+
     /// Where the subset and the boxes lie changes nothing, their content does.
     fn identity(&self) -> Value {
         let blur_faces = self.blur_faces.as_ref().map(|_| "named".to_owned());
