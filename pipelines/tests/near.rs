@@ -214,17 +214,19 @@ stages:
 fn boxes_of_other_pictures_than_those_that_a_fetch_stored_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
-    let mut tar = shard::TarWriter::new(Vec::new());
-    tar.append("0.jpg", &waves(0, 96)).unwrap();
-    tar.append("0.json", format!(r#"{{"uid": "{:032x}"}}"#, 0).as_bytes()).unwrap();
-    let tar = tar.finish().unwrap();
+    let tar = |seed| {
+        let mut tar = shard::TarWriter::new(Vec::new());
+        tar.append("0.jpg", &waves(seed, 96)).unwrap();
+        tar.append("0.json", format!(r#"{{"uid": "{:032x}"}}"#, 0).as_bytes()).unwrap();
+        tar.finish().unwrap()
+    };
     for name in ["fetch", "other", "web", "judged"] {
         std::fs::create_dir(path(name)).unwrap();
     }
     let record = r#"{"kind":"fetch","inputs":[]}"#;
     std::fs::write(path("fetch/_stage.json"), record).unwrap();
-    std::fs::write(path("fetch/0.tar"), &tar).unwrap();
-    std::fs::write(path("other/0.tar"), &tar).unwrap();
+    std::fs::write(path("fetch/0.tar"), tar(0)).unwrap();
+    std::fs::write(path("other/0.tar"), tar(1)).unwrap();
     let face = [Some([0.0, 0.0, 0.5, 0.5])];
     boxes(Path::new(&path("web/0.parquet")), &face);
     boxes(Path::new(&path("judged/0.parquet")), &face);

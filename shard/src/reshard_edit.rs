@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use pixels::blur::{Face, blur, upright};
-use pixels::{Format, Limits, decode, encode_jpeg, encode_png, encode_webp, probe};
+use pixels::{Format, Limits, Refused, decode, encode_jpeg, encode_png, encode_webp, probe};
 use serde_json::{Map, Value};
 use stage::pii::PiiKind;
 use stage::{Context, Gate};
@@ -118,8 +118,8 @@ impl Edits {
                 "json" if !self.mask.is_empty() => mask_json(member, &self.mask, &mut here),
                 picture if !faces.is_empty() && Some(&picture) == own => {
                     match self.blurred_picture(member, faces) {
-                        None => return Change::Dropped(UNDECODABLE),
-                        Some(bytes) => {
+                        Err(_) => return Change::Dropped(UNDECODABLE),
+                        Ok(bytes) => {
                             blurred = bytes.is_some();
                             bytes
                         }
@@ -138,19 +138,18 @@ impl Edits {
 
     /// The picture with its faces blurred, in the format that it had: JPEG at this quality, PNG, or
     /// WebP without loss; what has another format becomes a JPEG. It is stored upright, and its EXIF
-    /// data are gone. Nothing inside where no box holds a pixel, and nothing at all where it cannot
-    /// be decoded.
-    fn blurred_picture(&self, bytes: &[u8], faces: &[Face]) -> Option<Option<Vec<u8>>> {
+    /// data are gone. Nothing where no box holds a pixel.
+    fn blurred_picture(&self, bytes: &[u8], faces: &[Face]) -> Result<Option<Vec<u8>>, Refused> {
         let limits = Limits::default();
-        let header = probe(bytes, &limits).ok()?;
+        let header = probe(bytes, &limits)?;
         let pixels = u64::from(header.width) * u64::from(header.height);
         let _room = self.gate.enter(pixels.saturating_mul(PIXEL));
-        let mut picture = decode(bytes, &limits).ok()?;
+        let mut picture = decode(bytes, &limits)?;
         let faces: Vec<_> = faces.iter().map(|face| upright(*face, header.orientation)).collect();
         if !blur(&mut picture, &faces) {
-            return Some(None);
+            return Ok(None);
         }
-        Some(Some(match header.format {
+        Ok(Some(match header.format {
             Format::Png => encode_png(&picture, 6),
             Format::WebP if picture.width.max(picture.height) <= 16_383 => encode_webp(&picture),
             _ => encode_jpeg(&picture, self.quality),

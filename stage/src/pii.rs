@@ -457,7 +457,7 @@ mod tests {
         let around =
             [("", ""), ("call ", " now"), ("(", ")"), ("no: ", ", thanks"), ("\u{e9} ", ".")];
         let mut dice = Dice(7);
-        let mut check = |number: &str, sizes: &[usize], token: &str| {
+        let check = |number: &str, sizes: &[usize], token: &str| {
             for sign in signs {
                 for (before, behind) in around {
                     let text = format!("{before}{}{behind}", grouped(number, sizes, sign));
