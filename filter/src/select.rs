@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Reading order: the plan here, `expression` (what a `where` may say), `functions` (what it
-//! can call beyond SQL), `formula` (how it is evaluated), `quantile` and `sample` (what two of them compute), [`baseline`] and its
+//! can call beyond SQL), `replaced` (SQL's own that stand for others), `formula` (how it is
+//! evaluated), `quantile` and `sample` (what two of them compute), [`baseline`] and its
 //! tests (`basic`, `wordnet`, `centroids`), `tally` (what becomes of a row), `uids`.
 
 pub mod baseline;
@@ -17,6 +18,7 @@ mod expression;
 mod formula;
 mod functions;
 mod quantile;
+mod replaced;
 mod sample;
 mod tally;
 mod uids;

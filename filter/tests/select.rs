@@ -681,6 +681,42 @@ fn a_number_that_the_expression_makes_and_that_is_none_is_nonfinite_too() {
 }
 
 #[test]
+fn functions_that_stand_for_a_case_or_a_cast_and_second_names_are_evaluated() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = ratios(folder.path());
+    let check = |condition: &str| {
+        let plan = SelectPlan { condition: Some(condition.to_owned()), ..SelectPlan::default() };
+        let (selected, selection) = pick(&plan, &pool).unwrap();
+        assert_eq!(selection.counts.dropped.get("nonfinite"), None, "{condition}");
+        numbers(&selected, 5)
+    };
+    for (condition, rows) in [
+        ("coalesce(a, 5.0) > 0.5", &[0, 2, 4][..]),
+        ("coalesce(a > 0.5, true)", &[0, 2, 4]),
+        ("coalesce(text, 'y') = 'x'", &[1, 2, 3]),
+        ("nvl(a, 5) > 2", &[4]),
+        ("ifnull(a, 5) > 2", &[4]),
+        ("nvl2(a, 1, 0) = 0", &[4]),
+        ("arrow_cast(a, 'Int64') = 1", &[0, 2]),
+        ("length(text) = 1", &[0, 1, 2, 3, 4]),
+        ("char_length(text) = 1", &[0, 1, 2, 3, 4]),
+        ("pow(a, 2.0) = 1.0", &[0, 2, 3]),
+        // What a branch makes and is not finite is null there.
+        ("coalesce(a / b, 9.0) > 8.0", &[1, 2, 3, 4]),
+        ("coalesce(try_cast(text AS DOUBLE), 7.0) > 6.0", &[1, 2, 3]),
+        ("coalesce(a, 0.0) >= quantile(coalesce(a, 0.0), 0.5)", &[0, 1, 2, 4]),
+        ("coalesce(nvl(a, NULL), coalesce(NULL, 3)) = 3", &[4]),
+    ] {
+        assert_eq!(check(condition), rows, "{condition}");
+    }
+    let bad = plan(r#"{"where": "coalesce(CAST(text AS DOUBLE), 0.0) > 0.0"}"#);
+    let error = pick(&bad, &pool).unwrap_err();
+    assert!(error.hint_text().unwrap().contains("try_cast"), "{error}");
+    let bad = plan(r#"{"where": "coalesce() > 0.0"}"#);
+    assert_eq!(pick(&bad, &pool).unwrap_err().kind(), Kind::Recipe);
+}
+
+#[test]
 fn zeros_have_no_sign() {
     let folder = tempfile::tempdir().unwrap();
     let pool = ratios(folder.path());

@@ -1,4 +1,6 @@
-//! How long units took together, by the clock on the wall.
+//! How long units took together, by the clock on the wall of each machine.
+
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 use store::Commit;
@@ -7,27 +9,37 @@ use store::Commit;
 /// They are a record's alone: no published byte depends on a clock.
 pub(crate) const BEGAN: &str = "began";
 pub(crate) const SECONDS: &str = "seconds";
+/// The share of the units, `0/2`, that the machine did which did this one; none where one does all.
+pub(crate) const SHARE: &str = "share";
 
-/// Seconds in which at least one of these units was being made: those side by side count once, and
-/// pauses between two runs not at all. A record that does not say when it began is added.
+/// Seconds in which at least one of these units was being made, on each machine: those side by side
+/// on one count once, pauses between two runs not at all, and what several machines (`--units`) did
+/// at once is added, for each of them costs and takes its time. A record that does not say when it
+/// began is added.
 pub(crate) fn seconds<'a>(commits: impl Iterator<Item = &'a Commit>) -> f64 {
     let mut apart = 0.0;
-    let mut spans: Vec<(f64, f64)> = Vec::new();
+    let mut machines: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
     for commit in commits {
         let number = |name: &str| commit.info.get(name).and_then(Value::as_f64);
         let Some(took) = number(SECONDS).filter(|took| *took > 0.0) else { continue };
+        let share = commit.info.get(SHARE).and_then(Value::as_str).unwrap_or_default();
         match number(BEGAN) {
-            Some(began) => spans.push((began, began + took)),
+            Some(began) => machines.entry(share).or_default().push((began, began + took)),
             None => apart += took,
         }
     }
+    apart + machines.into_values().map(together).sum::<f64>()
+}
+
+/// How long at least one of these spans lasted.
+fn together(mut spans: Vec<(f64, f64)>) -> f64 {
     spans.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
     let (mut sum, mut until) = (0.0, f64::NEG_INFINITY);
     for (from, to) in spans {
         sum += (to - from.max(until)).max(0.0);
         until = until.max(to);
     }
-    apart + sum
+    sum
 }
 
 #[cfg(test)]
@@ -59,6 +71,15 @@ mod tests {
             unit(json!({"began": 200.0, "seconds": 2.0})),
         ];
         assert_eq!(seconds(units.iter()), 7.0);
+    }
+
+    #[test]
+    fn what_two_machines_did_at_once_counts_for_each() {
+        let unit = |share: &str, began: f64| {
+            unit(json!({"began": began, "seconds": 100.0, "share": share}))
+        };
+        let units = [unit("0/2", 0.0), unit("0/2", 50.0), unit("1/2", 0.0), unit("1/2", 10.0)];
+        assert_eq!(seconds(units.iter()), 150.0 + 110.0);
     }
 
     #[test]

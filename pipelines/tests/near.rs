@@ -209,3 +209,63 @@ stages:
     let again = clipmill().arg("run").arg(&recipe).output().unwrap();
     assert!(common::stderr(&again).contains("--redo"), "{}", common::stderr(&again));
 }
+
+#[test]
+fn boxes_of_other_pictures_than_those_that_a_fetch_stored_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let tar = |seed| {
+        let mut tar = shard::TarWriter::new(Vec::new());
+        tar.append("0.jpg", &waves(seed, 96)).unwrap();
+        tar.append("0.json", format!(r#"{{"uid": "{:032x}"}}"#, 0).as_bytes()).unwrap();
+        tar.finish().unwrap()
+    };
+    for name in ["fetch", "other", "web", "judged"] {
+        std::fs::create_dir(path(name)).unwrap();
+    }
+    let record = r#"{"kind":"fetch","inputs":[]}"#;
+    std::fs::write(path("fetch/_stage.json"), record).unwrap();
+    std::fs::write(path("fetch/0.tar"), tar(0)).unwrap();
+    std::fs::write(path("other/0.tar"), tar(1)).unwrap();
+    let face = [Some([0.0, 0.0, 0.5, 0.5])];
+    boxes(Path::new(&path("web/0.parquet")), &face);
+    boxes(Path::new(&path("judged/0.parquet")), &face);
+    let key = format!("{:x}", <sha2::Sha256 as sha2::Digest>::digest(record));
+    let judge = format!(r#"{{"kind":"judge","inputs":["{key}"]}}"#);
+    std::fs::write(path("judged/_stage.json"), judge).unwrap();
+    let reshard = |shards: &str, boxes: &str, output: &str| {
+        let (shards, boxes, output) = (path(shards), path(boxes), path(output));
+        let flags = ["reshard", "--urls", &shards, "--blur_faces", &boxes, "--output", &output];
+        clipmill().args(flags).output().unwrap()
+    };
+    let refused = reshard("fetch", "web", "a");
+    assert_eq!(refused.status.code(), Some(2), "{}", common::stderr(&refused));
+    assert!(common::stderr(&refused).contains("bbox_col"), "{}", common::stderr(&refused));
+    for (shards, boxes, output) in [("other", "web", "b"), ("fetch", "judged", "c")] {
+        let done = reshard(shards, boxes, output);
+        assert!(done.status.success(), "{}", common::stderr(&done));
+    }
+    // A judge of other shards.
+    let recipe = folder.path().join("other.yaml");
+    let text = format!(
+        r#"version: 1
+name: other
+output: "{}"
+stages:
+  - shards: {{urls: ["{}"]}}
+    id: others
+  - judge: [caption_length: {{min_words: 0, min_chars: 0}}]
+    id: faces
+  - shards: {{urls: ["{}"]}}
+    id: fetched
+  - reshard: {{blur_faces: faces}}
+"#,
+        path("d"),
+        path("other/0.tar"),
+        path("fetch/0.tar"),
+    );
+    std::fs::write(&recipe, text).unwrap();
+    let refused = clipmill().arg("run").arg(&recipe).output().unwrap();
+    let said = common::stderr(&refused);
+    assert!(said.contains("are of the pictures of `others`, not of those of `fetched`"), "{said}");
+}

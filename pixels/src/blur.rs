@@ -5,15 +5,21 @@
 //! Gaussian. Since 1.46 img2dataset derives sigma from a shorter kernel and blurs about three
 //! times less; a face can be told again there, so the stronger one stays here.
 
+use std::ops::Range;
+
 use crate::Picture;
 
 /// A box as shares of width and height: `[x_min, y_min, x_max, y_max]`.
 pub type Face = [f64; 4];
 
-/// Checks a box: finite, and not the wrong way round. What lies outside the picture is cut off.
+/// Checks a box: finite, not the wrong way round, and of shares. A box that lies wholly outside the
+/// picture, or a corner beyond -1 or 2, is one of pixels; what else lies outside is cut off.
 #[must_use]
 pub fn is_box(face: &[f64]) -> bool {
-    matches!(face, [x0, y0, x1, y1] if face.iter().all(|v| v.is_finite()) && x0 <= x1 && y0 <= y1)
+    let &[x0, y0, x1, y1] = face else { return false };
+    let share = |low: f64, high: f64| low <= high && low >= -1.0 && high <= 2.0;
+    let inside = |low: f64, high: f64| low <= 1.0 && high >= 0.0;
+    share(x0, x1) && share(y0, y1) && inside(x0, x1) && inside(y0, y1)
 }
 
 /// A box of the stored pixels, where a viewer sees it: boxes of img2dataset and DataComp know
@@ -38,34 +44,41 @@ pub fn upright(face: Face, orientation: u8) -> Face {
 ///
 /// `out = image · (1 − mask) + blurred image · mask`, where the mask is 1 in the grown boxes and is
 /// itself blurred; sigma is a tenth of the longest side of all boxes and the kernel has
-/// `2 · ceil(4 · sigma) + 1` taps. Pixels beyond an edge are mirrored.
-pub fn blur(picture: &mut Picture, faces: &[Face]) {
+/// `2 · ceil(4 · sigma) + 1` taps. Pixels beyond an edge are mirrored. One channel at a time is held
+/// as numbers beside the mask: 8 bytes for each pixel that is looked at.
+///
+/// Says whether there was a pixel to blur: boxes may be smaller than one, or empty.
+pub fn blur(picture: &mut Picture, faces: &[Face]) -> bool {
     let (width, height) = (picture.width as usize, picture.height as usize);
     let boxes: Vec<(Area, usize)> =
         faces.iter().filter_map(|face| grown(*face, width, height)).collect();
-    let Some(longest) = boxes.iter().map(|(_, side)| *side).max() else { return };
-    let Some(all) = boxes.iter().map(|(area, _)| *area).reduce(Area::union) else { return };
+    let Some(longest) = boxes.iter().map(|(_, side)| *side).max() else { return false };
+    let Some(all) = boxes.iter().map(|(area, _)| *area).reduce(Area::union) else { return false };
     let kernel = Kernel::new(0.1 * longest as f64, all.width() * all.height());
     // The mask reaches one radius beyond its boxes, and a blurred pixel is made of what lies
     // within one more.
     let changed = all.wider(kernel.radius(), width, height);
     let read = changed.wider(kernel.radius(), width, height);
-    let mut mask = Plane { area: read, values: vec![0.0; read.width() * read.height()] };
+    let mut mask = Plane::new(read);
     for (area, _) in &boxes {
         mask.fill(*area);
     }
-    let mask = mask.blurred(&kernel);
+    let mut spare = Vec::new();
+    mask.blur(&kernel, &mut spare);
+    let mut soft = Plane::new(read);
     for channel in 0..3 {
-        let sharp = Plane::of(picture, channel, read);
-        let soft = sharp.blurred(&kernel);
+        soft.take(picture, channel);
+        soft.blur(&kernel, &mut spare);
         for y in changed.top..changed.bottom {
             for x in changed.left..changed.right {
-                let (share, old) = (mask.at(x, y), sharp.at(x, y));
+                let value = &mut picture.rgb[(y * width + x) * 3 + channel];
+                let (share, old) = (mask.at(x, y), f32::from(*value));
                 let new = old * (1.0 - share) + soft.at(x, y) * share;
-                picture.rgb[(y * width + x) * 3 + channel] = new.clamp(0.0, 255.0) as u8;
+                *value = new.clamp(0.0, 255.0) as u8;
             }
         }
     }
+    true
 }
 
 /// A box in pixels, grown, and its longer side before that; none for a box without a pixel.
@@ -77,7 +90,8 @@ fn grown(face: Face, width: usize, height: usize) -> Option<(Area, usize)> {
     if side == 0 {
         return None;
     }
-    // A box thinner than a pixel still hides the pixel that it lies in.
+    // A box thinner than a pixel still hides the pixel that it lies in, or at the edge the last.
+    let (left, top) = (left.min(width.saturating_sub(1)), top.min(height.saturating_sub(1)));
     let area = Area { left, top, right: right.max(left + 1), bottom: bottom.max(top + 1) };
     Some((area.wider((0.1 * side as f64) as usize, width, height), side))
 }
@@ -125,13 +139,24 @@ struct Plane {
     values: Vec<f32>,
 }
 
+/// Columns that are blurred at once: what a core's cache holds of a high picture.
+const STRIP: usize = 64;
+
 impl Plane {
-    fn of(picture: &Picture, channel: usize, area: Area) -> Self {
-        let width = picture.width as usize;
-        let value = |x, y| f32::from(picture.rgb[(y * width + x) * 3 + channel]);
-        let rows = area.top..area.bottom;
-        let values = rows.flat_map(|y| (area.left..area.right).map(move |x| value(x, y)));
-        Self { area, values: values.collect() }
+    /// Zeros.
+    fn new(area: Area) -> Self {
+        Self { area, values: vec![0.0; area.width() * area.height()] }
+    }
+
+    /// Takes the values of this channel.
+    fn take(&mut self, picture: &Picture, channel: usize) {
+        let (width, area) = (picture.width as usize, self.area);
+        let rows = self.values.chunks_exact_mut(area.width().max(1));
+        for (y, row) in (area.top..area.bottom).zip(rows) {
+            for (x, value) in (area.left..area.right).zip(row) {
+                *value = f32::from(picture.rgb[(y * width + x) * 3 + channel]);
+            }
+        }
     }
 
     fn at(&self, x: usize, y: usize) -> f32 {
@@ -147,19 +172,17 @@ impl Plane {
     }
 
     /// Rows, then columns. An edge of the part is mirrored like the picture's own: where it lies
-    /// inside the picture, that only changes values that nobody reads.
-    fn blurred(&self, kernel: &Kernel) -> Self {
-        let (width, height) = (self.area.width(), self.area.height());
-        let mut values = self.values.clone();
+    /// inside the picture, that only changes values that nobody reads. `spare` is memory to use.
+    fn blur(&mut self, kernel: &Kernel, spare: &mut Vec<f32>) {
+        let width = self.area.width();
         for pass in &kernel.passes {
-            let mut across = vec![0.0; values.len()];
-            for (row, out) in values.chunks_exact(width).zip(across.chunks_exact_mut(width)) {
-                pass.along(row, out);
+            for row in self.values.chunks_exact_mut(width.max(1)) {
+                pass.along(row, spare);
             }
-            values.fill(0.0);
-            pass.across(&across, &mut values, width, height);
+            for left in (0..width).step_by(STRIP) {
+                pass.across(&mut self.values, width, left..width.min(left + STRIP), spare);
+            }
         }
-        Self { area: self.area, values }
     }
 }
 
@@ -210,22 +233,23 @@ impl Pass {
         }
     }
 
-    /// Along one row; `out` is zero before.
-    fn along(&self, row: &[f32], out: &mut [f32]) {
-        let radius = self.radius();
-        let mirrored: Vec<f32> = (0..row.len() + 2 * radius)
-            .map(|i| row[mirror(i as isize - radius as isize, row.len())])
-            .collect();
+    /// Along one row; `mirrored` is memory to use.
+    fn along(&self, row: &mut [f32], mirrored: &mut Vec<f32>) {
+        let (radius, len) = (self.radius(), row.len());
+        mirrored.clear();
+        let places = 0..len + 2 * radius;
+        mirrored.extend(places.map(|i| row[mirror(i as isize - radius as isize, len)]));
         match self {
             Self::Taps(taps) => {
-                for (tap, from) in taps.iter().zip(mirrored.windows(row.len())) {
-                    add(out, from, *tap);
+                row.fill(0.0);
+                for (tap, from) in taps.iter().zip(mirrored.windows(len)) {
+                    add(row, from, *tap);
                 }
             }
             Self::Mean(_) => {
                 let width = 2 * radius + 1;
                 let mut sum: f64 = mirrored[..width].iter().map(|v| f64::from(*v)).sum();
-                for (i, out) in out.iter_mut().enumerate() {
+                for (i, out) in row.iter_mut().enumerate() {
                     *out = (sum / width as f64) as f32;
                     if let Some(next) = mirrored.get(i + width) {
                         sum += f64::from(*next) - f64::from(mirrored[i]);
@@ -235,24 +259,29 @@ impl Pass {
         }
     }
 
-    /// Along the columns of a plane; `out` is zero before.
-    fn across(&self, plane: &[f32], out: &mut [f32], width: usize, height: usize) {
+    /// Along these columns of a plane; `strip` is memory to use.
+    fn across(&self, plane: &mut [f32], width: usize, columns: Range<usize>, strip: &mut Vec<f32>) {
         let radius = self.radius() as isize;
-        let row = |y: isize| &plane[mirror(y, height) * width..][..width];
+        strip.clear();
+        plane.chunks_exact(width).for_each(|row| strip.extend_from_slice(&row[columns.clone()]));
+        let height = plane.len() / width;
+        let row = |y: isize| &strip[mirror(y, height) * columns.len()..][..columns.len()];
+        let outs = plane.chunks_exact_mut(width).map(|row| &mut row[columns.clone()]).enumerate();
         match self {
             Self::Taps(taps) => {
-                for (y, out) in out.chunks_exact_mut(width).enumerate() {
+                for (y, out) in outs {
+                    out.fill(0.0);
                     for (i, tap) in taps.iter().enumerate() {
                         add(out, row(y as isize + i as isize - radius), *tap);
                     }
                 }
             }
             Self::Mean(_) => {
-                let mut sums = vec![0.0_f64; width];
+                let mut sums = vec![0.0_f64; columns.len()];
                 for y in -radius..=radius {
                     sums.iter_mut().zip(row(y)).for_each(|(sum, v)| *sum += f64::from(*v));
                 }
-                for (y, out) in out.chunks_exact_mut(width).enumerate() {
+                for (y, out) in outs {
                     let (old, new) = (row(y as isize - radius), row(y as isize + radius + 1));
                     for (x, out) in out.iter_mut().enumerate() {
                         *out = (sums[x] / (2 * radius + 1) as f64) as f32;
@@ -330,16 +359,15 @@ mod tests {
 
     #[test]
     fn three_boxes_stand_for_a_gaussian_that_would_take_too_long() {
-        let (mut exact, mut quick) = (vec![0.0; 401], vec![0.0; 401]);
-        let mut point = vec![0.0; 401];
-        point[200] = 1000.0;
+        let (mut exact, mut spare) = (vec![0.0; 401], Vec::new());
+        exact[200] = 1000.0;
+        let mut quick = exact.clone();
         let taps = Kernel::new(30.0, 1);
-        taps.passes[0].along(&point, &mut exact);
+        taps.passes[0].along(&mut exact, &mut spare);
         let boxes = Kernel::new(30.0, MOST_WORK);
         assert_eq!(boxes.passes.len(), 3);
         for pass in &boxes.passes {
-            pass.along(&point, &mut quick);
-            point.copy_from_slice(&quick);
+            pass.along(&mut quick, &mut spare);
         }
         let apart = exact.iter().zip(&quick).map(|(a, b): (&f32, &f32)| (a - b).abs());
         let peak = exact[200];
@@ -359,9 +387,29 @@ mod tests {
     #[test]
     fn what_is_no_box_is_told() {
         assert!(is_box(&[0.1, 0.1, 0.2, 0.2]) && is_box(&[-1.0, 0.0, 2.0, 0.0]));
-        for bad in [&[0.1, 0.1, 0.2][..], &[0.2, 0.1, 0.1, 0.2], &[f64::NAN, 0.0, 1.0, 1.0], &[]] {
+        for bad in [
+            &[0.1, 0.1, 0.2][..],
+            &[0.2, 0.1, 0.1, 0.2],
+            &[f64::NAN, 0.0, 1.0, 1.0],
+            &[],
+            // In pixels.
+            &[10.0, 20.0, 50.0, 60.0],
+            &[0.0, 0.0, 40.0, 40.0],
+            &[1.5, 0.0, 2.0, 1.0],
+            &[0.0, -1.0, 1.0, -0.5],
+        ] {
             assert!(!is_box(bad), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn it_is_told_whether_a_pixel_was_blurred() {
+        let mut picture = noise(96, 64);
+        let before = picture.clone();
+        assert!(!blur(&mut picture, &[]) && !blur(&mut picture, &[[0.5, 0.5, 0.5, 0.5]]));
+        assert!(before == picture);
+        // At the edge the last column is meant.
+        assert!(blur(&mut picture, &[[1.0, 0.2, 1.0, 0.8]]) && before != picture);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The boxes of faces of a set of shards: DataComp's column `face_bboxes`, joined by uid.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
@@ -28,16 +28,18 @@ impl FaceBoxes {
     /// Reads the columns `uid` and `face_bboxes` (lists of `[x_min, y_min, x_max, y_max]`, shares
     /// of the stored picture's width and height) of these parquet files. An empty list is a picture
     /// without a face; a null, and a uid that no file has, a picture that nobody looked at. Of rows
-    /// with one uid the faces of all count.
+    /// with one uid the faces of all count, and a null counts more than they.
     ///
     /// # Errors
-    /// A missing column, a box that is none (with file and row), or a file that cannot be read.
+    /// A missing column, a box that is none or is in pixels (with file and row), or a file that
+    /// cannot be read.
     pub fn read(sources: &Shards, files: &[String]) -> Result<Self> {
         let mut at: HashMap<Uid, Vec<usize>> = HashMap::new();
         for (sample, &uid) in sources.uids()?.iter().enumerate() {
             at.entry(uid).or_default().push(sample);
         }
         let mut boxes: Vec<Option<Box<[Face]>>> = vec![None; sources.uids()?.len()];
+        let mut not_looked_at: HashSet<usize> = HashSet::new();
         for file in files {
             let mut first = 0;
             let pick = Pick { columns: Some(&["uid", COLUMN]), ..Pick::default() };
@@ -70,15 +72,19 @@ impl FaceBoxes {
                     let faces = faces(lists.as_list::<i32>(), row).map_err(|message| {
                         Error::input(message).at(format!("{file}, row {}", first + row))
                     })?;
-                    for &sample in samples.iter().filter(|_| faces.is_some()) {
+                    let Some(faces) = faces else {
+                        not_looked_at.extend(samples);
+                        continue;
+                    };
+                    for &sample in samples {
                         let known = boxes[sample].take().unwrap_or_default().into_vec();
-                        let all = known.into_iter().chain(faces.iter().flatten().copied());
-                        boxes[sample] = Some(all.collect());
+                        boxes[sample] = Some(known.into_iter().chain(faces.clone()).collect());
                     }
                 }
                 first += batch.num_rows();
             }
         }
+        not_looked_at.into_iter().for_each(|sample| boxes[sample] = None);
         Ok(Self(boxes))
     }
 
@@ -100,7 +106,8 @@ fn faces(lists: &GenericListArray<i32>, row: usize) -> Result<Option<Vec<Face>>,
         let sound = values.filter(|v| v.null_count() == 0 && is_box(v.values()));
         sound.and_then(|v| Face::try_from(&v.values()[..]).ok()).ok_or_else(|| {
             let got = values.map(|v| v.values().to_vec()).unwrap_or_default();
-            format!("{COLUMN}[{i}] is no box `[x_min, y_min, x_max, y_max]`: {got:?}")
+            let form = "`[x_min, y_min, x_max, y_max]` in shares of the picture's sides";
+            format!("{COLUMN}[{i}] is no box {form}: {got:?}")
         })
     };
     (0..rows.len()).map(face).collect::<Result<Vec<Face>, String>>().map(Some)

@@ -14,7 +14,7 @@ use stage::pii::PiiKind;
 use stage::{Context, Counts, Error, Result};
 use store::subset::Uid;
 
-use crate::reshard_edit::Edits;
+use crate::reshard_edit::{Edits, OTHER_PICTURE};
 use crate::shard_index::Row;
 use crate::shards::Shards;
 use crate::shuffle::permutation;
@@ -46,9 +46,12 @@ pub struct ReshardPlan {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mask_pii: Vec<PiiKind>,
     /// Where the boxes of faces are that are blurred: the id of a `judge` stage with the rule
-    /// `faces`, or parquet files (path, folder, glob) with `uid` and `face_bboxes`. A sample that has
-    /// none there is passed over as `faces_unknown`, one whose picture cannot be decoded as
-    /// `faces_undecodable`. Default none: every picture is copied.
+    /// `faces`, or parquet files (path, folder, glob) with `uid` and `face_bboxes`: shares of the
+    /// sides of the pictures as these shards hold them. Behind a `fetch` that has to be a judge of
+    /// the same shards: boxes of the pictures as they lay on the web go to `fetch` as `bbox_col`. A
+    /// sample that has none there is passed over as `faces_unknown`, one whose picture cannot be
+    /// decoded as `faces_undecodable`, one with a second picture (`orig.jpg`) as
+    /// `faces_other_picture`. Default none: every picture is copied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blur_faces: Option<String>,
     /// Quality of a JPEG with blurred faces, 1 to 100; default 95. PNG and WebP are written without
@@ -119,8 +122,9 @@ pub struct Resharding {
     pub shards: Vec<OutputShard>,
     /// Input samples (each further copy counts as one more), those written, and those passed over:
     /// `not_selected`, `judged_out`, `duplicate_uid`, `no_picture`, `bad_member_name`,
-    /// `faces_unknown`. A picture whose faces cannot be blurred is found out when it is written, and
-    /// counted there: `faces_undecodable`.
+    /// `faces_unknown`, `faces_other_picture`. A picture whose faces cannot be blurred, and one under
+    /// the name of something else, are found out when they are written, and counted there:
+    /// `faces_undecodable`, `faces_other_picture`.
     pub counts: Counts,
     /// Samples to be written that have a face to blur.
     pub(crate) with_faces: u64,
@@ -219,6 +223,8 @@ impl ReshardPlan {
                 counts.drop("bad_member_name");
             } else if edits.unknown_faces(index) {
                 counts.drop("faces_unknown");
+            } else if edits.other_picture(sources.row(index).parts.iter().map(|part| &*part.0)) {
+                counts.drop(OTHER_PICTURE);
             } else {
                 picks.extend((0..copies).map(|copy| Pick { sample: index as u64, copy }));
             }

@@ -28,8 +28,8 @@ pub(crate) struct Block {
     pub(crate) bytes: Vec<u8>,
     /// How many there are.
     pub(crate) samples: usize,
-    /// Samples that are not here, since their faces could not be blurred.
-    pub(crate) undecodable: usize,
+    /// Why samples are not here, one for each: their faces could not be blurred.
+    pub(crate) dropped: Vec<&'static str>,
     /// What was changed in them.
     pub(crate) edited: Edited,
 }
@@ -44,8 +44,8 @@ pub(crate) fn for_each_block(
     mut write: impl FnMut(&Block) -> Result<()>,
 ) -> Result<()> {
     let most = if sources.any_remote() { FROM_NETWORK } else { FROM_FILES };
-    let (uids, threads) = (sources.uids()?, cx.threads);
-    let mut blocks = Blocks { sources, uids, edits, threads, rest: picks, most, held: None };
+    let uids = sources.uids()?;
+    let mut blocks = Blocks { cx, sources, uids, edits, rest: picks, most, held: None };
     if cx.threads < 2 {
         let mut block = Block::default();
         while blocks.next(&mut block)? {
@@ -83,10 +83,10 @@ pub(crate) fn for_each_block(
 }
 
 struct Blocks<'a> {
+    cx: &'a Context,
     sources: &'a Shards,
     uids: &'a [Uid],
     edits: &'a Edits,
-    threads: usize,
     rest: &'a [Pick],
     /// Bytes of members in one block, unless one sample alone has more.
     most: u64,
@@ -132,7 +132,7 @@ impl Blocks<'_> {
             }
             self.frame(*pick, &parts, sample)?;
         }
-        (block.samples, block.undecodable, block.edited) = (count, 0, Edited::default());
+        (block.samples, block.dropped, block.edited) = (count, Vec::new(), Edited::default());
         if self.edits.any()
             && let Some(edited) = self.edited(picks, block)?
         {
@@ -153,7 +153,8 @@ impl Blocks<'_> {
                 (in_order(row), sample)
             })
             .collect();
-        let changes = in_parallel(self.threads, picks.len(), |i| {
+        let changes = in_parallel(self.cx.threads, picks.len(), |i| {
+            self.cx.cancel.check()?;
             let (parts, sample) = &samples[i];
             let members: Vec<(&str, &[u8])> =
                 places(parts).zip(parts).map(|(data, part)| (part.0, &sample[data])).collect();
@@ -165,14 +166,14 @@ impl Blocks<'_> {
             return Ok(None);
         }
         let mut bytes = Vec::with_capacity(block.bytes.len());
-        let (mut undecodable, mut all) = (0, Edited::default());
+        let (mut dropped, mut all) = (Vec::new(), Edited::default());
         for ((change, edited), (pick, (parts, sample))) in
             changes.iter().zip(picks.iter().zip(&samples))
         {
             all.merge(edited);
             match change {
                 Change::None => bytes.extend_from_slice(sample),
-                Change::Undecodable => undecodable += 1,
+                Change::Dropped(reason) => dropped.push(*reason),
                 Change::Members(members) => {
                     for (part, member) in parts.iter().zip(members) {
                         let len = member.len() as u64;
@@ -183,8 +184,8 @@ impl Blocks<'_> {
                 }
             }
         }
-        let samples = block.samples - undecodable;
-        Ok(Some(Block { bytes, samples, undecodable, edited: all }))
+        let samples = block.samples - dropped.len();
+        Ok(Some(Block { bytes, samples, dropped, edited: all }))
     }
 
     /// The name of a member.

@@ -76,9 +76,7 @@ pub fn write_edited_tar(
         out.write_all(&block.bytes).map_err(write_error)?;
         counts.entered += block.samples as u64;
         counts.kept += block.samples as u64;
-        for _ in 0..block.undecodable {
-            counts.drop("faces_undecodable");
-        }
+        block.dropped.iter().for_each(|reason| counts.drop(reason));
         edited.merge(&block.edited);
         cx.progress.update(counts.kept, shard.picks.len() as u64, "");
         Ok(())

@@ -509,3 +509,37 @@ fn names_from_elsewhere_stay_inside_their_place_in_the_card() {
     let manifest: Value = serde_json::from_slice(&bytes_of(&output, "manifest.json")).unwrap();
     assert_eq!(manifest["columns"][odd], json!("Float32"));
 }
+
+#[test]
+fn members_of_a_shard_are_looked_into_as_files_of_their_names_are() {
+    let output = plain();
+    let rows = parquet(vec![("link", texts(&["http://a.example/1".to_owned(), String::new()]))]);
+    let nested = tar("inner.tar", &[("deep.json", br#"{"u": "http:\/\/a.example\/1"}"#)]);
+    let nested = nested.read_all().unwrap();
+    let members: Vec<(&str, &[u8])> = vec![
+        ("1.bin.npz", b"PK"),
+        ("1.broken.parquet", b"PAR1"),
+        ("1.json", b"{}"),
+        ("1.meta.json.gz", &[0x1f, 0x8b]),
+        ("1.png", PNG),
+        ("1.rows.parquet", &rows),
+        ("1.tar", &nested),
+        ("1.words.npy", b"\x93NUMPY"),
+    ];
+    let shard = tar("x.tar", &members).read_all().unwrap().to_vec();
+    replace(&output, "shards/00000.tar", shard, true);
+    let absence = scan(&output.stage("release"), &url("http://a.example/1"));
+    for told in [
+        "shards/00000.tar: member 1.bin.npz is compressed: what it holds was not read",
+        "shards/00000.tar: member 1.broken.parquet cannot be looked into: ",
+        "shards/00000.tar: member 1.meta.json.gz is compressed: what it holds was not read",
+        "shards/00000.tar: member 1.words.npy is neither uids nor numbers: ",
+    ] {
+        let fault = absence.faults.iter().find(|fault| fault.starts_with(told));
+        assert!(fault.is_some(), "{told}: {:?}", absence.faults);
+    }
+    for place in ["member 1.rows.parquet, row 0, column link", "member 1.tar, member deep.json"] {
+        let at = |found: &release::Found| found.place == place && found.kind == "url";
+        assert!(absence.found.iter().any(at), "{place}: {:?}", absence.found);
+    }
+}

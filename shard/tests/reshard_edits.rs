@@ -56,7 +56,7 @@ fn captions_are_masked_in_txt_and_json_and_all_other_samples_and_members_keep_th
         .collect();
     let sources = Shards::from_blobs(&[tar("0.tar", &all)], Truncated::Refuse).unwrap();
     let plan = ReshardPlan { mask_pii: PiiKind::ALL.to_vec(), ..ReshardPlan::default() };
-    let edits = Edits::new(&plan, None);
+    let edits = Edits::new(&Context::default(), &plan, None);
     let planned = planned(&plan, &sources, &edits);
     let mut plain = Vec::new();
     write_tar(&Context::default(), &planned.shards[0], &sources, &mut plain).unwrap();
@@ -85,7 +85,7 @@ fn where_nothing_is_found_the_tar_is_that_of_a_plain_resharding() {
     let blob = tar("0.tar", &[("0.jpg", common::PNG), ("0.json", text.as_bytes())]);
     let sources = Shards::from_blobs(&[blob], Truncated::Refuse).unwrap();
     let plan = ReshardPlan { mask_pii: PiiKind::ALL.to_vec(), ..ReshardPlan::default() };
-    let edits = Edits::new(&plan, None);
+    let edits = Edits::new(&Context::default(), &plan, None);
     let planned = planned(&plan, &sources, &edits);
     let (cx, mut plain, mut edited) = (Context::default(), Vec::new(), Vec::new());
     write_tar(&cx, &planned.shards[0], &sources, &mut plain).unwrap();
@@ -156,7 +156,7 @@ fn faces() -> (tempfile::TempDir, Shards, FaceBoxes) {
 fn faces_are_blurred_and_pictures_without_a_face_are_copied_byte_for_byte() {
     let (_folder, sources, faces) = faces();
     let plan = ReshardPlan { blur_faces: Some("faces".to_owned()), ..ReshardPlan::default() };
-    let edits = Edits::new(&plan, Some(faces));
+    let edits = Edits::new(&Context::default(), &plan, Some(faces));
     let planned = planned(&plan, &sources, &edits);
     assert_eq!(planned.counts.dropped, [("faces_unknown".to_owned(), 1)].into());
     let mut tar = Vec::new();
@@ -183,6 +183,77 @@ fn faces_are_blurred_and_pictures_without_a_face_are_copied_byte_for_byte() {
 }
 
 #[test]
+fn a_sample_with_a_second_picture_does_not_go_out_while_faces_are_blurred() {
+    let (jpeg, png) = (encode_jpeg(&noise(), 95), encode_png(&noise(), 6));
+    let jsons: Vec<String> = (0..5).map(|i| json(i, "x")).collect();
+    let all: Vec<(&str, &[u8])> = vec![
+        ("0.jpg", &jpeg),
+        ("0.json", jsons[0].as_bytes()),
+        ("1.jpg", &jpeg),
+        ("1.json", jsons[1].as_bytes()),
+        ("1.orig.jpg", &jpeg),
+        ("2.gif", b"GIF89a"),
+        ("2.jpg", &jpeg),
+        ("2.json", jsons[2].as_bytes()),
+        // A picture under another name.
+        ("3.jpg", &jpeg),
+        ("3.json", jsons[3].as_bytes()),
+        ("3.thumb", &png),
+        ("4.jpg", &jpeg),
+        ("4.json", jsons[4].as_bytes()),
+        ("4.png", &png),
+    ];
+    let sources = Shards::from_blobs(&[tar("0.tar", &all)], Truncated::Refuse).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let rows: Vec<_> = (0..5).map(|i| (i, Some(vec![]))).collect();
+    let file = boxes(&folder.path().join("boxes.parquet"), &rows);
+    let plan = ReshardPlan { blur_faces: Some("faces".to_owned()), ..ReshardPlan::default() };
+    let faces = FaceBoxes::read(&sources, &[file]).unwrap();
+    let edits = Edits::new(&Context::default(), &plan, Some(faces));
+    let planned = planned(&plan, &sources, &edits);
+    assert_eq!(planned.counts.dropped, [("faces_other_picture".to_owned(), 3)].into());
+    let mut tar = Vec::new();
+    let (counts, _) =
+        write_edited_tar(&Context::default(), &planned.shards[0], &sources, &edits, &mut tar)
+            .unwrap();
+    let dropped = [("faces_other_picture".to_owned(), 4)].into();
+    assert_eq!((counts.entered, counts.kept, &counts.dropped), (5, 1, &dropped));
+    assert_eq!(members(&tar).len(), 2);
+}
+
+#[test]
+fn of_rows_of_one_uid_one_that_nobody_looked_at_counts_most() {
+    let (folder, sources, _) = faces();
+    let face = || Some(vec![[0.0, 0.0, 0.4, 0.6]]);
+    let rows = [(0, None), (0, Some(vec![])), (1, face()), (1, None), (2, face()), (4, face())];
+    let file = boxes(&folder.path().join("twice.parquet"), &rows);
+    let plan = ReshardPlan { blur_faces: Some("faces".to_owned()), ..ReshardPlan::default() };
+    let faces = FaceBoxes::read(&sources, &[file]).unwrap();
+    let edits = Edits::new(&Context::default(), &plan, Some(faces));
+    let dropped = planned(&plan, &sources, &edits).counts.dropped;
+    assert_eq!(dropped, [("faces_unknown".to_owned(), 3)].into());
+}
+
+#[test]
+fn a_picture_of_which_no_pixel_is_in_a_box_is_copied_and_not_counted() {
+    let (folder, sources, _) = faces();
+    let point = || Some(vec![[0.5, 0.5, 0.5, 0.5]]);
+    let rows = [(0, point()), (1, point()), (2, Some(vec![]))];
+    let file = boxes(&folder.path().join("points.parquet"), &rows);
+    let plan = ReshardPlan { blur_faces: Some("faces".to_owned()), ..ReshardPlan::default() };
+    let faces = FaceBoxes::read(&sources, &[file]).unwrap();
+    let edits = Edits::new(&Context::default(), &plan, Some(faces));
+    let planned = planned(&plan, &sources, &edits);
+    let (mut tar, mut plain) = (Vec::new(), Vec::new());
+    let cx = Context::default();
+    let (_, edited) =
+        write_edited_tar(&cx, &planned.shards[0], &sources, &edits, &mut tar).unwrap();
+    write_tar(&cx, &planned.shards[0], &sources, &mut plain).unwrap();
+    assert_eq!(edited, Edited::default());
+    assert!(tar == plain);
+}
+
+#[test]
 fn statistics_and_meta_tell_what_was_changed() {
     let (_folder, sources, faces) = faces();
     let plan = ReshardPlan {
@@ -190,7 +261,7 @@ fn statistics_and_meta_tell_what_was_changed() {
         blur_faces: Some("faces".to_owned()),
         ..ReshardPlan::default()
     };
-    let edits = Edits::new(&plan, Some(faces));
+    let edits = Edits::new(&Context::default(), &plan, Some(faces));
     let planned = planned(&plan, &sources, &edits);
     let folder = tempfile::tempdir().unwrap();
     let stage = Output::open(folder.path().to_str().unwrap()).unwrap().stage("reshard");
@@ -218,6 +289,12 @@ fn a_box_that_is_none_and_a_missing_column_are_named() {
     let file = boxes(&folder.path().join("bad.parquet"), &rows);
     let message = FaceBoxes::read(&sources, &[file]).unwrap_err().to_string();
     assert!(message.contains("bad.parquet, row 1: face_bboxes[0] is no box"), "{message}");
+    let rows = [(1, Some(vec![[10.0, 20.0, 50.0, 60.0]]))];
+    let file = boxes(&folder.path().join("pixels.parquet"), &rows);
+    let message = FaceBoxes::read(&sources, &[file]).unwrap_err().to_string();
+    let expected = "pixels.parquet, row 0: face_bboxes[0] is no box `[x_min, y_min, x_max, y_max]` \
+                    in shares of the picture's sides: [10.0, 20.0, 50.0, 60.0]";
+    assert!(message.contains(expected), "{message}");
     let batch = RecordBatch::try_from_iter([(
         "uid",
         Arc::new(StringArray::from(vec![uid(1)])) as ArrayRef,
@@ -237,7 +314,7 @@ fn a_tar_that_was_masked_is_read_under_the_same_uids() {
     let blob = tar("0.tar", &[("0.jpg", common::PNG), ("0.json", text.as_bytes())]);
     let sources = Shards::from_blobs(&[blob], Truncated::Refuse).unwrap();
     let plan = ReshardPlan { mask_pii: vec![PiiKind::Phone], ..ReshardPlan::default() };
-    let edits = Edits::new(&plan, None);
+    let edits = Edits::new(&Context::default(), &plan, None);
     let planned = planned(&plan, &sources, &edits);
     let mut tar = Vec::new();
     write_edited_tar(&Context::default(), &planned.shards[0], &sources, &edits, &mut tar).unwrap();

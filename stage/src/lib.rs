@@ -12,7 +12,7 @@
 //! has the rules for personal data in a text, which two rooms share.
 //!
 //! Reading order: [`Links`], [`Pairs`], [`Counts`], [`Checkpoint`], [`Report`], [`Context`],
-//! [`Figures`], [`Error`], and the [`registry!`] macro that gathers the stages of one room.
+//! [`Figures`], [`Gate`], [`Error`], and the [`registry!`] macro that gathers the stages of one room.
 
 mod checkpoint;
 mod context;
@@ -20,6 +20,7 @@ mod counts;
 mod dice;
 mod error;
 mod figures;
+mod gate;
 mod links;
 mod pairs;
 mod parallel;
@@ -33,6 +34,7 @@ pub use counts::Counts;
 pub use dice::Dice;
 pub use error::{Error, Kind, Result, ResultExt};
 pub use figures::{Figure, Figures};
+pub use gate::{Gate, Held};
 pub use links::Links;
 pub use pairs::{PairRow, PairSource, Pairs, PairsBuilder, Status};
 pub use parallel::in_parallel;

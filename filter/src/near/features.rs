@@ -1,7 +1,7 @@
 //! Embeddings out of files, row by row beside their metadata: clip-retrieval's layout, or DataComp's
 //! metadata folders with `<name>.npz` beside `<name>.parquet`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
@@ -31,7 +31,8 @@ pub struct Partition {
 /// which `array` is read, with `<name>.parquet` beside it.
 ///
 /// # Errors
-/// When there is neither, one has no metadata, or a folder has two of one name.
+/// When there is neither, one has no metadata, metadata have no features (they would be lost without
+/// a word), or a folder has two of one name.
 pub fn partitions(files: &[String], array: &str) -> Result<Vec<Partition>> {
     let of = |start: &str, end: &str, own: &str| -> Result<BTreeMap<(String, String), String>> {
         let mut found: BTreeMap<(String, String), String> = BTreeMap::new();
@@ -63,7 +64,31 @@ pub fn partitions(files: &[String], array: &str) -> Result<Vec<Partition>> {
         Some(metadata) => Ok(Partition { features, array: None, metadata }),
         None => Err(Error::input(format!("no metadata_{}.parquet", key.1)).at(features)),
     };
-    features.into_iter().map(pair).collect()
+    let found = features.into_iter().map(pair).collect::<Result<_>>()?;
+    let archive = |file: &&String| {
+        let parquet = file.strip_suffix(".npz").map(|stem| format!("{stem}.parquet"));
+        parquet.is_some_and(|parquet| files.contains(&parquet))
+    };
+    if let Some(archive) = files.iter().find(archive) {
+        let message =
+            "an npz with its parquet beside img_emb_*.npy: one of the two would be left out";
+        return Err(Error::input(message).at(archive.clone()).hint("name folders of one kind"));
+    }
+    match metadata.into_iter().next() {
+        None => Ok(found),
+        Some(((folder, part), metadata)) => {
+            let folder = if folder.is_empty() { folder } else { format!("{folder}/") };
+            let wanted = format!("{folder}img_emb_{part}.npy, or img_emb/ in its folder");
+            Err(without_features(&metadata, &wanted))
+        }
+    }
+}
+
+/// Metadata whose rows have no features.
+fn without_features(metadata: &str, features: &str) -> Error {
+    Error::input(format!("no features for it: no {features}")).at(metadata.to_owned()).hint(
+        "its pairs would be left out without a word: get the missing file, or take the parquet out of the folder",
+    )
 }
 
 /// DataComp's pairs of files, each of them beside the other.
@@ -82,7 +107,16 @@ fn archives(files: &[String], array: &str) -> Result<Vec<Partition>> {
         }
         Ok(Partition { features: features.clone(), array: Some(array.to_owned()), metadata })
     };
-    found.into_iter().map(pair).collect()
+    let partitions = found.into_iter().map(pair).collect::<Result<Vec<_>>>()?;
+    let taken: HashSet<&str> = partitions.iter().map(|part| &*part.metadata).collect();
+    let parquets = files.iter().filter(|file| file.ends_with(".parquet"));
+    match parquets.filter(|file| !taken.contains(&***file)).min() {
+        None => Ok(partitions),
+        Some(metadata) => {
+            let stem = metadata.strip_suffix(".parquet").unwrap_or(metadata);
+            Err(without_features(metadata, &format!("{stem}.npz")))
+        }
+    }
 }
 
 /// Features of length 1 with the names of their rows.
@@ -232,6 +266,29 @@ mod tests {
         assert_eq!(found, [of("a"), of("b")]);
         let error = partitions(&files[..3], "b32_img").unwrap_err();
         assert_eq!(error.to_string(), "p/b.npz: no p/b.parquet");
+    }
+
+    #[test]
+    fn metadata_without_features_is_refused_and_both_files_are_named() {
+        let files = ["p/a.npz", "p/a.parquet", "p/b.parquet"].map(str::to_owned);
+        let error = partitions(&files, L14_IMG).unwrap_err();
+        assert_eq!(error.to_string(), "p/b.parquet: no features for it: no p/b.npz");
+        let files = [
+            "a/img_emb/img_emb_0.npy",
+            "a/metadata/metadata_0.parquet",
+            "a/metadata/metadata_1.parquet",
+        ];
+        let files = files.map(str::to_owned);
+        let error = partitions(&files, L14_IMG).unwrap_err().to_string();
+        let expected = "a/metadata/metadata_1.parquet: no features for it: no a/img_emb_1.npy, or \
+                        img_emb/ in its folder";
+        assert_eq!(error, expected);
+        let mixed = [&files[..2], &["p/a.npz".to_owned(), "p/a.parquet".to_owned()]].concat();
+        let error = partitions(&mixed, L14_IMG).unwrap_err().to_string();
+        assert!(
+            error.starts_with("p/a.npz: an npz with its parquet beside img_emb_*.npy"),
+            "{error}"
+        );
     }
 
     #[test]

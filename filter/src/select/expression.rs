@@ -20,6 +20,7 @@ use stage::{Error, Result, ResultExt, Status};
 
 use super::functions::{self, Call, PoolCall, calls_of_the_pool, scalar_number};
 use super::quantile::{self, Rank};
+use super::replaced::replaced;
 use super::sample;
 use super::tally::RowTest;
 use crate::engine::{query_error, session};
@@ -156,7 +157,9 @@ impl<'a> Condition<'a> {
         check_grammar(text)?;
         let term = self.context.parse_sql_expr(text, &self.schema);
         let term = term.map_err(|error| self.explain(&error, text))?;
+        let term = term.unalias_nested().data;
         check_kind(&term)?;
+        let term = replaced(term, &self.schema).map_err(|error| self.explain(&error, text))?;
         // A column that is text in one file and a number in another is refused where it is asked
         // for.
         self.pool.columns(&column_names([&term]))?;

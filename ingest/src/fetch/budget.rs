@@ -1,8 +1,8 @@
-//! Memory that bodies and decoded pictures may take together.
+//! Memory that bodies may take together.
 //!
-//! Neither gate can deadlock: one holder at a time may overdraw, and goes on to its end.
+//! The gate cannot deadlock: one holder at a time may overdraw, and goes on to its end.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
@@ -70,43 +70,6 @@ impl Hold {
     }
 }
 
-/// Bytes of pictures that are being decoded.
-pub(super) struct Decoding {
-    limit: u64,
-    used: Mutex<u64>,
-    freed: Condvar,
-}
-
-/// What one picture holds; given back when dropped.
-pub(super) struct Decoded<'a> {
-    gate: &'a Decoding,
-    bytes: u64,
-}
-
-impl Decoding {
-    pub(super) fn new(limit: u64) -> Self {
-        Self { limit, used: Mutex::new(0), freed: Condvar::new() }
-    }
-
-    /// Waits until `bytes` more fit; a picture that never fits goes alone.
-    pub(super) fn enter(&self, bytes: u64) -> Decoded<'_> {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        while *used > 0 && used.saturating_add(bytes) > self.limit {
-            used = self.freed.wait(used).unwrap_or_else(PoisonError::into_inner);
-        }
-        *used = used.saturating_add(bytes);
-        Decoded { gate: self, bytes }
-    }
-}
-
-impl Drop for Decoded<'_> {
-    fn drop(&mut self) {
-        let mut used = self.gate.used.lock().unwrap_or_else(PoisonError::into_inner);
-        *used = used.saturating_sub(self.bytes);
-        self.gate.freed.notify_all();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,20 +95,5 @@ mod tests {
             }
             assert_eq!(bodies.kib.available_permits(), 64);
         });
-    }
-
-    #[test]
-    fn a_picture_over_the_limit_goes_alone_and_others_wait_for_it() {
-        let gate = Decoding::new(100);
-        let big = gate.enter(1000);
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| {
-                let _small = gate.enter(1);
-                *gate.used.lock().unwrap()
-            });
-            drop(big);
-            assert_eq!(waiting.join().unwrap(), 1);
-        });
-        assert_eq!(*gate.used.lock().unwrap(), 0);
     }
 }

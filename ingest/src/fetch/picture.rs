@@ -7,8 +7,8 @@ use pixels::img2dataset::{Means, Mode, decode_resized, resize};
 use pixels::{
     Header, Limits, Picture, Refused, decode, encode_jpeg, encode_png, encode_webp, probe,
 };
+use stage::Gate;
 
-use super::budget::Decoding;
 use super::decode::Crew;
 use super::exif;
 use super::hook::Hook;
@@ -62,7 +62,7 @@ impl Outcome {
 pub(super) struct Maker {
     pub(super) plan: Arc<FetchPlan>,
     pub(super) opt_out: Arc<OptOutList>,
-    pub(super) gate: Decoding,
+    pub(super) gate: Gate,
     pub(super) hook: Option<Arc<Hook>>,
     /// Where pictures are decoded in processes of their own.
     pub(super) crew: Option<Arc<Crew>>,
@@ -270,7 +270,7 @@ mod tests {
         let maker = Maker {
             plan: Arc::new(plan),
             opt_out: Arc::default(),
-            gate: Decoding::new(1),
+            gate: Gate::new(1),
             hook: None,
             crew: None,
             meter: Meter::new(1),

@@ -12,11 +12,11 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use stage::{Context, Counts, Error, Links, Pairs, Result, ResultExt};
+use stage::{Context, Counts, Error, Gate, Links, Pairs, Result, ResultExt};
 
 use super::FetchPlan;
 use super::alarm::Alarm;
-use super::budget::{Bodies, Decoding};
+use super::budget::Bodies;
 use super::decode::{Crew, Isolation};
 use super::desk::Desk;
 use super::dispatch::{Dispatcher, Shared};
@@ -138,7 +138,7 @@ impl Fetcher {
             maker: Maker {
                 plan: Arc::clone(&self.plan),
                 opt_out: Arc::clone(&self.sites.opt_out),
-                gate: Decoding::new(share),
+                gate: Gate::new(share),
                 hook: self.hook.clone(),
                 crew: self.crew.clone(),
                 meter: Arc::clone(&self.meter),

@@ -149,7 +149,7 @@ pub(crate) fn reports(done: &Done) -> BTreeMap<String, Vec<stage::Report>> {
     reports
 }
 
-/// Seconds that a stage's units took together; those side by side count once.
+/// Seconds that a stage's units took together; those side by side on one machine count once.
 pub(crate) fn seconds(done: &Done) -> f64 {
     crate::wall::seconds(done.commits.iter())
 }

@@ -21,8 +21,8 @@ const GROUPS: usize = 4;
 const OF_GROUP: usize = 5;
 /// Pairs shown that are least alike: where a threshold is too wide, it shows there.
 const FARTHEST: usize = 6;
-/// Rows of `duplicates.parquet` that are looked at.
-const MOST_ROWS: usize = 1 << 20;
+/// Rows of `duplicates.parquet` that are held, of which the largest groups are found; all are counted.
+const MOST_HELD: usize = 1 << 20;
 
 /// A pair that went for another.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,17 +46,18 @@ impl Near {
 /// The section, if a pair was dropped.
 pub(super) fn near_duplicates(done: &Arc<Done>) -> Result<Option<Section>> {
     let rows = rows(done)?;
-    if rows.is_empty() {
+    if rows.count == 0 {
         return Ok(None);
     }
     let title = format!("Near-duplicates: {}", done.id);
     let mut section = Section::new(&format!("near-{}", done.id), &title);
     section.say("Each dropped pair beside the pair that was kept for it.");
-    let mut by_distance: BTreeMap<u32, u64> = BTreeMap::new();
-    rows.iter().for_each(|row| *by_distance.entry(row.distance).or_default() += 1);
+    if let Some(note) = rows.note() {
+        section.say(note);
+    }
     let mut table = Table::new(&["bits that differ", "pairs dropped"]);
-    for (distance, count) in by_distance {
-        table = table.row(&[&distance.to_string(), &thousands(count)]);
+    for (distance, count) in &rows.by_distance {
+        table = table.row(&[&distance.to_string(), &thousands(*count)]);
     }
     section.push(Block::Table(table));
     let judges = done.inputs.iter().filter(|input| input.noun == Noun::Scores);
@@ -74,7 +75,7 @@ pub(super) fn near_duplicates(done: &Arc<Done>) -> Result<Option<Section>> {
         let Some(album) = albums.get(*album) else { return Ok(None) };
         Ok(album.picture(&row.key)?.map(|picture| Thumbnail::new(&picture, &row.caption, note)))
     };
-    for (kept, rows) in largest(&rows) {
+    for (kept, rows) in largest(&rows.held) {
         let Some(first) = shown(kept, "kept")? else { continue };
         let mut items = vec![first];
         for row in rows.iter().take(OF_GROUP) {
@@ -84,7 +85,7 @@ pub(super) fn near_duplicates(done: &Arc<Done>) -> Result<Option<Section>> {
         section.push(Block::Pictures { title, items });
     }
     let mut items = Vec::new();
-    for row in farthest(&rows) {
+    for row in &rows.farthest {
         if let (Some(kept), Some(gone)) = (shown(&row.kept, "kept")?, shown(&row.uid, &row.say())?)
         {
             items.extend([kept, gone]);
@@ -110,26 +111,51 @@ fn largest(rows: &[Near]) -> Vec<(&str, Vec<&Near>)> {
     sorted
 }
 
-/// The dropped pairs that differ most from what was kept, by bits, then by cosine.
-fn farthest(rows: &[Near]) -> Vec<&Near> {
-    let mut sorted: Vec<&Near> = rows.iter().collect();
-    let cosine = |row: &Near| row.cosine.unwrap_or(1.0);
-    sorted.sort_by(|a, b| {
-        let by_cosine = cosine(a).total_cmp(&cosine(b));
-        b.distance.cmp(&a.distance).then(by_cosine).then(a.uid.cmp(&b.uid))
-    });
-    sorted.truncate(FARTHEST);
-    sorted
+/// What `duplicates.parquet` says, in its order.
+#[derive(Default)]
+struct Rows {
+    count: u64,
+    by_distance: BTreeMap<u32, u64>,
+    /// The first of them.
+    held: Vec<Near>,
+    /// The dropped pairs that differ most from what was kept, by bits, then by cosine.
+    farthest: Vec<Near>,
 }
 
-fn rows(done: &Done) -> Result<Vec<Near>> {
-    let mut rows = Vec::new();
+impl Rows {
+    fn add(&mut self, rows: Vec<Near>, most_held: usize) {
+        for row in &rows {
+            self.count += 1;
+            *self.by_distance.entry(row.distance).or_default() += 1;
+        }
+        self.farthest.extend(rows.iter().cloned());
+        let cosine = |row: &Near| row.cosine.unwrap_or(1.0);
+        self.farthest.sort_by(|a, b| {
+            let by_cosine = cosine(a).total_cmp(&cosine(b));
+            b.distance.cmp(&a.distance).then(by_cosine).then_with(|| a.uid.cmp(&b.uid))
+        });
+        self.farthest.truncate(FARTHEST);
+        self.held.extend(rows.into_iter().take(most_held.saturating_sub(self.held.len())));
+    }
+
+    /// That the groups are not of all rows, where they are not.
+    fn note(&self) -> Option<String> {
+        let held = self.held.len() as u64;
+        (held < self.count).then(|| {
+            format!(
+                "The groups are those of the first {} of {} dropped pairs; the table counts all.",
+                thousands(held),
+                thousands(self.count)
+            )
+        })
+    }
+}
+
+fn rows(done: &Done) -> Result<Rows> {
+    let mut rows = Rows::default();
     for blob in done.blobs(DUPLICATES)? {
         for batch in store::parquet::read_parquet(&blob)? {
-            rows.extend(of_batch(&batch?));
-            if rows.len() >= MOST_ROWS {
-                return Ok(rows);
-            }
+            rows.add(of_batch(&batch?), MOST_HELD);
         }
     }
     Ok(rows)
@@ -175,11 +201,26 @@ mod tests {
     fn the_least_alike_are_those_of_most_bits_then_of_the_smallest_cosine() {
         let rows =
             [near("a", "x", 2, Some(0.99)), near("b", "x", 4, None), near("c", "x", 2, Some(0.91))];
-        let told: Vec<&str> = farthest(&rows).iter().map(|row| row.uid.as_str()).collect();
+        let mut all = Rows::default();
+        rows.iter().for_each(|row| all.add(vec![row.clone()], 9));
+        let told: Vec<&str> = all.farthest.iter().map(|row| row.uid.as_str()).collect();
         assert_eq!(told, ["b", "c", "a"]);
         assert_eq!(
             (rows[0].say(), near("d", "x", 1, None).say()),
             ("2 bits, cosine 0.990".to_owned(), "1 bit".to_owned())
         );
+    }
+
+    #[test]
+    fn every_row_is_counted_and_it_is_said_of_how_many_the_groups_are() {
+        let mut rows = Rows::default();
+        rows.add(vec![near("a", "x", 2, None), near("b", "x", 2, None)], 3);
+        assert_eq!(rows.note(), None);
+        rows.add(vec![near("c", "x", 4, None), near("d", "x", 2, None)], 3);
+        assert_eq!((rows.count, rows.held.len()), (4, 3));
+        assert_eq!(rows.by_distance, [(2, 3), (4, 1)].into());
+        assert_eq!(rows.farthest[0].uid, "c");
+        let note = rows.note().unwrap();
+        assert!(note.starts_with("The groups are those of the first 3 of 4 dropped"), "{note}");
     }
 }

@@ -67,7 +67,7 @@ pub(super) fn time(stages: &[Arc<Done>], output: &Output, cost: Option<&Cost>) -
     if let Some(cost) = cost {
         let all = cost.of(wall::seconds(stages.iter().flat_map(|done| &done.commits)));
         section.say(format!(
-            "All stages together: {}, at {} {} for an hour of the machine. Units that were at work together count once, and so do the stages of one stream here, of which each has the whole of its time above.",
+            "All stages together: {}, at {} {} for an hour of the machine. Units that one machine had at work together count once, and so do the stages of one stream here, of which each has the whole of its time above; several machines (`--units`) count each.",
             cost.say(all),
             cost.per_hour,
             cost.currency

@@ -162,7 +162,7 @@ impl Runner<'_> {
             let mut attempt = place.site.dir.begin(unit)?;
             let outcome =
                 run(&mut attempt).map_err(|e| e.at(format!("stage `{}`, unit {unit}", node.id)))?;
-            let committed = commit(attempt, &place.key, outcome, began)?;
+            let committed = self.commit(attempt, &place.key, outcome, began)?;
             self.watch.unit(&node.id, &committed.counts);
             Ok(())
         };
@@ -219,22 +219,32 @@ impl Runner<'_> {
         self.watch.end(&done.id, done.kind, &done.counts, started.elapsed().as_secs_f64());
         Ok(Some(vec![Arc::new(done)]))
     }
-}
 
-/// Commits a unit with when its work began and how many seconds it took.
-fn commit(attempt: Attempt, key: &str, outcome: Outcome, began: Instant) -> Result<Commit> {
-    let mut info = match outcome.info {
-        Value::Object(map) => map,
-        Value::Null => serde_json::Map::new(),
-        other => serde_json::Map::from_iter([("info".to_owned(), other)]),
-    };
-    // The monotonic clock says how long, the other one when.
-    let took = began.elapsed();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    info.insert(wall::BEGAN.to_owned(), json!(now.saturating_sub(took).as_secs_f64()));
-    info.insert(wall::SECONDS.to_owned(), json!(took.as_secs_f64()));
-    let committed = attempt.commit(key, outcome.counts, Value::Object(info))?;
-    if committed.key == key { Ok(committed) } else { Err(of_another_key(&committed.unit)) }
+    /// Commits a unit with when its work began, how many seconds it took, and of which share of the
+    /// units it is.
+    fn commit(
+        &self,
+        attempt: Attempt,
+        key: &str,
+        outcome: Outcome,
+        began: Instant,
+    ) -> Result<Commit> {
+        let mut info = match outcome.info {
+            Value::Object(map) => map,
+            Value::Null => serde_json::Map::new(),
+            other => serde_json::Map::from_iter([("info".to_owned(), other)]),
+        };
+        // The monotonic clock says how long, the other one when.
+        let took = began.elapsed();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        info.insert(wall::BEGAN.to_owned(), json!(now.saturating_sub(took).as_secs_f64()));
+        info.insert(wall::SECONDS.to_owned(), json!(took.as_secs_f64()));
+        if let Some(Share { index, of }) = self.options.share.filter(|share| share.of > 1) {
+            info.insert(wall::SHARE.to_owned(), json!(format!("{index}/{of}")));
+        }
+        let committed = attempt.commit(key, outcome.counts, Value::Object(info))?;
+        if committed.key == key { Ok(committed) } else { Err(of_another_key(&committed.unit)) }
+    }
 }
 
 fn of_another_key(unit: &str) -> Error {

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use stage::{Error, Result};
 
+use super::Runner;
 use super::place::{Place, finished_before};
-use super::{Runner, commit};
 use crate::recipe::{Kind, Node};
 use crate::stages::{Done, fused};
 
@@ -69,7 +69,7 @@ impl Runner<'_> {
                             let mut parts = stream.begin(unit, place.site.dir.begin(unit)?)?;
                             let (a, mut b) = stream.run(unit, &mut parts).map_err(at)?;
                             let ours = parts.shard.name();
-                            let shard = commit(parts.shard, &fetch.key, a, began)?;
+                            let shard = self.commit(parts.shard, &fetch.key, a, began)?;
                             self.watch.unit(&fetch.site.id, &shard.counts);
                             if shard.attempt == ours {
                                 stream.commit_scores(parts.scores)?;
@@ -78,13 +78,13 @@ impl Runner<'_> {
                                 parts.verdicts = place.site.dir.begin(unit)?;
                                 b = stream.judge_apart(unit, &mut parts.verdicts).map_err(at)?;
                             }
-                            let judged = commit(parts.verdicts, &place.key, b, began)?;
+                            let judged = self.commit(parts.verdicts, &place.key, b, began)?;
                             self.watch.unit(&judge.id, &judged.counts);
                         }
                         (true, false) => {
                             let mut verdicts = place.site.dir.begin(unit)?;
                             let outcome = stream.judge_apart(unit, &mut verdicts).map_err(at)?;
-                            let judged = commit(verdicts, &place.key, outcome, began)?;
+                            let judged = self.commit(verdicts, &place.key, outcome, began)?;
                             self.watch.unit(&judge.id, &judged.counts);
                         }
                     }

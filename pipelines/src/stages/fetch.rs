@@ -24,9 +24,10 @@ impl Stage for FetchPlan {
         Ok(())
     }
 
-    /// 2: JPEG files are byte for byte what OpenCV writes. 3: they are decoded to its pixels too.
+    /// 2: JPEG files are byte for byte what OpenCV writes. 3: they are decoded to its pixels too. 4, with
+    /// boxes of faces alone: boxes in pixels are bad ones.
     fn code(&self) -> u32 {
-        3
+        if self.bbox_col.is_some() { 4 } else { 3 }
     }
 
     /// How many sockets at once, how slowly, and where hosts are dialled, change when and not what;

@@ -4,6 +4,7 @@
 //! state (models, sockets, caches) and does units ([`Worker`]). A unit's output is written under
 //! an attempt's name and becomes real by one create-only put of its commit record.
 
+mod boxes;
 pub mod checkpoint;
 mod compress;
 mod dedup;

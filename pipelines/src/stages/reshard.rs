@@ -15,14 +15,20 @@ use store::Attempt;
 use store::subset::{self, Uid};
 
 use super::{
-    Outcome, SideBySide, Site, Stage, Worker, fingerprint, fingerprint_if_file, pool, shards,
-    unknown_unit,
+    Outcome, SideBySide, Site, Stage, Worker, boxes, fingerprint, fingerprint_if_file, pool,
+    shards, unknown_unit,
 };
 use crate::recipe::Noun;
 
 impl Stage for ReshardPlan {
     fn validate(&self) -> Result<()> {
         Self::validate(self)
+    }
+
+    /// 2, where something is masked or blurred: accounts are masked to their end, and numbers in more
+    /// spellings; samples with a second picture, and those of a uid with an unknown row, do not go out.
+    fn code(&self) -> u32 {
+        if self.mask_pii.is_empty() && self.blur_faces.is_none() { 1 } else { 2 }
     }
 
     /// Where the subset and the boxes lie changes nothing, their content does.
@@ -81,15 +87,17 @@ impl Stage for ReshardPlan {
         };
         let faces = match &self.blur_faces {
             Some(name) => {
-                let files = match site.references.get(name) {
+                let judge = site.references.get(name);
+                let files = match judge {
                     Some(stage) => pool::parquets(stage)?,
                     None => pool::files(std::slice::from_ref(name))?,
                 };
+                boxes::check(name, judge, &files, &source)?;
                 Some(FaceBoxes::read(&sources, &files)?)
             }
             None => None,
         };
-        let edits = Edits::new(self, faces);
+        let edits = Edits::new(&site.context, self, faces);
         let resharding = self.plan_edited(&site.context, &sources, selection, &edits)?;
         Ok(Box::new(Reshard { site, sources, resharding, edits, subset }))
     }

@@ -29,6 +29,9 @@ const GENERATED: [&str; 4] = ["README.md", "croissant.json", "LICENSE", MANIFEST
 const PACKED: [&str; 12] =
     ["gz", "tgz", "bz2", "xz", "lzma", "zst", "lz4", "br", "zip", "npz", "7z", "rar"];
 
+/// Tars within each other that are looked into.
+const DEEPEST: u32 = 2;
+
 /// What was read, and that nothing was found; [`Absence::found`] is empty then.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Absence {
@@ -61,7 +64,7 @@ pub struct Found {
 }
 
 /// Reads every file of a release: names, texts and pictures of shards, every text of every parquet
-/// column, uids of npy files, and the raw bytes of all of them; looks for what the selectors name
+/// column, uids of npy files, members of shards as files of their names, and the raw bytes of all; looks for what the selectors name
 /// and for everything on the release's own list of tombstones. Each file is held against the
 /// manifest on the way, and SHA256SUMS too. URLs that our own hand writes into the card, the licence
 /// of the release among them, are not looked for.
@@ -165,6 +168,16 @@ fn blob_of(dir: &StageDir, name: &str) -> Result<Blob> {
     Blob::open(&Path::new(&root).join(name).display().to_string())
 }
 
+/// A place within another one.
+fn inside(place: &str, inner: &str) -> String {
+    if place.is_empty() { inner.to_owned() } else { format!("{place}, {inner}") }
+}
+
+/// A file, which is named anyway, or a member.
+fn it(place: &str) -> &str {
+    if place.is_empty() { "it" } else { place }
+}
+
 /// The look through one file.
 struct Scan<'a> {
     sought: &'a Selectors,
@@ -178,21 +191,29 @@ impl Scan<'_> {
     fn file(&mut self, blob: &Blob) -> Result<()> {
         self.raw(blob)?;
         let path = self.path.to_ascii_lowercase();
-        let ending = path.rsplit('.').next().unwrap_or_default();
         if is_tar(&path) {
-            return self.tar(blob);
+            return self.tar(blob, "", 1);
         }
-        match ending {
-            "parquet" => return self.parquet(blob),
-            "npy" => self.npy(blob),
-            "json" => self.json(&blob.read_all()?, ""),
+        if path.ends_with(".parquet") {
+            return self.parquet(blob, "");
+        }
+        self.content(blob, &path, "")?;
+        let hash = blob.sha256()?;
+        self.token(Token::Hash(&hash), "the file");
+        Ok(())
+    }
+
+    /// What the ending of a name in small letters says that there is beside the raw bytes; `place` is
+    /// empty for a file, or `member x`.
+    fn content(&mut self, blob: &Blob, name: &str, place: &str) -> Result<()> {
+        match name.rsplit('.').next().unwrap_or_default() {
+            "npy" => self.npy(blob, place),
+            "json" => self.json(&blob.read_all()?, place),
             packed if PACKED.contains(&packed) => {
-                self.fault("it is compressed: what it holds was not read");
+                self.fault(&format!("{} is compressed: what it holds was not read", it(place)));
             }
             _ => {}
         }
-        let hash = blob.sha256()?;
-        self.token(Token::Hash(&hash), "the file");
         Ok(())
     }
 
@@ -209,45 +230,58 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn tar(&mut self, blob: &Blob) -> Result<()> {
+    /// The members, each as a file of its name. `place` is that of a tar within a tar.
+    fn tar(&mut self, blob: &Blob, place: &str, depth: u32) -> Result<()> {
         for entry in TarReader::new(self.path, blob.reader()) {
             let (member, data) = entry?;
-            let place = format!("member {}", member.name);
+            let place = inside(place, &format!("member {}", member.name));
             self.own.members += 1;
             self.bytes(member.name.as_bytes(), &place);
-            if member.name.to_ascii_lowercase().ends_with(".json") {
-                self.json(&data, &place);
-            }
             // Its bytes were looked through with those of the whole file.
             self.token(Token::Hash(&format!("{:x}", Sha256::digest(&data))), &place);
+            let (name, blob) =
+                (member.name.to_ascii_lowercase(), Blob::from_bytes(self.path, data));
+            let looked = if name.ends_with(".tar") {
+                match depth {
+                    0..DEEPEST => self.tar(&blob, &place, depth + 1),
+                    _ => Err(Error::input("it is a tar in a tar in a tar")),
+                }
+            } else if name.ends_with(".parquet") {
+                self.parquet(&blob, &place)
+            } else {
+                self.content(&blob, &name, &place)
+            };
+            if let Err(error) = looked {
+                self.fault(&format!("{place} cannot be looked into: {error}"));
+            }
         }
         Ok(())
     }
 
-    fn parquet(&mut self, blob: &Blob) -> Result<()> {
+    fn parquet(&mut self, blob: &Blob, place: &str) -> Result<()> {
         let table = File::open(blob)?;
+        let mut first = 0;
         for batch in table.batches(&Pick::default())? {
             let batch = batch?;
-            let first = self.own.rows as usize;
             for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
                 let seen = values(column, &mut |row, value| {
-                    let place = format!("row {}, column {}", first + row, field.name());
-                    self.value(value, &place);
+                    let row = format!("row {}, column {}", first + row, field.name());
+                    self.value(value, &inside(place, &row));
                 });
                 if let Err(kind) = seen {
                     let column = field.name();
-                    self.fault(&format!(
-                        "column {column} is of the type {kind}, which is not read"
-                    ));
+                    let column = inside(place, &format!("column {column}"));
+                    self.fault(&format!("{column} is of the type {kind}, which is not read"));
                 }
             }
+            first += batch.num_rows();
             self.own.rows += batch.num_rows() as u64;
         }
         Ok(())
     }
 
     /// Subset files hold uids; other arrays have to hold numbers.
-    fn npy(&mut self, blob: &Blob) {
+    fn npy(&mut self, blob: &Blob, place: &str) {
         let plain = |header: &npy::Header| {
             let kind = header.descr().trim_matches('\'').trim_start_matches(['<', '>', '|', '=']);
             let (letter, size) = kind.split_at_checked(1).unwrap_or_default();
@@ -260,11 +294,13 @@ impl Scan<'_> {
             Ok(uids) => {
                 for (row, uid) in uids.into_iter().enumerate() {
                     if self.sought.has_uid(uid) {
-                        self.report(&format!("row {row}"), "uid");
+                        self.report(&inside(place, &format!("row {row}")), "uid");
                     }
                 }
             }
-            Err(error) => self.fault(&format!("it is neither uids nor numbers: {error}")),
+            Err(error) => {
+                self.fault(&format!("{} is neither uids nor numbers: {error}", it(place)));
+            }
         }
     }
 
@@ -272,8 +308,7 @@ impl Scan<'_> {
     fn json(&mut self, bytes: &[u8], place: &str) {
         let inside = if place.is_empty() { "json" } else { place };
         if !strings(bytes, &mut |text| self.value(Value::Text(text), inside)) {
-            let of = if place.is_empty() { "it" } else { place };
-            self.fault(&format!("{of} cannot be read as JSON"));
+            self.fault(&format!("{} cannot be read as JSON", it(place)));
         }
     }
 
