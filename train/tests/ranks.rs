@@ -390,6 +390,36 @@ fn a_rank_that_only_says_that_it_lives_is_not_listened_to_for_ever_after_a_write
 }
 
 #[test]
+fn only_a_loopback_address_that_is_written_out_keeps_others_away() {
+    // All of 127/8 is this machine, so another of its addresses stands for another machine.
+    let ranks_of = |address: &str| {
+        let mut seats = seats(2);
+        seats[0].address = address.to_owned();
+        seats[1].address = "127.0.0.2".to_owned();
+        seats
+    };
+    // What rank 0's own name stands for on its machine does not matter, not even to be known.
+    let seats = ranks_of("rank-0.invalid");
+    thread::scope(|scope| {
+        let first = scope.spawn(|| meet(&seats[0]).gather(b"first").unwrap());
+        let all = meet(&seats[1]).gather(b"second").unwrap();
+        assert_eq!(all, [b"first".to_vec(), b"second".to_vec()]);
+        assert_eq!(first.join().unwrap(), all);
+    });
+    for address in ["127.0.0.1", "localhost"] {
+        let seats = ranks_of(address);
+        let patience = Patience { join: Duration::from_millis(500), ..PATIENCE };
+        thread::scope(|scope| {
+            let first = scope.spawn(|| Tcp::meet(&seats[0], patience, &Cancel::default()).err());
+            let error = Tcp::meet(&seats[1], patience, &Cancel::default()).err().unwrap();
+            assert!(error.to_string().contains("rank 0 did not answer"), "{error}");
+            let error = first.join().unwrap().unwrap().to_string();
+            assert!(error.contains("rank 1 of 2 did not come within"), "{error}");
+        });
+    }
+}
+
+#[test]
 fn an_error_of_one_rank_is_told_to_all() {
     let errors = on_each(3, |mut ranks| {
         if ranks.rank() == 2 {
