@@ -29,8 +29,10 @@ pub struct TrainPlan {
     /// `dataset_resampled`. A field given beside it overrides it. Default none.
     pub scale: Option<Scale>,
     /// Start from these weights instead of random ones: a clipmill checkpoint (its folder or
-    /// `checkpoint.json`), a `.safetensors` file with open_clip's names, or the id of a stage that
-    /// gives a checkpoint. Default none.
+    /// `checkpoint.json`), a folder of open_clip's or a Hugging Face CLIP's with its configuration, a
+    /// file of weights (`.safetensors`, `.pt`, `.pth`, `.bin`, `.index.json`), or the id of a stage
+    /// that gives a checkpoint. A configuration beside the weights must say the same of the model
+    /// as `model` does, and its preprocessing is this training's. Default none.
     pub pretrained: Option<String>,
     /// `latest` goes on from the newest saved state of this output, which happens anyway; a path
     /// goes on from that state (`checkpoints/epoch_3.state.safetensors`), whatever its settings

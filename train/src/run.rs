@@ -6,6 +6,7 @@ mod epoch;
 mod finish;
 mod keeper;
 mod lines;
+mod pretrained;
 mod start;
 
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use models::Clip;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use stage::{Checkpoint, Context, Counts, Error, PairSource, Result, ResultExt};
+use stage::{Checkpoint, Context, Counts, Error, PairSource, Preprocess, Result, ResultExt};
 use store::Attempt;
 
 use self::keeper::Keeper;
@@ -27,11 +28,11 @@ use crate::ranks::{Alone, Ranks};
 use crate::state::Cursor;
 use crate::trainer::{Step, Trainer};
 
-/// Called after an epoch with the model and the number of epochs done, where
+/// Called after an epoch with the model, how its pictures become pixels, and the number of epochs done, where
 /// [`TrainPlan::zeroshot_frequency`] asks for it; what it measured goes into `results.jsonl`. It must
 /// not change the model. A training that goes on after a kill does not call it again for epochs
 /// whose row was saved.
-pub type OnEpoch<'a> = dyn FnMut(&Clip, u64) -> Result<Map<String, Value>> + 'a;
+pub type OnEpoch<'a> = dyn FnMut(&Clip, &Preprocess, u64) -> Result<Map<String, Value>> + 'a;
 
 /// What a training works on.
 pub struct Job<'a> {

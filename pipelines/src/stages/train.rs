@@ -1,11 +1,12 @@
 //! `train`: shards to a checkpoint, in one unit that saves its own state as it goes.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use eval::{Bench, EvalPlan};
 use models::Clip;
 use serde_json::{Map, Value, json};
-use stage::{Context, Error, PairSource, Result};
+use stage::{Context, Error, PairSource, Preprocess, Result};
 use store::Attempt;
 use train::ranks::environment::Seat;
 use train::ranks::{Alone, Ranks};
@@ -111,8 +112,8 @@ impl Worker for Train<'_> {
         };
         let mut job = sources.job(self.plan, met);
         if let Some(plan) = evaluation(self.plan)? {
-            job.on_epoch = Some(Box::new(move |clip: &Clip, _epoch| {
-                measure(clip, &plan, &measured, context).map_err(|e| e.at("evaluation"))
+            job.on_epoch = Some(Box::new(move |clip: &Clip, pictures: &Preprocess, _epoch| {
+                measure(clip, pictures, &plan, &measured, context).map_err(|e| e.at("evaluation"))
             }));
         }
         let outcome = train::run(job, &work, out, context)?;
@@ -220,11 +221,12 @@ impl Sources {
 /// Evaluates the model as it stands, by way of a checkpoint in `folder`.
 fn measure(
     clip: &Clip,
+    pictures: &Preprocess,
     plan: &EvalPlan,
     folder: &Path,
     context: &Context,
 ) -> Result<Map<String, Value>> {
-    let checkpoint = models::write_checkpoint(clip, folder, std::collections::BTreeMap::default())?;
+    let checkpoint = models::write_checkpoint_for(pictures, clip, folder, BTreeMap::default())?;
     let encoder = models::Encoder::open(&checkpoint, folder, plan.batch_size, context)?;
     let mut row = Map::new();
     let open = &eval_stage::open_samples;

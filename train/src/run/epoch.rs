@@ -58,7 +58,7 @@ impl Run<'_> {
                 .map_err(|e| e.at(format!("validation after epoch {epoch}")))?;
         }
         if let (Some(evaluate), true) = (&mut job.on_epoch, due(self.plan.zeroshot_frequency)) {
-            row.extend(evaluate(&self.trainer.clip, epoch)?);
+            row.extend(evaluate(&self.trainer.clip, &self.input.preprocess, epoch)?);
         }
         Ok(row)
     }
