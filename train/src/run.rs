@@ -40,6 +40,9 @@ pub struct Job<'a> {
     pub plan: &'a TrainPlan,
     /// The samples.
     pub data: &'a dyn PairSource,
+    /// Samples of each source that `data` is put together of, in their order: what
+    /// [`TrainPlan::train_data_upsampling_factors`] are of. Not looked at without those.
+    pub sources: Vec<u64>,
     /// Pairs to validate on.
     pub validation: Option<&'a dyn PairSource>,
     /// The weights to start from: [`TrainPlan::pretrained`] as a path.
@@ -56,7 +59,8 @@ impl<'a> Job<'a> {
     pub fn new(plan: &'a TrainPlan, data: &'a dyn PairSource) -> Self {
         let pretrained = plan.pretrained.as_ref().map(PathBuf::from);
         let ranks = Box::new(Alone);
-        Self { plan, data, validation: None, pretrained, ranks, on_epoch: None }
+        let sources = vec![data.len() as u64];
+        Self { plan, data, sources, validation: None, pretrained, ranks, on_epoch: None }
     }
 }
 

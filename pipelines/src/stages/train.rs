@@ -175,16 +175,21 @@ fn of_rank(context: &Context, seat: Option<&Seat>) -> Context {
 /// What a training reads.
 struct Sources {
     data: shard::Shards,
+    /// Samples of each source, where they are drawn with factors.
+    samples: Vec<u64>,
     validation: Option<shard::Shards>,
     pretrained: Option<PathBuf>,
 }
 
 impl Sources {
     fn open(plan: &TrainPlan, site: &Site) -> Result<Self> {
-        let mut tars = site.shard_urls()?;
-        if !plan.data.is_empty() {
-            tars.extend(shards::tars(&plan.data)?);
+        let mut sources = vec![site.shard_urls()?];
+        sources.retain(|tars| !tars.is_empty());
+        let parts = plan.data.iter().flat_map(|entry| entry.split("::"));
+        for part in parts.filter(|part| !part.is_empty()) {
+            sources.push(shards::tars(&[part.to_owned()])?);
         }
+        let tars = sources.concat();
         if tars.is_empty() {
             return Err(Error::recipe("nothing to train on")
                 .hint("take shards with `from:`, or name them with `data:`"));
@@ -192,6 +197,12 @@ impl Sources {
         let data = shard::Shards::open(&tars)?;
         if data.is_empty() {
             return Err(Error::input(format!("no sample in {} shards", tars.len())).at(&tars[0]));
+        }
+        let mut samples = Vec::new();
+        if !plan.train_data_upsampling_factors.is_empty() {
+            for tars in &sources {
+                samples.push(shard::Shards::open(tars)?.len() as u64);
+            }
         }
         let validation = match plan.val_data.as_slice() {
             [] => None,
@@ -204,12 +215,13 @@ impl Sources {
                 None => Some(PathBuf::from(name)),
             },
         };
-        Ok(Self { data, validation, pretrained })
+        Ok(Self { data, samples, validation, pretrained })
     }
 
     /// The training over these.
     fn job<'a>(&'a self, plan: &'a TrainPlan, ranks: Box<dyn Ranks>) -> Job<'a> {
         Job {
+            sources: self.samples.clone(),
             validation: self.validation.as_ref().map(|shards| shards as &dyn PairSource),
             pretrained: self.pretrained.clone(),
             ranks,

@@ -48,6 +48,7 @@ impl Run<'_> {
             let input = Input {
                 aug_scale: None,
                 resampled: false,
+                sources: Vec::new(),
                 rank: (0, 1),
                 cache_bytes: 0,
                 ..self.input.clone()

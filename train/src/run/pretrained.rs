@@ -123,6 +123,18 @@ fn pool(text: &TextConfig) -> String {
     }
 }
 
+/// With what the plan says of pictures itself.
+pub(super) fn overridden(pictures: Preprocess, settings: &Settings) -> Preprocess {
+    let interpolation = settings.image_interpolation.clone();
+    let resize_mode = settings.image_resize_mode.clone();
+    Preprocess {
+        mean: settings.image_mean.unwrap_or(pictures.mean),
+        std: settings.image_std.unwrap_or(pictures.std),
+        interpolation: interpolation.unwrap_or(pictures.interpolation),
+        resize_mode: resize_mode.unwrap_or(pictures.resize_mode),
+    }
+}
+
 /// Refuses a way to prepare pictures that is not here.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use stage::{Change, Context, Error, Preprocess, Result, ResultExt};
 
 use super::keeper::Keeper;
-use super::pretrained::{followed, pretrained};
+use super::pretrained::{followed, overridden, pretrained};
 use super::{CACHE_BYTES, Job, Run};
 use crate::adamw::Constants;
 use crate::data::Input;
@@ -17,7 +17,7 @@ use crate::lock::Locks;
 use crate::memory;
 use crate::meter::Meter;
 use crate::metrics::Metrics;
-use crate::plan::Settings;
+use crate::plan::{Precision, Settings};
 use crate::ranks::Ranks;
 use crate::state::{self, Cursor};
 use crate::trainer::{Choices, Trainer};
@@ -44,13 +44,17 @@ impl<'a> Run<'a> {
         let needed = memory::Estimate::of(&config, &settings).total();
         let rest = available.map_or(u64::MAX, |bytes| bytes.saturating_sub(needed) / 2);
         let cache_bytes = CACHE_BYTES.min(cx.memory / 2).min(rest) as usize;
-        let identity = json!({
+        let mut identity = json!({
             "settings": settings.identity(),
             "model": config.to_json(),
             "pretrained": plan.pretrained.is_some(),
             "data": job.data.fingerprint(),
             "samples": job.data.len(),
         });
+        if !settings.train_data_upsampling_factors.is_empty() {
+            identity["sources"] = json!(job.sources);
+        }
+        let sources = weighed(&settings, &job.sources, job.data.len())?;
         agree(&identity, &mut *job.ranks)?;
 
         let changes: Vec<Change> = settings
@@ -87,12 +91,12 @@ impl<'a> Run<'a> {
                 (Clip::init(&config, &changes, seed, &device)?, Preprocess::default())
             }
         };
-        let preprocess = of_first(&followed(preprocess)?, &mut *job.ranks)?;
+        let preprocess = followed(overridden(preprocess, &settings))?;
+        let preprocess = of_first(&preprocess, &mut *job.ranks)?;
         let rule = settings.wd_rule;
         let mut trainer = Trainer::new(clip, choices, |name, dims| rule.decays(name, dims))?;
         let meter = Meter::new(&config, choices.locks, &device);
 
-        let mut identity = identity;
         if preprocess != Preprocess::default() {
             identity["preprocess"] = json!(preprocess);
         }
@@ -125,6 +129,11 @@ impl<'a> Run<'a> {
             for note in &notes {
                 open.log(note)?;
             }
+            if settings.precision == Precision::Amp {
+                open.log(
+                    "precision amp: products of bf16 factors as with amp_bf16, and no scaled loss",
+                )?;
+            }
             keeper = Some(open);
         }
         let told = serde_json::to_vec(&cursor).internal("cursor")?;
@@ -140,6 +149,7 @@ impl<'a> Run<'a> {
             aug_scale: settings.aug_scale,
             seed: seed_for(&settings, "train/order"),
             resampled: settings.dataset_resampled,
+            sources,
             steps_per_pass: settings.steps_per_pass,
             rank: (job.ranks.rank(), world),
             batch_size: settings.batch_size,
@@ -189,6 +199,27 @@ fn from_another(path: &Path, pictures: &Preprocess) -> Result<state::Saved> {
     Ok(saved)
 }
 
+/// The samples of each source with its factor; none where all samples are drawn alike.
+fn weighed(settings: &Settings, sources: &[u64], samples: usize) -> Result<Vec<(u64, f64)>> {
+    let factors = &settings.train_data_upsampling_factors;
+    if factors.is_empty() {
+        return Ok(Vec::new());
+    }
+    if factors.len() != sources.len() || sources.iter().sum::<u64>() != samples as u64 {
+        return Err(Error::recipe(format!(
+            "{} train_data_upsampling_factors for {} sources of data",
+            factors.len(),
+            sources.len()
+        ))
+        .hint("give one factor for each entry of `data` and each part between `::`"));
+    }
+    let all: Vec<(u64, f64)> = sources.iter().copied().zip(factors.iter().copied()).collect();
+    if all.iter().all(|(samples, factor)| *samples == 0 || *factor == 0.0) {
+        return Err(Error::recipe("train_data_upsampling_factors leave no sample to draw"));
+    }
+    Ok(all)
+}
+
 /// How rank 0 prepares pictures, which has seen the checkpoint that says so.
 fn of_first(own: &Preprocess, ranks: &mut dyn Ranks) -> Result<Preprocess> {
     let told = serde_json::to_vec(own).internal("preprocessing")?;
@@ -223,6 +254,7 @@ pub(super) fn seed_for(settings: &Settings, purpose: &str) -> u64 {
 /// The model's configuration with the plan's overrides.
 fn model_config(settings: &Settings) -> Result<ClipConfig> {
     let mut config = ClipConfig::named(&settings.model)?;
+    config.quick_gelu |= settings.force_quick_gelu;
     if let Some(length) = settings.context_length {
         config.text.context_length = length;
     }
