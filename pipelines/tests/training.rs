@@ -517,8 +517,7 @@ fn upsampling_factors_are_of_the_parts_of_the_training_data() {
     assert!(done.status.success(), "{}", stderr(&done));
     let params = std::fs::read_to_string(bench.path("some/train/params.txt")).unwrap();
     assert!(params.contains("train_data_upsampling_factors: [1.0,2.5]\n"), "{params}");
-    // Only the second source is drawn from: that is a training on it alone, but for the names of
-    // what is drawn.
+    // Only the second source is drawn from.
     let only = train("only", "0::1");
     assert!(only.status.success(), "{}", stderr(&only));
     assert_ne!(

@@ -28,9 +28,9 @@ use crate::ranks::{Alone, Ranks};
 use crate::state::Cursor;
 use crate::trainer::{Step, Trainer};
 
-/// Called after an epoch with the model, how its pictures become pixels, and the number of epochs done, where
-/// [`TrainPlan::zeroshot_frequency`] asks for it; what it measured goes into `results.jsonl`. It must
-/// not change the model. A training that goes on after a kill does not call it again for epochs
+/// Called after an epoch with the model, how its pictures become pixels, and the number of epochs
+/// done, where [`TrainPlan::zeroshot_frequency`] asks for it; what it measured goes into
+/// `results.jsonl`. It must not change the model. A training that goes on after a kill does not call it again for epochs
 /// whose row was saved.
 pub type OnEpoch<'a> = dyn FnMut(&Clip, &Preprocess, u64) -> Result<Map<String, Value>> + 'a;
 

@@ -144,7 +144,7 @@ fn the_preprocessing_of_a_checkpoint_is_followed_and_written_on() {
     let bench = Bench::new();
     let plain = bench.train("plain", &model(), |_| {}).unwrap();
     assert_eq!(plain.handle["preprocess"]["resize_mode"], "shortest");
-    assert!(plain.params.contains("image_resize_mode: shortest\n"), "{}", plain.params);
+    assert!(!plain.params.contains("image_resize_mode"), "{}", plain.params);
     bench.handle(|handle| {
         handle["preprocess"]["mean"] = json!([0.5, 0.5, 0.5]);
         handle["preprocess"]["std"] = json!([0.25, 0.25, 0.5]);

@@ -43,6 +43,10 @@ impl Stage for TrainPlan {
             for field in ["data", "val_data", "pretrained", "resume"] {
                 plan.remove(field);
             }
+            // 2: what the weights' configuration says of pictures is followed.
+            if self.pretrained.is_some() {
+                plan.insert("start".to_owned(), json!(2));
+            }
         }
         plan
     }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use candle_core::Device;
 use models::{Clip, ClipConfig, VisionConfig};
 use serde_json::{Value, json};
 use stage::{Change, Context, Error, Preprocess, Result, ResultExt};
@@ -303,10 +302,12 @@ pub(super) fn params(
     fields.insert("trained_parameters".to_owned(), json!(trained));
     fields.insert("precision".to_owned(), json!(settings.precision.name()));
     fields.entry("force_image_size").or_insert(Value::Null);
-    fields.insert("image_mean".to_owned(), json!(pictures.mean));
-    fields.insert("image_std".to_owned(), json!(pictures.std));
-    fields.insert("image_interpolation".to_owned(), json!(pictures.interpolation));
-    fields.insert("image_resize_mode".to_owned(), json!(pictures.resize_mode));
+    if *pictures != Preprocess::default() {
+        fields.insert("image_mean".to_owned(), json!(pictures.mean));
+        fields.insert("image_std".to_owned(), json!(pictures.std));
+        fields.insert("image_interpolation".to_owned(), json!(pictures.interpolation));
+        fields.insert("image_resize_mode".to_owned(), json!(pictures.resize_mode));
+    }
     let line = |(name, value): (String, Value)| match value {
         Value::Null => format!("{name}: None\n"),
         Value::String(text) => format!("{name}: {text}\n"),
