@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use stage::{Change, Checkpoint, Context, Error, Preprocess, Report, Result, ResultExt};
+use stage::{Change, Checkpoint, Context, Error, Report, Result, ResultExt};
 
 use crate::compressor::{Compressor, CompressorPlan, Source};
 use crate::count::{Form, Tower};
@@ -71,12 +71,6 @@ impl Compressor for Repavit {
             return Err(Error::model("the model was not trained with idle channels")
                 .hint("train it with `idle_channels: 0.75`; LayerNorm cannot be folded"));
         };
-        // `models` writes every checkpoint with these; ours were all trained with them.
-        if checkpoint.preprocess != Preprocess::default() {
-            return Err(Error::model(
-                "the model has its own preprocessing, which a fold would lose",
-            ));
-        }
         let before = models::open(checkpoint, base, &candle_core::Device::Cpu)?;
         let after = before.folded()?;
         let mut report = Report { title: "RePaViT fold".to_owned(), ..Report::default() };
@@ -86,7 +80,7 @@ impl Compressor for Repavit {
 
         let mut lineage = checkpoint.lineage.clone();
         lineage.insert("folded_from".to_owned(), checkpoint.sha256.clone());
-        Ok((models::write_checkpoint(&after, out, lineage)?, report))
+        Ok((models::write_checkpoint_for(&checkpoint.preprocess, &after, out, lineage)?, report))
     }
 }
 

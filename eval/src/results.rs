@@ -110,17 +110,30 @@ pub fn read_jsonl(blob: &store::Blob) -> Result<Vec<TaskResult>> {
     Ok(results)
 }
 
-/// CLIP_benchmark's JSON of one result.
+/// CLIP_benchmark's JSON of one result. `model` is the architecture's name and `pretrained` that of
+/// the weights: by these two `clip_benchmark build` tells models apart.
 #[must_use]
-pub fn clip_benchmark(result: &TaskResult, model: &str, task: &str) -> Value {
+pub fn clip_benchmark(result: &TaskResult, model: &str, pretrained: &str, task: &str) -> Value {
     json!({
-        "dataset": result.key,
+        "dataset": data_set(&result.key, task),
         "model": model,
-        "pretrained": "clipmill",
+        "pretrained": pretrained,
         "task": task,
         "metrics": result.metrics,
         "language": "en",
     })
+}
+
+/// CLIP_benchmark's name of that file, for names without what a path is parted by.
+#[must_use]
+pub fn clip_benchmark_file(key: &str, model: &str, pretrained: &str, task: &str) -> String {
+    let data_set = crate::job::slug(data_set(key, task));
+    format!("{data_set}_{pretrained}_{model}_en_{task}.json")
+}
+
+/// The data set of a task: the task of a probe has the same as the zero-shot one.
+fn data_set<'a>(key: &'a str, task: &str) -> &'a str {
+    if task == "linear_probe" { key.strip_suffix("/linear_probe").unwrap_or(key) } else { key }
 }
 
 /// What one task measured, for the report: the metrics with their chances.

@@ -122,12 +122,25 @@ fn load(
     })
 }
 
+/// As [`write_checkpoint_for`], of a model whose pictures are prepared OpenAI's way.
+///
+/// # Errors
+/// As [`write_checkpoint_for`].
+pub fn write_checkpoint(
+    clip: &Clip,
+    dir: &Path,
+    lineage: BTreeMap<String, String>,
+) -> Result<Checkpoint> {
+    write_checkpoint_for(&Preprocess::default(), clip, dir, lineage)
+}
+
 /// Writes `weights.safetensors`, `open_clip_config.json` and, last, `checkpoint.json` into `dir`,
-/// each whole or not at all. The same model and lineage give the same bytes.
+/// each whole or not at all. The same model, preprocessing and lineage give the same bytes.
 ///
 /// # Errors
 /// When the folder or a file cannot be written.
-pub fn write_checkpoint(
+pub fn write_checkpoint_for(
+    preprocess: &Preprocess,
     clip: &Clip,
     dir: &Path,
     lineage: BTreeMap<String, String>,
@@ -139,11 +152,10 @@ pub fn write_checkpoint(
         sha256: sha256(&bytes),
         model: clip.config().to_json(),
         changes: clip.changes().to_vec(),
-        preprocess: Preprocess::default(),
+        preprocess: preprocess.clone(),
         tokenizer: "clip".to_owned(),
         lineage,
     };
-    let preprocess = &checkpoint.preprocess;
     let open_clip = json!({
         "model_cfg": checkpoint.model,
         "preprocess_cfg": {

@@ -51,6 +51,7 @@ mod weights;
 
 pub use checkpoint::{
     checkpoint_files, checkpoint_of, open, open_weights, read_checkpoint, write_checkpoint,
+    write_checkpoint_for,
 };
 pub use clip::{Clip, Mode, normalize};
 pub use config::{ClipConfig, Pool, TextConfig, TextPool, VisionConfig, VitConfig, VitaminConfig};

@@ -137,7 +137,7 @@ fn a_suite_is_measured_task_by_task_and_two_checkpoints_are_compared() {
     assert_eq!(value(&found[3], "main_metric"), value(&found[3], "acc_worst_region"));
     for name in [
         "aggregate.json",
-        "mnist_clipmill_checkpoint_en_zeroshot_classification.json",
+        "mnist_a_tiny-32_en_zeroshot_classification.json",
         "predictions/mnist.parquet",
         "classes/mnist.csv",
         "classes/mnist.confusion.csv",
@@ -145,6 +145,13 @@ fn a_suite_is_measured_task_by_task_and_two_checkpoints_are_compared() {
         assert!(folder.join(name).is_file(), "{name}");
     }
     let other = dir.path().join("out-b/eval/checkpoint");
+    // What `clip_benchmark build` tells checkpoints apart by.
+    for (folder, name) in [(&folder, "a"), (&other, "b")] {
+        let file = folder.join(format!("mnist_{name}_tiny-32_en_zeroshot_classification.json"));
+        let one: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        let told = ["dataset", "model", "pretrained", "task"].map(|field| one[field].clone());
+        assert_eq!(told, ["mnist", "tiny-32", name, "zeroshot_classification"]);
+    }
     let page = dir.path().join("page.html");
     let output = clipmill()
         .args(["--json", "compare", "--bootstrap", "200", "-o"])
@@ -158,6 +165,18 @@ fn a_suite_is_measured_task_by_task_and_two_checkpoints_are_compared() {
     assert!(compared["tasks"][0]["against_first"][0]["mcnemar"]["p"].is_number());
     let html = std::fs::read_to_string(&page).unwrap();
     assert!(html.contains("MNIST") && !html.contains("NaN"));
+}
+
+#[test]
+fn a_linear_probe_has_the_data_sets_name_for_clip_benchmark() {
+    let result =
+        serde_json::json!({"key": "vtab/dtd/linear_probe", "dataset": "DTD", "metrics": {}});
+    let result: eval::results::TaskResult = serde_json::from_value(result).unwrap();
+    let told = eval::results::clip_benchmark(&result, "ViT-B-32", "run-train", "linear_probe");
+    assert_eq!((&told["dataset"], &told["task"]), (&"vtab/dtd".into(), &"linear_probe".into()));
+    let file =
+        |task: &str| eval::results::clip_benchmark_file(&result.key, "ViT-B-32", "run-train", task);
+    assert_eq!(file("linear_probe"), "vtab-dtd_run-train_ViT-B-32_en_linear_probe.json");
 }
 
 #[test]

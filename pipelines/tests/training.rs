@@ -386,6 +386,166 @@ fn open_clips_command_line_is_understood_and_what_is_not_there_is_answered() {
 }
 
 #[test]
+fn the_command_line_of_datacomps_train_py_starts_trains_and_is_obeyed_flag_by_flag() {
+    let bench = Bench::new();
+    let (shards, model, logs) =
+        (bench.path("{00000..00001}.tar"), bench.path("model.json"), bench.path("logs"));
+    let [shards, model, logs] = [&shards, &model, &logs].map(|path| path.to_str().unwrap());
+    // What `train.py --scale small` hands to open_clip, in its order; but for the paths only the
+    // model, the batch and the number of samples are smaller.
+    let line = [
+        "--save-frequency",
+        "0",
+        "--ddp-static-graph",
+        "--local-loss",
+        "--gather-with-grad",
+        "--grad-checkpointing",
+        "--train-data",
+        shards,
+        "--train-num-samples",
+        "77",
+        "--warmup",
+        "500",
+        "--dataset-type",
+        "webdataset",
+        "--precision",
+        "amp",
+        "--workers",
+        "4",
+        "--model",
+        model,
+        "--batch-size",
+        "4",
+        "--epochs",
+        "5",
+        "--lr",
+        "0.0005",
+        "--logs",
+        logs,
+        "--name",
+        "small_scale",
+        "--seed",
+        "0",
+        "--accum-freq",
+        "1",
+        "--log-every-n-steps",
+        "100",
+        "--save-most-recent",
+        "--resume",
+        "latest",
+        "--dataset-resampled",
+    ];
+    let train = |more: &[&str]| {
+        let mut command = clipmill();
+        command.arg("train").args(line).args(more).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    // --logs and --name: the run folder.
+    let run = bench.path("logs/small_scale/train");
+    // --save-most-recent: there from the end of the first epoch to that of the training.
+    let mut child = train(&[]).stderr(Stdio::null()).spawn().unwrap();
+    let (began, latest) = (Instant::now(), run.join("_work/checkpoints/epoch_latest.safetensors"));
+    while !latest.is_file() {
+        assert!(began.elapsed() < Duration::from_mins(2) && child.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let stop = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(stop.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    // --resume latest: the same command goes on from there.
+    let done = train(&[]).output().unwrap();
+    let told = stderr(&done);
+    assert!(done.status.success(), "{told}");
+    assert!(told.contains("these change nothing here: --dataset-type"), "{told}");
+    assert!(told.contains("--ddp-static-graph"), "{told}");
+    let params = std::fs::read_to_string(run.join("params.txt")).unwrap();
+    for line in [
+        "save_frequency: 0",
+        "local_loss: true",
+        "gather_with_grad: true",
+        "grad_checkpointing: true",
+        "warmup: 500",
+        "precision: amp",
+        "batch_size: 4",
+        "lr: 0.0005",
+        "seed: 0",
+        "accum_freq: 1",
+        "dataset_resampled: true",
+        "model: model",
+        // 77 samples are 20 batches, five of each of four workers; five epochs.
+        "steps_per_epoch: 20",
+        "steps: 100",
+        // open_clip's for a ViT where train.py gives none.
+        "beta2: 0.98",
+        "wd: 0.2",
+    ] {
+        assert!(params.lines().any(|own| own == line), "{line} in {params}");
+    }
+    let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    assert_eq!(metrics.lines().count(), 100);
+    assert!(!run.join("checkpoints").exists(), "--save-frequency 0 keeps no epoch");
+    // --log-every-n-steps 100: the first and the last step of each epoch.
+    let log = std::fs::read_to_string(run.join("_work/out.log")).unwrap();
+    assert_eq!(log.matches("Train Epoch: ").count(), 10, "{log}");
+    assert!(log.contains("precision amp: products of bf16 factors"), "{log}");
+    // What is done is not done again.
+    assert!(train(&[]).status().unwrap().success());
+    assert_eq!(std::fs::read_to_string(run.join("_work/out.log")).unwrap(), log);
+    // What train.py adds where it is asked to.
+    let told = stderr(
+        &train(&["--report-to", "wandb", "--wandb-project-name", "datanet"]).output().unwrap(),
+    );
+    assert!(told.contains("--report-to is taken with"), "{told}");
+    let told = stderr(&train(&["--blur-field", "face_bboxes"]).output().unwrap());
+    assert!(told.contains("hint: blur when shards are made"), "{told}");
+}
+
+#[test]
+fn upsampling_factors_are_of_the_parts_of_the_training_data() {
+    let bench = Bench::new();
+    let both =
+        format!("{}::{}", bench.path("00000.tar").display(), bench.path("00001.tar").display());
+    let train = |output: &str, factors: &str| {
+        let mut command = clipmill();
+        command.arg("train").args(["--model", bench.path("model.json").to_str().unwrap()]);
+        command.args(["--train-data", &both, "--dataset-resampled", "--batch-size", "8"]);
+        command.args(["--steps", "3", "--output", bench.path(output).to_str().unwrap()]);
+        command.args(["--train-data-upsampling-factors", factors]);
+        command.output().unwrap()
+    };
+    let done = train("some", "1::2.5");
+    assert!(done.status.success(), "{}", stderr(&done));
+    let params = std::fs::read_to_string(bench.path("some/train/params.txt")).unwrap();
+    assert!(params.contains("train_data_upsampling_factors: [1.0,2.5]\n"), "{params}");
+    // Only the second source is drawn from.
+    let only = train("only", "0::1");
+    assert!(only.status.success(), "{}", stderr(&only));
+    assert_ne!(
+        bench.files("some")["weights.safetensors"],
+        bench.files("only")["weights.safetensors"]
+    );
+    let told = train("none", "1::2::3");
+    assert_eq!(told.status.code(), Some(2));
+    let text = stderr(&told);
+    assert!(text.contains("3 train_data_upsampling_factors for 2 sources of data"), "{text}");
+}
+
+#[test]
+fn what_is_said_of_pictures_on_the_command_line_goes_into_the_checkpoint() {
+    let bench = Bench::new();
+    let flags = ["--batch-size", "8", "--steps", "1", "--image-mean", "0.5", "0.5", "0.5"];
+    let more = ["--image-std", "0.25", "0.25", "0.5", "--image-resize-mode", "squash"];
+    let all: Vec<&str> = flags.iter().chain(&more).copied().chain(["--force-quick-gelu"]).collect();
+    let files = bench.run("out", &all);
+    let json = |name: &str| -> serde_json::Value { serde_json::from_slice(&files[name]).unwrap() };
+    let pictures = serde_json::json!({"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.5],
+        "interpolation": "bicubic", "resize_mode": "squash"});
+    assert_eq!(json("checkpoint.json")["preprocess"], pictures);
+    assert_eq!(json("open_clip_config.json")["preprocess_cfg"], pictures);
+    assert_eq!(json("open_clip_config.json")["model_cfg"]["quick_gelu"], true);
+}
+
+#[test]
 fn a_training_starts_from_a_stage_of_its_recipe_and_evaluates_on_the_way() {
     let bench = Bench::new();
     let shard = bench.path("{00000..00001}.tar");

@@ -35,6 +35,8 @@ pub struct Input {
     pub seed: u64,
     /// Whether samples are drawn with replacement.
     pub resampled: bool,
+    /// Samples of each source and how much oftener they are drawn; none where all are drawn alike.
+    pub sources: Vec<(u64, f64)>,
     /// Steps of a pass, at least 1.
     pub steps_per_pass: u64,
     /// This rank and the number of ranks.
@@ -155,6 +157,7 @@ impl<'a> Loader<'a> {
             .internal("cannot start decoding threads")?;
         let (samples, seed) = (data.len() as u64, input.seed);
         let places = match input.resampled {
+            true if !input.sources.is_empty() => Places::weighted(&input.sources, seed),
             true => Places::Resampled { samples, seed },
             false => Places::Permuted(Order::new(samples, seed)),
         };
@@ -226,7 +229,7 @@ impl<'a> Loader<'a> {
 
     /// The first candidate for `position` that is not known to be broken.
     fn place(&self, slot: usize, pass: u64, position: u64) -> Result<Place> {
-        let samples = self.data.len() as u64;
+        let samples = self.places.samples();
         if self.broken.len() as u64 >= samples {
             let (index, reason) = self.broken.first_key_value().map_or((0, ""), |(i, r)| (*i, *r));
             return Err(Error::input(format!("not one of {samples} pictures can be decoded"))

@@ -48,7 +48,7 @@ impl Counter {
 
 /// The samples of a training by their place: a permutation for each pass, or draws with
 /// replacement for each epoch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Places {
     /// Every sample once a pass.
     Permuted(Order),
@@ -59,12 +59,48 @@ pub enum Places {
         /// Seed.
         seed: u64,
     },
+    /// The same, with some sources oftener than others.
+    Weighted {
+        /// Of each source: its first sample, how many it has, at least 1, and the share of the draws
+        /// that go to it or one before it.
+        sources: Vec<(u64, u64, f64)>,
+        /// Seed.
+        seed: u64,
+    },
 }
 
 impl Places {
+    /// Draws with replacement from sources of so many samples, one after the other, each with its
+    /// factor: a sample is drawn as often as its source's factor is to the others'.
+    #[must_use]
+    pub fn weighted(sources: &[(u64, f64)], seed: u64) -> Self {
+        let weight = |(samples, factor): &(u64, f64)| *samples as f64 * factor;
+        let all: f64 = sources.iter().map(weight).sum();
+        let (mut first, mut so_far) = (0, 0.0);
+        let mut drawn = Vec::new();
+        for source in sources {
+            if weight(source) > 0.0 {
+                so_far += weight(source);
+                drawn.push((first, source.0, so_far / all));
+            }
+            first += source.0;
+        }
+        Self::Weighted { sources: drawn, seed }
+    }
+
+    /// Samples that may come.
+    #[must_use]
+    pub fn samples(&self) -> u64 {
+        match self {
+            Self::Permuted(order) => order.samples,
+            Self::Resampled { samples, .. } => *samples,
+            Self::Weighted { sources, .. } => sources.iter().map(|(_, samples, _)| samples).sum(),
+        }
+    }
+
     /// The sample at `position` of a pass, and those that take its place in order where it is
     /// broken: of a permutation the ones at the next positions, else further draws. Without end.
-    pub fn candidates(self, pass: u64, position: u64) -> Box<dyn Iterator<Item = u64>> {
+    pub fn candidates(&self, pass: u64, position: u64) -> Box<dyn Iterator<Item = u64> + '_> {
         match self {
             Self::Permuted(order) => {
                 let samples = order.samples;
@@ -72,8 +108,18 @@ impl Places {
                 Box::new((0..).map(move |i| order.at(pass, (first + i % samples) % samples)))
             }
             Self::Resampled { samples, seed } => {
-                let mut numbers = Counter::new(&[seed, pass, position]);
-                Box::new(std::iter::repeat_with(move || numbers.below(samples)))
+                let mut numbers = Counter::new(&[*seed, pass, position]);
+                Box::new(std::iter::repeat_with(move || numbers.below(*samples)))
+            }
+            Self::Weighted { sources, seed } => {
+                let mut numbers = Counter::new(&[*seed, pass, position]);
+                Box::new(std::iter::repeat_with(move || {
+                    let share = numbers.unit();
+                    let found = sources.iter().find(|(.., upto)| share < *upto);
+                    let (first, samples, _) =
+                        found.or(sources.last()).copied().unwrap_or((0, 1, 1.0));
+                    first + numbers.below(samples)
+                }))
             }
         }
     }
@@ -174,6 +220,20 @@ mod tests {
             drawn[index as usize] += 1;
         }
         assert!(drawn.iter().all(|count| (900..1100).contains(count)), "{drawn:?}");
+    }
+
+    #[test]
+    fn a_source_with_a_factor_of_three_has_its_samples_three_times_as_often() {
+        let places = Places::weighted(&[(4, 1.0), (3, 0.0), (2, 3.0)], 5);
+        let mut drawn = [0_u32; 9];
+        for at in 0..10_000 {
+            let index = places.candidates(0, at).next().unwrap();
+            drawn[index as usize] += 1;
+        }
+        // Weights 4, 0 and 6 of 10.
+        assert!(drawn[..4].iter().all(|count| (900..1100).contains(count)), "{drawn:?}");
+        assert_eq!(drawn[4..7], [0; 3]);
+        assert!(drawn[7..].iter().all(|count| (2850..3150).contains(count)), "{drawn:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod settings;
 
 use kernels::Products;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Value;
 
 pub use scale::{DATACOMP_EPOCHS, Scale, ScaleConfig};
@@ -29,8 +29,10 @@ pub struct TrainPlan {
     /// `dataset_resampled`. A field given beside it overrides it. Default none.
     pub scale: Option<Scale>,
     /// Start from these weights instead of random ones: a clipmill checkpoint (its folder or
-    /// `checkpoint.json`), a `.safetensors` file with open_clip's names, or the id of a stage that
-    /// gives a checkpoint. Default none.
+    /// `checkpoint.json`), a folder of open_clip's or a Hugging Face CLIP's with its configuration, a
+    /// file of weights (`.safetensors`, `.pt`, `.pth`, `.bin`, `.index.json`), or the id of a stage
+    /// that gives a checkpoint. A configuration beside the weights must say the same of the model
+    /// as `model` does, and its preprocessing is this training's. Default none.
     pub pretrained: Option<String>,
     /// `latest` goes on from the newest saved state of this output, which happens anyway; a path
     /// goes on from that state (`checkpoints/epoch_3.state.safetensors`), whatever its settings
@@ -41,6 +43,12 @@ pub struct TrainPlan {
     #[serde(alias = "train_data")]
     #[schemars(extend("aliases" = ["train_data"]))]
     pub data: Vec<String>,
+    /// With `dataset_resampled`: how much oftener a sample of each source is drawn than one of a source
+    /// with factor 1, 0 or more; the sources are the entries of `data` and the parts that `::` parts
+    /// in them, behind the shards that the stage takes, if any. A list, or `1::2::0.5`. open_clip
+    /// weighs whole shards. Default none: all samples alike.
+    #[serde(deserialize_with = "factors", skip_serializing_if = "Vec::is_empty")]
+    pub train_data_upsampling_factors: Vec<f64>,
     /// Draw samples with replacement instead of passing over the data: a function of seed, epoch
     /// and step. Default false, or true with a scale. (open_clip draws whole shards.)
     pub dataset_resampled: Option<bool>,
@@ -98,6 +106,26 @@ pub struct TrainPlan {
     /// for a square. Positions of a `pretrained` checkpoint are resampled (bicubic). Default the
     /// model's own.
     pub force_image_size: Option<u32>,
+    /// x·σ(1.702 x) in place of the exact GELU, whatever the model says; open_clip's flag. Default
+    /// false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force_quick_gelu: bool,
+    /// Mean of R, G, B in 0..1 that is taken off the pictures. Default that of `pretrained`'s
+    /// configuration, else OpenAI's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_mean: Option<[f32; 3]>,
+    /// Standard deviation of R, G, B that they are divided by, above 0. Default as `image_mean`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_std: Option<[f32; 3]>,
+    /// How pictures become squares where no random crop does it: in validation, in evaluations of the
+    /// checkpoint, and with `aug_scale: null`. `shortest`, `longest` or `squash`. Default as
+    /// `image_mean`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_resize_mode: Option<String>,
+    /// `bicubic`, in place of another that `pretrained`'s configuration says. Default as
+    /// `image_mean`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_interpolation: Option<String>,
     /// Keeps the image tower as it starts (LiT, arXiv 2111.07991). Default false.
     pub lock_image: bool,
     /// Groups at the end of a locked image tower that are trained: 1 the projection, 2 the last
@@ -110,8 +138,8 @@ pub struct TrainPlan {
     pub lock_text_unlocked_layers: u32,
     /// Seed of initialisation, data order and augmentation. Default the recipe's seed.
     pub seed: Option<u64>,
-    /// Number format of the computation: `fp32`, or `amp_bf16` (also `amp_bfloat16` and `bf16`):
-    /// products of the blocks' linear layers take both factors rounded to bf16, forward and
+    /// Number format of the computation: `fp32`, or `amp_bf16` (also `amp_bfloat16`, `bf16` and
+    /// `amp`, which in open_clip is fp16 with a scaled loss): products of the blocks' linear layers take both factors rounded to bf16, forward and
     /// backward; weights, sums, norms, softmax, loss and saved states stay f32. Default fp32.
     pub precision: Precision,
     /// Share of the area that the random crop keeps, low and high, each in 0..=1; `null` crops as
@@ -120,7 +148,9 @@ pub struct TrainPlan {
     /// Trains in RePaViT's form: BatchNorm in the image tower's FFN and this share of its hidden
     /// channels idle, 0..=1, so that `compress: {repavit: {}}` can fold it. Default none.
     pub idle_channels: Option<f64>,
-    /// Tokens of a caption, 3..=1024. Default the model's.
+    /// Tokens of a caption, 3..=1024; open_clip's `force_context_length`. Default the model's.
+    #[serde(alias = "force_context_length")]
+    #[schemars(extend("aliases" = ["force_context_length"]))]
     pub context_length: Option<usize>,
     /// With several ranks: each scores only its own rows against all. The same gradient for less
     /// work. Default true, as DataComp (open_clip: false). Changes nothing on one rank.
@@ -165,6 +195,7 @@ impl Default for TrainPlan {
             pretrained: None,
             resume: None,
             data: Vec::new(),
+            train_data_upsampling_factors: Vec::new(),
             dataset_resampled: None,
             batch_size: None,
             accum_freq: 1,
@@ -187,6 +218,11 @@ impl Default for TrainPlan {
             grad_checkpointing: false,
             force_patch_dropout: None,
             force_image_size: None,
+            force_quick_gelu: false,
+            image_mean: None,
+            image_std: None,
+            image_resize_mode: None,
+            image_interpolation: None,
             lock_image: false,
             lock_image_unlocked_groups: 0,
             lock_text: false,
@@ -210,6 +246,36 @@ impl Default for TrainPlan {
             check_memory: true,
         }
     }
+}
+
+/// Numbers, or open_clip's words for them: `1::2::0.5`.
+fn factors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        One(f64),
+        Words(String),
+        Many(Vec<Given>),
+    }
+    fn read<E: de::Error>(given: Given, all: &mut Vec<f64>) -> Result<(), E> {
+        match given {
+            Given::One(factor) => all.push(factor),
+            Given::Words(words) => {
+                for word in words.split("::") {
+                    all.push(word.trim().parse().map_err(|_| {
+                        E::custom(format!(
+                            "`{word}` is no factor, expected numbers as in `1::2::0.5`"
+                        ))
+                    })?);
+                }
+            }
+            Given::Many(many) => many.into_iter().try_for_each(|given| read(given, all))?,
+        }
+        Ok(())
+    }
+    let mut all = Vec::new();
+    read(Given::deserialize(deserializer)?, &mut all)?;
+    Ok(all)
 }
 
 /// Fields that change no byte of the output; the runner leaves them out of the stage's key.
@@ -238,8 +304,8 @@ impl Precision {
     pub fn products(self) -> Option<Products> {
         match self {
             Self::Fp32 => Some(Products::F32),
-            Self::AmpBf16 | Self::AmpBfloat16 | Self::Bf16 => Some(Products::Bf16),
-            Self::Amp | Self::Fp16 | Self::PureBf16 | Self::PureFp16 => None,
+            Self::Amp | Self::AmpBf16 | Self::AmpBfloat16 | Self::Bf16 => Some(Products::Bf16),
+            Self::Fp16 | Self::PureBf16 | Self::PureFp16 => None,
         }
     }
 

@@ -12,6 +12,7 @@ mod link;
 mod meet;
 #[cfg(feature = "nccl")]
 pub mod nccl;
+mod patience;
 pub mod tcp;
 
 use candle_core::Tensor;

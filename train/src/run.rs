@@ -6,6 +6,7 @@ mod epoch;
 mod finish;
 mod keeper;
 mod lines;
+mod pretrained;
 mod start;
 
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use models::Clip;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use stage::{Checkpoint, Context, Counts, Error, PairSource, Result, ResultExt};
+use stage::{Checkpoint, Context, Counts, Error, PairSource, Preprocess, Result, ResultExt};
 use store::Attempt;
 
 use self::keeper::Keeper;
@@ -27,11 +28,11 @@ use crate::ranks::{Alone, Ranks};
 use crate::state::Cursor;
 use crate::trainer::{Step, Trainer};
 
-/// Called after an epoch with the model and the number of epochs done, where
-/// [`TrainPlan::zeroshot_frequency`] asks for it; what it measured goes into `results.jsonl`. It must
-/// not change the model. A training that goes on after a kill does not call it again for epochs
+/// Called after an epoch with the model, how its pictures become pixels, and the number of epochs
+/// done, where [`TrainPlan::zeroshot_frequency`] asks for it; what it measured goes into
+/// `results.jsonl`. It must not change the model. A training that goes on after a kill does not call it again for epochs
 /// whose row was saved.
-pub type OnEpoch<'a> = dyn FnMut(&Clip, u64) -> Result<Map<String, Value>> + 'a;
+pub type OnEpoch<'a> = dyn FnMut(&Clip, &Preprocess, u64) -> Result<Map<String, Value>> + 'a;
 
 /// What a training works on.
 pub struct Job<'a> {
@@ -39,6 +40,9 @@ pub struct Job<'a> {
     pub plan: &'a TrainPlan,
     /// The samples.
     pub data: &'a dyn PairSource,
+    /// Samples of each source that `data` is put together of, in their order: what
+    /// [`TrainPlan::train_data_upsampling_factors`] are of. Not looked at without those.
+    pub sources: Vec<u64>,
     /// Pairs to validate on.
     pub validation: Option<&'a dyn PairSource>,
     /// The weights to start from: [`TrainPlan::pretrained`] as a path.
@@ -55,7 +59,8 @@ impl<'a> Job<'a> {
     pub fn new(plan: &'a TrainPlan, data: &'a dyn PairSource) -> Self {
         let pretrained = plan.pretrained.as_ref().map(PathBuf::from);
         let ranks = Box::new(Alone);
-        Self { plan, data, validation: None, pretrained, ranks, on_epoch: None }
+        let sources = vec![data.len() as u64];
+        Self { plan, data, sources, validation: None, pretrained, ranks, on_epoch: None }
     }
 }
 

@@ -3,8 +3,10 @@
 #[path = "common/shapes.rs"]
 mod shapes;
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,9 +27,14 @@ use train::{Job, TrainPlan};
 const PATIENCE: Patience =
     Patience { join: Duration::from_secs(20), silence: Duration::from_secs(2) };
 
+/// Ports that were given to a training: of tests side by side, no two have the same.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
 /// Seats of a training of its own.
 fn seats(size: usize) -> Vec<Seat> {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let fresh = |port: &u16| GIVEN.lock().unwrap().insert(*port);
+    let port = std::iter::repeat_with(free).find(fresh).unwrap();
     let seat = |rank| Seat {
         rank,
         size,
@@ -313,6 +320,103 @@ fn a_rank_that_gives_no_sign_of_life_is_named() {
         assert!(error.contains("process 7) gives no sign of life"), "{error}");
         silent.join().unwrap();
     });
+}
+
+/// More than the buffers of a connection hold: 32 MiB.
+const GRADIENT: usize = 8 << 20;
+
+#[test]
+fn a_rank_that_works_for_longer_than_the_silence_takes_a_gradient_that_fills_the_connection() {
+    // Rank 0 works while the others send; rank 2's stays in the connection until rank 1, which
+    // works for longer still, has sent.
+    let sums = on_each(3, |mut ranks| {
+        let rank = ranks.rank();
+        if rank < 2 {
+            thread::sleep(PATIENCE.silence * [2, 3][rank]);
+        }
+        let mut gradient = vec![(rank + 1) as f32; GRADIENT];
+        ranks.sum(&mut gradient).unwrap();
+        // The other way: rank 0 sends to ranks that work.
+        if rank > 0 {
+            thread::sleep(PATIENCE.silence * 2);
+        }
+        ranks.broadcast(&mut gradient).unwrap();
+        ranks.leave(None);
+        gradient
+    });
+    for (rank, sum) in sums.into_iter().enumerate() {
+        assert!(sum.iter().all(|value| *value == 6.0), "rank {rank}");
+    }
+}
+
+#[test]
+fn a_rank_that_neither_takes_a_gradient_nor_gives_a_sign_of_life_is_named() {
+    let seats = seats(2);
+    let listener = TcpListener::bind(("127.0.0.1", seats[0].port)).unwrap();
+    thread::scope(|scope| {
+        let hung = scope.spawn(move || {
+            // Welcomes rank 1 and then hangs.
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(&[&[2][..], &[0; 8]].concat()).unwrap();
+            stream
+        });
+        let mut ranks = meet(&seats[1]);
+        let _open = hung.join().unwrap();
+        let error = ranks.sum(&mut vec![1.0; GRADIENT]).unwrap_err().to_string();
+        assert!(error.contains("rank 0 (127.0.0.1:"), "{error}");
+        assert!(error.contains("gives no sign of life"), "{error}");
+    });
+}
+
+#[test]
+fn a_rank_that_only_says_that_it_lives_is_not_listened_to_for_ever_after_a_write_failed() {
+    let seats = seats(2);
+    let listener = TcpListener::bind(("127.0.0.1", seats[0].port)).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(&[&[2][..], &[0; 8]].concat()).unwrap();
+            // Speaks out of turn, which ends the other's write, and then gives signs of life only.
+            stream.write_all(&[&[3][..], &[0; 8]].concat()).unwrap();
+            while stream.write_all(&[&[4][..], &[0; 8]].concat()).is_ok() {
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let mut ranks = meet(&seats[1]);
+        let error = ranks.sum(&mut vec![1.0; GRADIENT]).unwrap_err().to_string();
+        assert!(error.contains("cannot be understood: Data out of turn"), "{error}");
+        ranks.cut();
+    });
+}
+
+#[test]
+fn only_a_loopback_address_that_is_written_out_keeps_others_away() {
+    // All of 127/8 is this machine, so another of its addresses stands for another machine.
+    let ranks_of = |address: &str| {
+        let mut seats = seats(2);
+        seats[0].address = address.to_owned();
+        seats[1].address = "127.0.0.2".to_owned();
+        seats
+    };
+    // What rank 0's own name stands for on its machine does not matter, not even to be known.
+    let seats = ranks_of("rank-0.invalid");
+    thread::scope(|scope| {
+        let first = scope.spawn(|| meet(&seats[0]).gather(b"first").unwrap());
+        let all = meet(&seats[1]).gather(b"second").unwrap();
+        assert_eq!(all, [b"first".to_vec(), b"second".to_vec()]);
+        assert_eq!(first.join().unwrap(), all);
+    });
+    for address in ["127.0.0.1", "localhost"] {
+        let seats = ranks_of(address);
+        let patience = Patience { join: Duration::from_millis(500), ..PATIENCE };
+        thread::scope(|scope| {
+            let first = scope.spawn(|| Tcp::meet(&seats[0], patience, &Cancel::default()).err());
+            let error = Tcp::meet(&seats[1], patience, &Cancel::default()).err().unwrap();
+            assert!(error.to_string().contains("rank 0 did not answer"), "{error}");
+            let error = first.join().unwrap().unwrap().to_string();
+            assert!(error.contains("rank 1 of 2 did not come within"), "{error}");
+        });
+    }
 }
 
 #[test]

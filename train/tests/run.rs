@@ -368,7 +368,7 @@ fn every_so_many_epochs_and_at_the_end_the_callback_sees_the_model() {
     let output = store::Output::open(&bench.dir.path().join("out").to_string_lossy()).unwrap();
     let mut out = output.stage("train").begin("all").unwrap();
     let seen = Mutex::new(Vec::new());
-    let on_epoch = |clip: &models::Clip, epoch: u64| {
+    let on_epoch = |clip: &models::Clip, _: &stage::Preprocess, epoch: u64| {
         seen.lock().unwrap().push((epoch, clip.config().embed_dim()));
         let mut row = serde_json::Map::new();
         row.insert("imagenet-zeroshot-val-top1".to_owned(), serde_json::json!(0.5));

@@ -4,6 +4,7 @@
 //! change the architecture in a way that is not implemented is refused by name.
 
 mod fields;
+mod near;
 mod presets;
 mod text;
 mod vit;
@@ -103,15 +104,20 @@ impl ClipConfig {
     /// `tiny-vitamin-32`), or the path of a JSON file.
     ///
     /// # Errors
-    /// An unknown name (the hint lists all), or what [`ClipConfig::from_json`] refuses.
+    /// An unknown name (the hint has the nearest), or what [`ClipConfig::from_json`] refuses.
     pub fn named(name: &str) -> Result<Self> {
         if let Some(value) = presets::json(name) {
             return Self::from_json(&value).map_err(|e| e.at(name));
         }
         if !Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
+            let near = near::nearest(name, Self::names());
+            let meant = match near.is_empty() {
+                true => String::new(),
+                false => format!("did you mean {}? ", near.join(", ")),
+            };
             return Err(Error::recipe(format!("no model named `{name}`")).hint(format!(
-                "name one of {}, or a .json file; `clipmill model` shows them",
-                Self::names().collect::<Vec<_>>().join(", ")
+                "{meant}`clipmill model` lists all {} names; the path of a .json file is taken too",
+                Self::names().count()
             )));
         }
         let text = crate::checkpoint::read_text(Path::new(name))?;

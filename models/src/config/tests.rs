@@ -152,8 +152,17 @@ fn neutral_fields_of_published_files_are_accepted() {
 }
 
 #[test]
-fn an_unknown_name_lists_the_known_ones() {
-    let error = ClipConfig::named("ViT-B-33").unwrap_err();
-    assert_eq!(error.to_string(), "no model named `ViT-B-33`");
-    assert!(error.hint_text().unwrap().contains("ViT-B-32, "));
+fn a_wrong_name_is_answered_with_the_few_that_are_near() {
+    let hint = |name: &str| {
+        let error = ClipConfig::named(name).unwrap_err();
+        assert_eq!(error.to_string(), format!("no model named `{name}`"));
+        error.hint_text().unwrap().to_owned()
+    };
+    for name in ["vit-b-32", "ViT-B/32", "vit_b_32"] {
+        assert!(hint(name).starts_with("did you mean ViT-B-32? `clipmill model` lists all "));
+    }
+    assert!(hint("ViT-B-33").starts_with("did you mean ViT-B-32, "), "{}", hint("ViT-B-33"));
+    assert!(hint("tiny-33").starts_with("did you mean tiny-32"), "{}", hint("tiny-33"));
+    assert!(hint("something else").starts_with("`clipmill model` lists all "));
+    assert!(hint("ViT-B-33").len() < 200);
 }

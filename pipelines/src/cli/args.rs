@@ -286,6 +286,7 @@ fn model() -> Command {
         .arg(
             Arg::new("batch_size")
                 .long("batch_size")
+                .alias("batch-size")
                 .value_name("PAIRS")
                 .value_parser(value_parser!(u64).range(1..=1 << 24))
                 .help("Pairs in a batch, for the estimate of memory [default: 1]"),
@@ -299,6 +300,7 @@ fn model() -> Command {
         .arg(
             Arg::new("force_image_size")
                 .long("force_image_size")
+                .alias("force-image-size")
                 .value_name("PX")
                 .value_parser(value_parser!(u32).range(1..=1 << 14))
                 .help("Count for pictures of this side"),
@@ -309,4 +311,19 @@ fn model() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Print the names and shapes of all tensors instead"),
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hyphens_and_underscores_are_the_same_for_a_model_too() {
+        let words =
+            ["clipmill", "model", "ViT-B-32", "--batch-size", "8", "--force-image-size", "256"];
+        let matches = command().try_get_matches_from(words).unwrap();
+        let (_, args) = matches.subcommand().unwrap();
+        assert_eq!(args.get_one::<u64>("batch_size"), Some(&8));
+        assert_eq!(args.get_one::<u32>("force_image_size"), Some(&256));
+    }
 }

@@ -29,6 +29,10 @@ pub(crate) fn add(mut command: Command, schema: &Value, skip: &[&str]) -> Comman
             let alias = alias.as_str().unwrap_or_default();
             arg = arg.alias(alias.to_owned()).alias(alias.replace('_', "-"));
         }
+        if let Some(count) = numbers(&field) {
+            // `--image-mean 0.5 0.5 0.5`, as Python's parsers take lists.
+            arg = arg.num_args(1..=count).allow_negative_numbers(true);
+        }
         if accepts(&field, "boolean") && !accepts(&field, "string") {
             // `--lock-image` alone is `--lock-image true`, as Python's flags are.
             arg = arg.num_args(0..=1).default_missing_value("true");
@@ -136,6 +140,13 @@ fn merged(root: &Value, field: &Value) -> Value {
     Value::Object(all)
 }
 
+/// How many numbers a field has, where it is a list of just so many.
+fn numbers(field: &Value) -> Option<usize> {
+    let kind = field.pointer("/items/type")?;
+    let most = field.get("maxItems").and_then(Value::as_u64)?;
+    (kind == "number" && (2..=16).contains(&most)).then_some(most as usize)
+}
+
 /// Whether a field is a list of words.
 fn texts(field: &Value) -> bool {
     accepts(field, "array") && field.pointer("/items/type").is_some_and(|kind| kind == "string")
@@ -208,6 +219,13 @@ mod tests {
         let command = add(Command::new("t"), &schema, &[]);
         let matches = command.try_get_matches_from(["t", "--mil", "{image_size: 3}"]).unwrap();
         assert_eq!(read(&matches, &schema, &[]).unwrap()["mil"]["image_size"], 3);
+    }
+
+    #[test]
+    fn numbers_of_a_short_list_may_stand_side_by_side() {
+        let pair = serde_json::json!([0.5, 1.0]);
+        assert_eq!(read_flags(&["--scale", "0.5", "1.0"])["scale"], pair);
+        assert_eq!(read_flags(&["--scale", "[0.5, 1.0]", "--only"])["scale"], pair);
     }
 
     #[test]

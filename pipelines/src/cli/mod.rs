@@ -12,6 +12,7 @@ mod img2dataset;
 mod index;
 mod inspect;
 mod model;
+mod open_clip;
 mod peek;
 mod progress;
 mod purge;

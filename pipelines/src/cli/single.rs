@@ -4,7 +4,7 @@ use clap::{Arg, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 use stage::{Error, Result};
 
-use super::{Output, flags, img2dataset, run};
+use super::{Output, flags, img2dataset, open_clip, run};
 use crate::recipe::{Graph, KindInfo, Noun, Recipe, json_schema};
 
 /// Fields that every command has already.
@@ -26,7 +26,11 @@ pub(crate) fn command(kind: &KindInfo) -> Option<Command> {
             .help("Seed"),
     );
     let example = example(kind.name);
-    let from_peer = if kind.name == "fetch" { img2dataset::help() } else { String::new() };
+    let from_peer = match kind.name {
+        "fetch" => img2dataset::help(),
+        "train" => open_clip::help().to_owned(),
+        _ => String::new(),
+    };
     command = command.after_help(format!(
         "Each flag is a field of the recipe; a value is read as YAML, so lists are [a, b] and maps {{k: v}}; \
          names of files are taken as they are.\nHyphens and underscores are the same. Without --output \
@@ -36,6 +40,7 @@ pub(crate) fn command(kind: &KindInfo) -> Option<Command> {
     Some(match kind.name {
         "judge" => command.arg(rule_flag()),
         "fetch" => img2dataset::add(command),
+        "train" => open_clip::add(command),
         _ => command,
     })
 }
@@ -150,7 +155,15 @@ pub(crate) fn recipe(name: &str, args: &ArgMatches) -> Result<Value> {
         }
         stages.push(json!({ source: plan }));
     }
-    let plan = if name == "judge" { rules(args)? } else { Value::Object(read(&root, name, args)?) };
+    let plan = match name {
+        "judge" => rules(args)?,
+        "train" => {
+            let mut plan = read(&root, name, args)?;
+            open_clip::apply(args, &mut plan)?;
+            Value::Object(plan)
+        }
+        _ => Value::Object(read(&root, name, args)?),
+    };
     if name == "fetch" && plan.get("retry_failed") == Some(&Value::Bool(true)) {
         // The fetch of the same flags before it, which is done already, and then what failed there.
         let mut first = plan.clone();
@@ -162,8 +175,9 @@ pub(crate) fn recipe(name: &str, args: &ArgMatches) -> Result<Value> {
     } else {
         stages.push(json!({ name: plan }));
     }
-    let output =
-        args.get_one::<String>("output").cloned().unwrap_or_else(|| format!("clipmill-{name}"));
+    let default = format!("clipmill-{name}");
+    let of_logs = if name == "train" { open_clip::output(args, &default)? } else { None };
+    let output = args.get_one::<String>("output").cloned().or(of_logs).unwrap_or(default);
     let seed = args.get_one::<u64>("seed").copied().unwrap_or(0);
     Ok(json!({"version": 1, "name": name, "seed": seed, "output": output, "stages": stages}))
 }

@@ -148,6 +148,52 @@ pub(crate) fn of(done: &Done) -> Result<(Checkpoint, PathBuf)> {
     open(&path)
 }
 
+/// What CLIP_benchmark calls `model` and `pretrained`: the name of the architecture, and of the
+/// weights the stage that made them, or the folder or file that they lie in; without what a path is
+/// parted by.
+pub(crate) fn names(done: &Done, checkpoint: &Checkpoint, folder: &Path) -> (String, String) {
+    let model = checkpoint.lineage.get("model").cloned().or_else(|| {
+        let config = models::ClipConfig::from_json(&checkpoint.model).ok()?;
+        let same = |name: &String| models::ClipConfig::named(name).is_ok_and(|own| own == config);
+        models::ClipConfig::names().find(same)
+    });
+    let weights = checkpoint.weights.split('.').next().unwrap_or_default();
+    let pretrained = match done.kind {
+        "checkpoint" => pretrained(folder, weights),
+        _ => done.id.clone(),
+    };
+    (one_part(model.as_deref().unwrap_or("custom")), one_part(&pretrained))
+}
+
+/// Names of weights that say nothing of whose they are.
+const PLAIN: [&str; 5] =
+    ["weights", "open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model"];
+
+fn pretrained(folder: &Path, weights: &str) -> String {
+    let mut parts = folder.components().rev().filter_map(|part| match part {
+        std::path::Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
+        _ => None,
+    });
+    if !weights.is_empty() && !PLAIN.contains(&weights) {
+        return weights.to_owned();
+    }
+    match (parts.next(), parts.next()) {
+        // A stage's folder in an output has the same name in all of them.
+        (Some(stage), Some(output)) if ["train", "compress"].contains(&stage.as_str()) => {
+            format!("{output}-{stage}")
+        }
+        (Some(name), _) => name,
+        (None, _) => "checkpoint".to_owned(),
+    }
+}
+
+/// As a part of a file's name.
+fn one_part(name: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "._@+=,-".contains(c);
+    let name = name.trim_start_matches('.').chars().take(60);
+    name.map(|c| if plain(c) { c } else { '-' }).collect()
+}
+
 /// The checkpoint at this path.
 ///
 /// # Errors
@@ -175,6 +221,17 @@ mod tests {
         put("open_clip_config.json", config.to_string().as_bytes()).unwrap();
         put("open_clip_model.safetensors", &weights).unwrap();
         folder
+    }
+
+    #[test]
+    fn weights_are_called_by_the_folder_or_the_file_that_tells_them_from_others() {
+        let of = |folder: &str, weights: &str| pretrained(Path::new(folder), weights);
+        assert_eq!(of("/data/run-1/train", "weights"), "run-1-train");
+        assert_eq!(of("run/second", "weights"), "second");
+        assert_eq!(of("hub/ViT-B-32-laion", "open_clip_model"), "ViT-B-32-laion");
+        assert_eq!(of("run/train/checkpoints", "epoch_3"), "epoch_3");
+        assert_eq!(of(".", "weights"), "checkpoint");
+        assert_eq!(one_part("../a b/c"), "-a-b-c");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::io::Write;
 
 use eval::compare::{PREDICTIONS, RESULTS};
-use eval::results::{TaskResult, clip_benchmark, jsonl};
+use eval::results::{TaskResult, clip_benchmark, clip_benchmark_file, jsonl};
 use eval::suite::Suite;
 use eval::{Answers, Bench, Columns, EvalPlan, Job, Opened};
 use serde_json::{Value, json};
@@ -36,9 +36,9 @@ impl Stage for EvalPlan {
     }
 
     /// 2: intervals, samples and reasons beside the metrics; 3: JPEGs are decoded to
-    /// libjpeg-turbo's pixels.
+    /// libjpeg-turbo's pixels; 4: CLIP_benchmark's files name model, weights and data set.
     fn code(&self) -> u32 {
-        3
+        4
     }
 
     fn external(&self, _context: &Context) -> Result<Value> {
@@ -85,8 +85,18 @@ struct Eval<'a> {
     plan: &'a EvalPlan,
     site: &'a Site,
     jobs: Vec<Job>,
-    /// The checkpoint that is open: its id, its weights' sha256, its towers.
-    encoder: Option<(String, String, models::Encoder)>,
+    /// The checkpoint that is open.
+    encoder: Option<Model>,
+}
+
+/// A checkpoint that is open.
+struct Model {
+    id: String,
+    /// Of its weights.
+    sha256: String,
+    /// CLIP_benchmark's `model` and `pretrained`.
+    names: (String, String),
+    encoder: models::Encoder,
 }
 
 impl Worker for Eval<'_> {
@@ -102,23 +112,23 @@ impl Worker for Eval<'_> {
             .find(|(input, job)| unit(&input.id, job) == name)
             .ok_or_else(|| unknown_unit(name))?;
         let (id, cx) = (&input.id, &self.site.context);
-        let open = self.encoder.take().filter(|(open, ..)| open == id);
-        let (_, sha256, encoder) = match open {
+        let model = match self.encoder.take().filter(|open| open.id == *id) {
             Some(open) => open,
             None => {
-                let (model, folder) = checkpoint::of(input)?;
-                let batch = self.plan.batch_size;
-                let encoder = models::Encoder::open(&model, &folder, batch, cx)?;
-                (id.clone(), model.sha256, encoder)
+                let (found, folder) = checkpoint::of(input)?;
+                let names = checkpoint::names(input, &found, &folder);
+                let encoder = models::Encoder::open(&found, &folder, self.plan.batch_size, cx)?;
+                Model { id: id.clone(), sha256: found.sha256, names, encoder }
             }
         };
-        let bench = Bench { encoder: &encoder, open: &open_samples, cx, plan: self.plan };
+        let bench = Bench { encoder: &model.encoder, open: &open_samples, cx, plan: self.plan };
         let mut measured = bench.run(job)?;
-        measured.result.checkpoint = Some(sha256.clone());
+        measured.result.checkpoint = Some(model.sha256.clone());
         let (slug, result) = (job.slug(), &measured.result);
-        let benchmark = clip_benchmark(result, id, measured.task);
-        let json = format!("{id}/{slug}_clipmill_{id}_en_{}.json", measured.task);
-        out.put(&json, benchmark.to_string().as_bytes())?;
+        let (architecture, pretrained) = &model.names;
+        let benchmark = clip_benchmark(result, architecture, pretrained, measured.task);
+        let json = clip_benchmark_file(&job.key, architecture, pretrained, measured.task);
+        out.put(&format!("{id}/{json}"), benchmark.to_string().as_bytes())?;
         let place = format!("{id}/{PREDICTIONS}/{slug}");
         let shape = serde_json::to_vec(&measured.shape).internal("shape")?;
         out.put(&format!("{place}.json"), &shape)?;
@@ -133,7 +143,7 @@ impl Worker for Eval<'_> {
         }
         self.grow(id, result)?;
         let info = json!({"model": id, "result": result, "reports": [measured.report]});
-        self.encoder = Some((id.clone(), sha256, encoder));
+        self.encoder = Some(model);
         Ok(Outcome { counts: Counts::default(), info })
     }
 }

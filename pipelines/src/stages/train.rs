@@ -1,11 +1,12 @@
 //! `train`: shards to a checkpoint, in one unit that saves its own state as it goes.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use eval::{Bench, EvalPlan};
 use models::Clip;
 use serde_json::{Map, Value, json};
-use stage::{Context, Error, PairSource, Result};
+use stage::{Context, Error, PairSource, Preprocess, Result};
 use store::Attempt;
 use train::ranks::environment::Seat;
 use train::ranks::{Alone, Ranks};
@@ -41,6 +42,10 @@ impl Stage for TrainPlan {
             }
             for field in ["data", "val_data", "pretrained", "resume"] {
                 plan.remove(field);
+            }
+            // 2: what the weights' configuration says of pictures is followed.
+            if self.pretrained.is_some() {
+                plan.insert("start".to_owned(), json!(2));
             }
         }
         plan
@@ -111,8 +116,8 @@ impl Worker for Train<'_> {
         };
         let mut job = sources.job(self.plan, met);
         if let Some(plan) = evaluation(self.plan)? {
-            job.on_epoch = Some(Box::new(move |clip: &Clip, _epoch| {
-                measure(clip, &plan, &measured, context).map_err(|e| e.at("evaluation"))
+            job.on_epoch = Some(Box::new(move |clip: &Clip, pictures: &Preprocess, _epoch| {
+                measure(clip, pictures, &plan, &measured, context).map_err(|e| e.at("evaluation"))
             }));
         }
         let outcome = train::run(job, &work, out, context)?;
@@ -174,16 +179,21 @@ fn of_rank(context: &Context, seat: Option<&Seat>) -> Context {
 /// What a training reads.
 struct Sources {
     data: shard::Shards,
+    /// Samples of each source, where they are drawn with factors.
+    samples: Vec<u64>,
     validation: Option<shard::Shards>,
     pretrained: Option<PathBuf>,
 }
 
 impl Sources {
     fn open(plan: &TrainPlan, site: &Site) -> Result<Self> {
-        let mut tars = site.shard_urls()?;
-        if !plan.data.is_empty() {
-            tars.extend(shards::tars(&plan.data)?);
+        let mut sources = vec![site.shard_urls()?];
+        sources.retain(|tars| !tars.is_empty());
+        let parts = plan.data.iter().flat_map(|entry| entry.split("::"));
+        for part in parts.filter(|part| !part.is_empty()) {
+            sources.push(shards::tars(&[part.to_owned()])?);
         }
+        let tars = sources.concat();
         if tars.is_empty() {
             return Err(Error::recipe("nothing to train on")
                 .hint("take shards with `from:`, or name them with `data:`"));
@@ -191,6 +201,12 @@ impl Sources {
         let data = shard::Shards::open(&tars)?;
         if data.is_empty() {
             return Err(Error::input(format!("no sample in {} shards", tars.len())).at(&tars[0]));
+        }
+        let mut samples = Vec::new();
+        if !plan.train_data_upsampling_factors.is_empty() {
+            for tars in &sources {
+                samples.push(shard::Shards::open(tars)?.len() as u64);
+            }
         }
         let validation = match plan.val_data.as_slice() {
             [] => None,
@@ -203,12 +219,13 @@ impl Sources {
                 None => Some(PathBuf::from(name)),
             },
         };
-        Ok(Self { data, validation, pretrained })
+        Ok(Self { data, samples, validation, pretrained })
     }
 
     /// The training over these.
     fn job<'a>(&'a self, plan: &'a TrainPlan, ranks: Box<dyn Ranks>) -> Job<'a> {
         Job {
+            sources: self.samples.clone(),
             validation: self.validation.as_ref().map(|shards| shards as &dyn PairSource),
             pretrained: self.pretrained.clone(),
             ranks,
@@ -220,11 +237,12 @@ impl Sources {
 /// Evaluates the model as it stands, by way of a checkpoint in `folder`.
 fn measure(
     clip: &Clip,
+    pictures: &Preprocess,
     plan: &EvalPlan,
     folder: &Path,
     context: &Context,
 ) -> Result<Map<String, Value>> {
-    let checkpoint = models::write_checkpoint(clip, folder, std::collections::BTreeMap::default())?;
+    let checkpoint = models::write_checkpoint_for(pictures, clip, folder, BTreeMap::default())?;
     let encoder = models::Encoder::open(&checkpoint, folder, plan.batch_size, context)?;
     let mut row = Map::new();
     let open = &eval_stage::open_samples;

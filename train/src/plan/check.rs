@@ -50,10 +50,58 @@ impl TrainPlan {
         }
         if self.precision.products().is_none() {
             return Err(Error::recipe(format!(
-                "precision must be fp32, amp_bf16, amp_bfloat16 or bf16, got {}",
+                "precision must be fp32, amp, amp_bf16, amp_bfloat16 or bf16, got {}",
                 self.precision.name()
             ))
             .hint("leave the field out for fp32; amp_bf16 is the fast one"));
+        }
+        self.check_pictures()?;
+        self.check_factors()
+    }
+
+    fn check_pictures(&self) -> Result<()> {
+        for value in self.image_mean.iter().flatten() {
+            if !value.is_finite() {
+                return Err(Error::recipe(format!("image_mean must be numbers, got {value}")));
+            }
+        }
+        for value in self.image_std.iter().flatten() {
+            positive("image_std", Some(f64::from(*value)))?;
+        }
+        if let Some(mode) = &self.image_resize_mode
+            && !["shortest", "longest", "squash"].contains(&mode.as_str())
+        {
+            return Err(Error::recipe(format!(
+                "image_resize_mode must be shortest, longest or squash, got {mode}"
+            )));
+        }
+        match &self.image_interpolation {
+            Some(other) if other != "bicubic" => {
+                Err(Error::recipe(format!("image_interpolation must be bicubic, got {other}"))
+                    .hint("leave it out: training crops are bicubic in open_clip too"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_factors(&self) -> Result<()> {
+        let factors = &self.train_data_upsampling_factors;
+        if factors.is_empty() {
+            return Ok(());
+        }
+        for factor in factors {
+            not_negative("train_data_upsampling_factors", *factor)?;
+        }
+        if factors.iter().all(|factor| *factor == 0.0) {
+            return Err(Error::recipe("train_data_upsampling_factors are all 0"));
+        }
+        if !self.dataset_resampled.unwrap_or(self.scale.is_some()) {
+            return Err(Error::recipe(
+                "train_data_upsampling_factors have a meaning with dataset_resampled only",
+            )
+            .hint(
+                "set `dataset_resampled: true`, or repeat pairs in the subset that `reshard` takes",
+            ));
         }
         Ok(())
     }
@@ -191,15 +239,24 @@ mod tests {
             with(r#""aug_scale": [0.9, 2]"#),
             "aug_scale must satisfy 0 < low ≤ high ≤ 1, got [0.9, 2]"
         );
-        for name in ["amp", "fp16", "pure_bf16", "pure_fp16"] {
+        for name in ["fp16", "pure_bf16", "pure_fp16"] {
             assert_eq!(
                 with(&format!(r#""precision": "{name}""#)),
-                format!("precision must be fp32, amp_bf16, amp_bfloat16 or bf16, got {name}")
+                format!("precision must be fp32, amp, amp_bf16, amp_bfloat16 or bf16, got {name}")
             );
         }
         assert_eq!(
             with(r#""force_image_size": 0"#),
             "force_image_size must lie in 8..=4096, got 0"
+        );
+        assert_eq!(with(r#""image_std": [1, 0, 1]"#), "image_std must be above 0, got 0");
+        assert_eq!(
+            with(r#""image_resize_mode": "crop""#),
+            "image_resize_mode must be shortest, longest or squash, got crop"
+        );
+        assert_eq!(
+            with(r#""image_interpolation": "random""#),
+            "image_interpolation must be bicubic, got random"
         );
         assert_eq!(refusal(r#"{"steps": 1}"#), "model is required");
     }
@@ -230,6 +287,29 @@ mod tests {
             with(r#""lock_image": true, "lock_text": true"#),
             "both towers are locked: only the scale would be trained"
         );
+    }
+
+    #[test]
+    fn factors_are_numbers_or_open_clips_words_and_need_draws_with_replacement() {
+        let factors = |json: &str| {
+            let text = format!(r#"{{"train_data_upsampling_factors": {json}}}"#);
+            serde_json::from_str::<TrainPlan>(&text).map(|p| p.train_data_upsampling_factors)
+        };
+        assert_eq!(factors("[1, 2, 0.5]").unwrap(), [1.0, 2.0, 0.5]);
+        assert_eq!(factors(r#""1::2::0.5""#).unwrap(), [1.0, 2.0, 0.5]);
+        assert_eq!(factors(r#"["1::2"]"#).unwrap(), [1.0, 2.0]);
+        assert!(factors(r#""1::two""#).unwrap_err().to_string().contains("`two` is no factor"));
+        let with = |field: &str| {
+            refusal(&format!(
+                r#"{{"model": "tiny-32", "steps": 1, "train_data_upsampling_factors": {field}}}"#
+            ))
+        };
+        assert_eq!(
+            with("[1, 2]"),
+            "train_data_upsampling_factors have a meaning with dataset_resampled only"
+        );
+        assert_eq!(with("[0, 0]"), "train_data_upsampling_factors are all 0");
+        assert_eq!(with("[-1, 2]"), "train_data_upsampling_factors must be 0 or more, got -1");
     }
 
     #[test]

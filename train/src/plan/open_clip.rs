@@ -5,10 +5,17 @@
 #[must_use]
 pub fn hint(flag: &str) -> Option<&'static str> {
     let name = flag.trim_start_matches('-').replace('-', "_");
-    let found = HINTS.iter().find(|(names, _)| names.contains(&name.as_str()));
+    let named = |names: &[&str]| {
+        names.iter().any(|known| match known.strip_suffix('*') {
+            Some(start) => name.starts_with(start),
+            None => *known == name,
+        })
+    };
+    let found = HINTS.iter().find(|(names, _)| named(names));
     found.map(|(_, hint)| *hint)
 }
 
+/// Names, of which a star stands for any end, and what to say of them.
 const HINTS: &[(&[&str], &str)] = &[
     (
         &["dataset_type"],
@@ -19,23 +26,34 @@ const HINTS: &[(&[&str], &str)] = &[
         "turn the csv into shards first: `clipmill fetch --url_list pairs.csv --url_col ... --caption_col ...`",
     ),
     (
-        &["train_data_upsampling_factors"],
-        "repeat uids in the subset file that `reshard` takes: repeated pairs are meant to be repeated",
+        &["image_key", "text_key", "json_text_key"],
+        "leave it out: a sample's picture is its member jpg, jpeg, png or webp, its caption the member txt; write the shards so",
     ),
-    (&["val_num_samples"], "leave it out: all of `val_data` is measured"),
+    (
+        &["blur_field"],
+        "blur when shards are made: `clipmill fetch --bbox_col face_bboxes`, or `reshard` with the boxes",
+    ),
+    (
+        &["val_num_samples", "val_retrieval_chunk_size", "val_retrieval_precision"],
+        "leave it out: all of `val_data` is measured in f32, a block of rows at a time",
+    ),
     (
         &["imagenet_val", "imagenet_v2"],
-        "give the plan of an eval stage: `evaluation: {classification: [{data: [...], classes: names.txt}]}`",
+        "give the plan of an eval stage: `evaluation: {wds: [wds_imagenet1k_test]}`, a folder as CLIP_benchmark writes them",
     ),
     (
         &["logs", "name", "log_local", "copy_codebase"],
         "use `--output DIR`: out.log and tensorboard/ lie in DIR/train/_work, results beside it",
     ),
     (&["cache_dir"], "leave it out: nothing is downloaded behind your back; give files by path"),
-    (&["opt", "opt_kwargs", "momentum"], "leave it out: the optimiser is AdamW"),
+    (
+        &["opt", "opt_kwargs", "opt_fallback_list", "momentum"],
+        "leave it out: the optimiser is AdamW",
+    ),
+    (&["wd_exclude"], "use `wd_rule: legacy` or `current`, open_clip's two rules"),
     (&["skip_scheduler"], "use `lr_scheduler: const` with `warmup: 0`"),
     (
-        &["torchcompile", "torchscript", "trace", "use_bnb_linear"],
+        &["torchcompile*", "torchscript", "trace", "use_bnb_linear"],
         "leave it out: there is no Python to compile",
     ),
     (
@@ -49,7 +67,7 @@ const HINTS: &[(&[&str], &str)] = &[
         ],
         "leave it out: ranks come from torchrun's or Slurm's variables, see docs/gpu-and-cluster.md",
     ),
-    (&["fsdp", "fsdp2"], "leave it out: every rank holds the whole model"),
+    (&["fsdp*"], "leave it out: every rank holds the whole model"),
     (
         &["use_bn_sync"],
         "leave it out: CLIP has no BatchNorm; with `idle_channels` running statistics are averaged over ranks",
@@ -68,19 +86,13 @@ const HINTS: &[(&[&str], &str)] = &[
     ),
     (&["distill_model", "distill_pretrained"], "leave it out: distillation is not implemented"),
     (
-        &[
-            "pretrained_image",
-            "image_mean",
-            "image_std",
-            "image_interpolation",
-            "image_resize_mode",
-        ],
-        "use `pretrained` with a whole checkpoint; its preprocessing is OpenAI's",
+        &["pretrained_image", "pretrained_image_path", "pretrained_text", "pretrained_audio"],
+        "use `pretrained` with a whole checkpoint, and `lock_image` or `lock_text` to keep a tower",
     ),
     (&["aug_cfg"], "use `aug_scale: [low, high]`, the scale of open_clip's one augmentation"),
     (
-        &["force_quick_gelu", "force_custom_text", "force_context_length"],
-        "name the model that has it (`ViT-B-32-quickgelu`), or give a model JSON with the field; `context_length` is a field",
+        &["force_custom_text"],
+        "leave it out: it renames tensors; a model JSON with `custom_text: true` has those names",
     ),
     (
         &["lock_image_freeze_bn_stats", "lock_text_freeze_layer_norm"],
@@ -88,7 +100,24 @@ const HINTS: &[(&[&str], &str)] = &[
     ),
     (&["debug"], "use `-v` or CLIPMILL_LOG=debug"),
     (
-        &["layer_decay", "length_bucketing", "naflex", "use_naflex"],
+        &["log_metric_every_n_steps", "train_loss_ema_samples"],
+        "leave it out: metrics.jsonl has every step; `log_every_n_steps` is of out.log and TensorBoard",
+    ),
+    (
+        &[
+            "layer_decay",
+            "text_layer_decay",
+            "image_layer_decay",
+            "visual_layer_decay",
+            "text_pooler_own_group",
+            "length_bucketing",
+            "bucket_*",
+            "text_pad_multiple",
+            "naflex*",
+            "use_naflex",
+            "force_naflex_vision",
+            "audio_*",
+        ],
         "leave it out: it came with open_clip 4 and is not here",
     ),
 ];
@@ -102,6 +131,8 @@ mod tests {
         let told = hint("--dataset-type").unwrap();
         assert!(told.contains("WebDataset"), "{told}");
         assert_eq!(hint("dataset_type"), Some(told));
+        assert!(hint("--naflex-seq-lens").unwrap().contains("open_clip 4"));
+        assert!(hint("--json-text-key").unwrap().contains("member txt"));
         assert_eq!(hint("--no-such-flag"), None);
     }
 

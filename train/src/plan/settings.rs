@@ -55,6 +55,24 @@ pub struct Settings {
     /// Side of the pictures, where the plan overrides the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub force_image_size: Option<u32>,
+    /// Whether the activation is the quick GELU, whatever the model says.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force_quick_gelu: bool,
+    /// How much oftener samples of each source are drawn.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub train_data_upsampling_factors: Vec<f64>,
+    /// What the plan says of pictures, in open_clip's fields: mean.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_mean: Option<[f32; 3]>,
+    /// Standard deviation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_std: Option<[f32; 3]>,
+    /// Resize mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_resize_mode: Option<String>,
+    /// Interpolation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_interpolation: Option<String>,
     /// Number format of the computation.
     #[serde(skip_serializing_if = "Precision::is_full")]
     pub precision: Precision,
@@ -142,6 +160,12 @@ impl TrainPlan {
             grad_checkpointing: self.grad_checkpointing,
             force_patch_dropout: self.force_patch_dropout,
             force_image_size: self.force_image_size,
+            force_quick_gelu: self.force_quick_gelu,
+            train_data_upsampling_factors: self.train_data_upsampling_factors.clone(),
+            image_mean: self.image_mean,
+            image_std: self.image_std,
+            image_resize_mode: self.image_resize_mode.clone(),
+            image_interpolation: self.image_interpolation.clone(),
             precision: self.precision,
             lock_image: self.lock_image.then_some(self.lock_image_unlocked_groups),
             lock_text: self.lock_text.then_some(self.lock_text_unlocked_layers),

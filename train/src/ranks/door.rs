@@ -55,6 +55,8 @@ impl Door {
                 self.guests.remove(0);
                 self.refused += 1;
             }
+            // An IPv4 address reads as one where the listener is of both kinds.
+            let from = SocketAddr::new(from.ip().to_canonical(), from.port());
             let until = Instant::now() + GREETING;
             self.guests.push(Guest { stream, from, until, said: Vec::new() });
         }

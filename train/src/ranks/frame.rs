@@ -39,7 +39,7 @@ pub(super) fn broken(what: &str) -> io::Error {
 }
 
 /// Writes the head of a message.
-pub(super) fn head(out: &mut impl Write, frame: Frame, length: u64) -> io::Result<()> {
+pub(super) fn head(out: &mut (impl Write + ?Sized), frame: Frame, length: u64) -> io::Result<()> {
     let mut bytes = [0; HEAD];
     bytes[0] = frame as u8;
     bytes[1..].copy_from_slice(&length.to_le_bytes());
@@ -47,7 +47,11 @@ pub(super) fn head(out: &mut impl Write, frame: Frame, length: u64) -> io::Resul
 }
 
 /// Writes a message.
-pub(super) fn write(out: &mut impl Write, frame: Frame, content: &[u8]) -> io::Result<()> {
+pub(super) fn write(
+    out: &mut (impl Write + ?Sized),
+    frame: Frame,
+    content: &[u8],
+) -> io::Result<()> {
     head(out, frame, content.len() as u64)?;
     out.write_all(content)?;
     out.flush()
@@ -78,7 +82,7 @@ pub(super) fn read_content(input: &mut impl Read, length: u64, most: u64) -> io:
 const CHUNK: usize = 1 << 16;
 
 /// Writes numbers as the content of a message whose head is written.
-pub(super) fn write_floats(out: &mut impl Write, values: &[f32]) -> io::Result<()> {
+pub(super) fn write_floats(out: &mut (impl Write + ?Sized), values: &[f32]) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(4 * CHUNK.min(values.len()));
     for chunk in values.chunks(CHUNK) {
         buffer.clear();

@@ -1,6 +1,6 @@
 //! One connection between two ranks, with a thread that says that this end lives.
 
-use std::io::{self, BufWriter};
+use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,14 +11,16 @@ use stage::Cancel;
 
 use super::frame::{self, Frame, TEXT, broken};
 use super::meet::Patience;
+use super::patience::{self, Ear, Voice};
 
 /// A connection with its thread of signs of life.
 pub(super) struct Link {
     /// Who is at the other end.
     name: String,
-    stream: TcpStream,
+    ear: Ear,
     /// Held while a message is written.
-    writer: Arc<Mutex<TcpStream>>,
+    voice: Arc<Mutex<Voice>>,
+    silence: Duration,
     over: Arc<AtomicBool>,
     /// What the other end said before it stopped.
     told: Option<String>,
@@ -31,11 +33,10 @@ impl Link {
     pub(super) fn new(name: String, stream: TcpStream, patience: Patience) -> io::Result<Self> {
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(patience.silence))?;
-        stream.set_write_timeout(Some(patience.silence))?;
-        let writer = Arc::new(Mutex::new(stream.try_clone()?));
+        patience::prepare(&stream, patience.silence)?;
+        let voice = Arc::new(Mutex::new(Voice::new(stream.try_clone()?)));
         let over = Arc::new(AtomicBool::new(false));
-        let (beating, stop) = (Arc::clone(&writer), Arc::clone(&over));
+        let (beating, stop) = (Arc::clone(&voice), Arc::clone(&over));
         let pause = (patience.silence / 6).max(Duration::from_millis(20));
         thread::Builder::new().name("rank-alive".to_owned()).spawn(move || {
             let mut last = Instant::now();
@@ -45,32 +46,32 @@ impl Link {
                     continue;
                 }
                 last = Instant::now();
-                let mut out = beating.lock().unwrap_or_else(PoisonError::into_inner);
-                if stop.load(Ordering::Relaxed)
-                    || frame::write(&mut *out, Frame::Beat, &[]).is_err()
-                {
+                let mut voice = beating.lock().unwrap_or_else(PoisonError::into_inner);
+                if stop.load(Ordering::Relaxed) || voice.beat().is_err() {
                     break; // the exchange itself meets the same error and says so
                 }
             }
         })?;
-        Ok(Self { name, stream, writer, over, told: None })
+        let ear = Ear::new(stream, patience.silence);
+        Ok(Self { name, ear, voice, silence: patience.silence, over, told: None })
     }
 
     pub(super) fn send(&mut self, content: &[u8]) -> io::Result<()> {
-        let mut out = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let sent = frame::write(&mut *out, Frame::Data, content);
-        drop(out);
-        sent.map_err(|cause| self.last_words(cause))
+        self.say(|out| frame::write(out, Frame::Data, content))
     }
 
     pub(super) fn send_floats(&mut self, values: &[f32]) -> io::Result<()> {
-        let out = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut buffered = BufWriter::with_capacity(1 << 18, &*out);
-        let sent = frame::head(&mut buffered, Frame::Data, 4 * values.len() as u64)
-            .and_then(|()| frame::write_floats(&mut buffered, values));
-        drop(buffered);
-        drop(out);
-        sent.map_err(|cause| self.last_words(cause))
+        self.say(|out| {
+            frame::head(out, Frame::Data, 4 * values.len() as u64)?;
+            frame::write_floats(out, values)
+        })
+    }
+
+    fn say(&mut self, message: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+        let mut voice = self.voice.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = voice.say(&mut self.ear, message);
+        drop(voice);
+        said.map_err(|cause| self.last_words(cause))
     }
 
     /// Who is at the other end.
@@ -85,26 +86,25 @@ impl Link {
 
     /// Tells a rank that all have come.
     pub(super) fn welcome(&mut self) {
-        let mut out = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         // One that is gone again is met at the first exchange.
-        let _later = frame::write(&mut *out, Frame::Welcome, &[]);
+        let _later = self.say(|out| frame::write(out, Frame::Welcome, &[]));
     }
 
     /// Closes without a word.
     pub(super) fn cut(&mut self) {
         self.over.store(true, Ordering::Relaxed);
-        let _gone = self.stream.shutdown(Shutdown::Both);
+        let _gone = self.ear.stream.shutdown(Shutdown::Both);
     }
 
     /// Waits until rank 0 has seen all others.
     pub(super) fn welcomed(&mut self, until: Instant, cancel: &Cancel) -> io::Result<()> {
         loop {
-            match frame::read_head(&mut self.stream)? {
+            match frame::read_head(&mut self.ear)? {
                 (Frame::Welcome, 0) => return Ok(()),
                 (Frame::Beat, 0) if !cancel.is_cancelled() && Instant::now() < until => {}
                 (Frame::Beat, _) => return Err(io::ErrorKind::TimedOut.into()),
                 (Frame::Abort, length) => {
-                    let text = frame::read_content(&mut self.stream, length, TEXT)?;
+                    let text = frame::read_content(&mut self.ear, length, TEXT)?;
                     self.told = Some(String::from_utf8_lossy(&text).into_owned());
                     return Err(broken("refused"));
                 }
@@ -116,11 +116,11 @@ impl Link {
     /// The length of the next part of an exchange.
     pub(super) fn next(&mut self) -> io::Result<u64> {
         loop {
-            match frame::read_head(&mut self.stream)? {
+            match frame::read_head(&mut self.ear)? {
                 (Frame::Data, length) => return Ok(length),
                 (Frame::Beat, 0) => {}
                 (Frame::Abort, length) => {
-                    let text = frame::read_content(&mut self.stream, length, TEXT)?;
+                    let text = frame::read_content(&mut self.ear, length, TEXT)?;
                     self.told = Some(String::from_utf8_lossy(&text).into_owned());
                     return Err(broken("stopped"));
                 }
@@ -130,12 +130,14 @@ impl Link {
         }
     }
 
-    /// A write failed: perhaps the other end said why before it closed.
+    /// A write failed: perhaps the other end said why before it closed. One silence is time enough
+    /// for that, whatever else it says.
     fn last_words(&mut self, cause: io::Error) -> io::Error {
-        while self.told.is_none() {
+        self.ear.last_chance();
+        while self.told.is_none() && !self.ear.is_over() {
             match self.next() {
                 Ok(length) => {
-                    if frame::read_content(&mut self.stream, length, MOST).is_err() {
+                    if frame::read_content(&mut self.ear, length, MOST).is_err() {
                         break;
                     }
                 }
@@ -146,7 +148,7 @@ impl Link {
     }
 
     pub(super) fn bytes(&mut self, length: u64) -> io::Result<Vec<u8>> {
-        frame::read_content(&mut self.stream, length, MOST)
+        frame::read_content(&mut self.ear, length, MOST)
     }
 
     pub(super) fn floats(
@@ -158,7 +160,7 @@ impl Link {
         if length != 4 * values.len() as u64 {
             return Err(broken(&format!("{} values, {} were expected", length / 4, values.len())));
         }
-        frame::read_floats(&mut self.stream, values, put)
+        frame::read_floats(&mut self.ear, values, put)
     }
 
     /// Says the last thing and sends no more.
@@ -166,19 +168,17 @@ impl Link {
         if self.over.swap(true, Ordering::Relaxed) {
             return;
         }
-        let mut out = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut voice = self.voice.lock().unwrap_or_else(PoisonError::into_inner);
         let (kind, text) = error.map_or((Frame::Bye, ""), |text| (Frame::Abort, text));
         let bytes = &text.as_bytes()[..text.len().min(TEXT as usize)];
-        // Who does not listen any more knows it already.
-        let _gone = frame::write(&mut *out, kind, bytes);
-        let _gone = out.shutdown(Shutdown::Write);
+        voice.last(kind, bytes, self.silence);
     }
 
     /// Reads on until the other end closes.
     pub(super) fn until_closed(&mut self) {
         loop {
             match self.next() {
-                Ok(length) if frame::read_content(&mut self.stream, length, MOST).is_ok() => {}
+                Ok(length) if frame::read_content(&mut self.ear, length, MOST).is_ok() => {}
                 _ => break,
             }
         }

@@ -1,7 +1,7 @@
 //! How ranks find each other: rank 0 listens, the others come and say who they are.
 
 use std::io;
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, ToSocketAddrs};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,7 @@ pub(super) fn listen(
         Error::network("rank 0 cannot listen")
             .because(cause)
             .at(&place)
-            .hint("choose a free MASTER_PORT, and MASTER_ADDR as the name of rank 0's own machine")
+            .hint("choose a free MASTER_PORT")
     })?;
     let mut door = Door::open(listener).kind(stage::Kind::Network, "cannot listen")?;
     let mut links: Vec<Option<Link>> = (1..seat.size).map(|_| None).collect();
@@ -124,13 +124,18 @@ fn missing(links: &[Option<Link>], seat: &Seat, patience: Patience, strangers: u
     ))
 }
 
-/// On a loopback address nobody else can come; on others all interfaces listen, as torch's store.
+/// With a loopback address written out nobody else can come. On any other all interfaces listen, as
+/// torch's store, whatever the address stands for here: a machine's own name is often a loopback
+/// address to itself (Debian's `127.0.1.1 name`) and to nobody else.
 fn bind(seat: &Seat) -> io::Result<TcpListener> {
-    let mut addresses = (seat.address.as_str(), seat.port).to_socket_addrs()?;
-    match addresses.find(|address| address.ip().is_loopback()) {
-        Some(address) => TcpListener::bind(address),
-        None => TcpListener::bind(("0.0.0.0", seat.port)),
+    let address = seat.address.trim_start_matches('[').trim_end_matches(']');
+    let loopback = address.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+    if loopback || address.eq_ignore_ascii_case("localhost") {
+        return TcpListener::bind((address, seat.port));
     }
+    // On the first the old addresses come in too, where there are any of the new ones.
+    TcpListener::bind((Ipv6Addr::UNSPECIFIED, seat.port))
+        .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, seat.port)))
 }
 
 /// How long a machine may take to accept a connection.

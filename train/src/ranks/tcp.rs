@@ -1,8 +1,9 @@
 //! Ranks over TCP: all talk to rank 0, which adds up in the order of ranks and answers.
 //!
 //! Meant for a few machines without GPUs and for tests: rank 0's link carries everything. A thread
-//! beside every connection sends a sign of life, so a rank that hangs is told from one that works,
-//! and a rank whose process died is known at the next exchange.
+//! beside every connection sends a sign of life, so a rank that hangs is told from one that works for
+//! long, whether the others wait to hear from it or to send to it; a rank whose process died is known
+//! at the next exchange.
 
 use std::io;
 use std::time::Instant;

@@ -48,6 +48,7 @@ impl Run<'_> {
             let input = Input {
                 aug_scale: None,
                 resampled: false,
+                sources: Vec::new(),
                 rank: (0, 1),
                 cache_bytes: 0,
                 ..self.input.clone()
@@ -58,7 +59,7 @@ impl Run<'_> {
                 .map_err(|e| e.at(format!("validation after epoch {epoch}")))?;
         }
         if let (Some(evaluate), true) = (&mut job.on_epoch, due(self.plan.zeroshot_frequency)) {
-            row.extend(evaluate(&self.trainer.clip, epoch)?);
+            row.extend(evaluate(&self.trainer.clip, &self.input.preprocess, epoch)?);
         }
         Ok(row)
     }

@@ -39,10 +39,11 @@ impl Run<'_> {
         if let Some(from) = &self.plan.pretrained {
             lineage.insert("pretrained".to_owned(), file_name(from));
         }
-        let checkpoint = models::write_checkpoint(&self.trainer.clip, out.local_dir(), lineage)?;
+        let (clip, pictures) = (&self.trainer.clip, &self.input.preprocess);
+        let checkpoint = models::write_checkpoint_for(pictures, clip, out.local_dir(), lineage)?;
         copy(&work_dir.join(metrics::FILE), out, metrics::FILE)?;
         out.put("results.jsonl", self.cursor.results.concat().as_bytes())?;
-        out.put("params.txt", params(&self.settings, &self.trainer)?.as_bytes())?;
+        out.put("params.txt", params(&self.settings, &self.trainer, pictures)?.as_bytes())?;
         for epoch in self.settings.kept_epochs(self.cursor.began) {
             for name in self.settings.kept_files(epoch) {
                 let name = format!("checkpoints/{name}");

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use candle_core::Device;
 use models::{Clip, ClipConfig, VisionConfig};
 use serde_json::{Value, json};
 use stage::{Change, Context, Error, Preprocess, Result, ResultExt};
 
 use super::keeper::Keeper;
+use super::pretrained::{followed, overridden, pretrained};
 use super::{CACHE_BYTES, Job, Run};
 use crate::adamw::Constants;
 use crate::data::Input;
@@ -16,7 +16,7 @@ use crate::lock::Locks;
 use crate::memory;
 use crate::meter::Meter;
 use crate::metrics::Metrics;
-use crate::plan::Settings;
+use crate::plan::{Precision, Settings};
 use crate::ranks::Ranks;
 use crate::state::{self, Cursor};
 use crate::trainer::{Choices, Trainer};
@@ -43,13 +43,17 @@ impl<'a> Run<'a> {
         let needed = memory::Estimate::of(&config, &settings).total();
         let rest = available.map_or(u64::MAX, |bytes| bytes.saturating_sub(needed) / 2);
         let cache_bytes = CACHE_BYTES.min(cx.memory / 2).min(rest) as usize;
-        let identity = json!({
+        let mut identity = json!({
             "settings": settings.identity(),
             "model": config.to_json(),
             "pretrained": plan.pretrained.is_some(),
             "data": job.data.fingerprint(),
             "samples": job.data.len(),
         });
+        if !settings.train_data_upsampling_factors.is_empty() {
+            identity["sources"] = json!(job.sources);
+        }
+        let sources = weighed(&settings, &job.sources, job.data.len())?;
         agree(&identity, &mut *job.ranks)?;
 
         let changes: Vec<Change> = settings
@@ -76,17 +80,25 @@ impl<'a> Run<'a> {
             },
         };
         let device = models::device(cx.device)?;
-        let clip = match &job.pretrained {
+        let (clip, preprocess) = match &job.pretrained {
             // The others take rank 0's.
             Some(path) if work_dir.is_some() => {
                 pretrained(path, &settings, &config, &changes, &device)?
             }
-            _ => Clip::init(&config, &changes, seed_for(&settings, "train/init"), &device)?,
+            _ => {
+                let seed = seed_for(&settings, "train/init");
+                (Clip::init(&config, &changes, seed, &device)?, Preprocess::default())
+            }
         };
+        let preprocess = followed(overridden(preprocess, &settings))?;
+        let preprocess = of_first(&preprocess, &mut *job.ranks)?;
         let rule = settings.wd_rule;
         let mut trainer = Trainer::new(clip, choices, |name, dims| rule.decays(name, dims))?;
         let meter = Meter::new(&config, choices.locks, &device);
 
+        if preprocess != Preprocess::default() {
+            identity["preprocess"] = json!(preprocess);
+        }
         let mut cursor = Cursor { identity: identity.to_string(), ..Cursor::default() };
         let (mut resumed_at, mut notes, mut keeper) = (None, Vec::new(), None);
         if let Some(work_dir) = work_dir {
@@ -95,7 +107,7 @@ impl<'a> Run<'a> {
             let other = plan.resume.as_deref().filter(|resume| *resume != "latest");
             let saved = match (found.0, other) {
                 (Some(saved), _) => Some(saved),
-                (None, Some(path)) => Some(from_another(Path::new(path))?),
+                (None, Some(path)) => Some(from_another(Path::new(path), &preprocess)?),
                 (None, None) => None,
             };
             if let Some(saved) = saved {
@@ -112,9 +124,14 @@ impl<'a> Run<'a> {
             }
             let metrics = Metrics::open(work_dir, &cursor)?;
             let mut open = Keeper::open(work_dir, metrics, resumed_at)?;
-            open.params(&params(&settings, &trainer)?)?;
+            open.params(&params(&settings, &trainer, &preprocess)?)?;
             for note in &notes {
                 open.log(note)?;
+            }
+            if settings.precision == Precision::Amp {
+                open.log(
+                    "precision amp: products of bf16 factors as with amp_bf16, and no scaled loss",
+                )?;
             }
             keeper = Some(open);
         }
@@ -127,10 +144,11 @@ impl<'a> Run<'a> {
         let input = Input {
             image_size: config.image_size(),
             context_length: config.context_length(),
-            preprocess: Preprocess::default(),
+            preprocess,
             aug_scale: settings.aug_scale,
             seed: seed_for(&settings, "train/order"),
             resampled: settings.dataset_resampled,
+            sources,
             steps_per_pass: settings.steps_per_pass,
             rank: (job.ranks.rank(), world),
             batch_size: settings.batch_size,
@@ -158,8 +176,18 @@ impl<'a> Run<'a> {
 }
 
 /// Another training's state: its numbers and where it stood; its lines stay with it.
-fn from_another(path: &Path) -> Result<state::Saved> {
+fn from_another(path: &Path, pictures: &Preprocess) -> Result<state::Saved> {
     let mut saved = state::open(path)?;
+    let identity: Value = serde_json::from_str(&saved.cursor.identity).unwrap_or_default();
+    let theirs = identity.get("preprocess").cloned().unwrap_or(json!(Preprocess::default()));
+    if serde_json::from_value::<Preprocess>(theirs.clone()).ok().as_ref() != Some(pictures) {
+        let ours = json!(pictures);
+        return Err(Error::model(format!(
+            "the state's pictures were prepared as {theirs}, here {ours}"
+        ))
+        .hint("give the `pretrained` that the state's training began with")
+        .at(path.display()));
+    }
     saved.cursor = Cursor {
         step: saved.cursor.step,
         began: saved.cursor.step,
@@ -168,6 +196,34 @@ fn from_another(path: &Path) -> Result<state::Saved> {
         ..Cursor::default()
     };
     Ok(saved)
+}
+
+/// The samples of each source with its factor; none where all samples are drawn alike.
+fn weighed(settings: &Settings, sources: &[u64], samples: usize) -> Result<Vec<(u64, f64)>> {
+    let factors = &settings.train_data_upsampling_factors;
+    if factors.is_empty() {
+        return Ok(Vec::new());
+    }
+    if factors.len() != sources.len() || sources.iter().sum::<u64>() != samples as u64 {
+        return Err(Error::recipe(format!(
+            "{} train_data_upsampling_factors for {} sources of data",
+            factors.len(),
+            sources.len()
+        ))
+        .hint("give one factor for each entry of `data` and each part between `::`"));
+    }
+    let all: Vec<(u64, f64)> = sources.iter().copied().zip(factors.iter().copied()).collect();
+    if all.iter().all(|(samples, factor)| *samples == 0 || *factor == 0.0) {
+        return Err(Error::recipe("train_data_upsampling_factors leave no sample to draw"));
+    }
+    Ok(all)
+}
+
+/// How rank 0 prepares pictures, which has seen the checkpoint that says so.
+fn of_first(own: &Preprocess, ranks: &mut dyn Ranks) -> Result<Preprocess> {
+    let told = serde_json::to_vec(own).internal("preprocessing")?;
+    let first = ranks.gather(&told)?.swap_remove(0);
+    serde_json::from_slice(&first).internal("preprocessing of rank 0")
 }
 
 /// Refuses to train when ranks have other plans or other data.
@@ -188,36 +244,6 @@ fn agree(identity: &Value, ranks: &mut dyn Ranks) -> Result<()> {
     Ok(())
 }
 
-/// A checkpoint's weights in the form of this training.
-fn pretrained(
-    path: &Path,
-    settings: &Settings,
-    config: &ClipConfig,
-    changes: &[Change],
-    device: &Device,
-) -> Result<Clip> {
-    let at = |e: Error| e.at(format!("pretrained {}", path.display()));
-    let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
-    let clip = if path.is_dir() || json {
-        let checkpoint = models::read_checkpoint(path).map_err(at)?;
-        let base = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-        models::open(&checkpoint, base, &Device::Cpu).map_err(at)?
-    } else {
-        models::open_weights(path, &settings.model, &Device::Cpu).map_err(at)?
-    };
-    let clip = match settings.force_image_size {
-        // The pictures alone: captions of another length are refused below.
-        Some(_) => {
-            let mut fit = config.clone();
-            fit.text.context_length = clip.config().context_length();
-            clip.fitted(&fit).map_err(at)?
-        }
-        None => clip,
-    };
-    // Names every tensor that is missing, unknown, or of another shape, with both shapes.
-    Clip::from_tensors(config, changes, clip.params().tensors(), device).map_err(at)
-}
-
 /// A seed for one purpose. It does not depend on the stage's name, so that trainings of one recipe
 /// that should differ in their data alone do.
 pub(super) fn seed_for(settings: &Settings, purpose: &str) -> u64 {
@@ -227,6 +253,7 @@ pub(super) fn seed_for(settings: &Settings, purpose: &str) -> u64 {
 /// The model's configuration with the plan's overrides.
 fn model_config(settings: &Settings) -> Result<ClipConfig> {
     let mut config = ClipConfig::named(&settings.model)?;
+    config.quick_gelu |= settings.force_quick_gelu;
     if let Some(length) = settings.context_length {
         config.text.context_length = length;
     }
@@ -261,7 +288,11 @@ pub(super) fn model_name(model: &str) -> String {
 }
 
 /// `key: value` lines as open_clip's `params.txt`, sorted by name.
-pub(super) fn params(settings: &Settings, trainer: &Trainer) -> Result<String> {
+pub(super) fn params(
+    settings: &Settings,
+    trainer: &Trainer,
+    pictures: &Preprocess,
+) -> Result<String> {
     let Value::Object(mut fields) = serde_json::to_value(settings).internal("params.txt")? else {
         return Err(Error::internal("settings are no object"));
     };
@@ -271,6 +302,12 @@ pub(super) fn params(settings: &Settings, trainer: &Trainer) -> Result<String> {
     fields.insert("trained_parameters".to_owned(), json!(trained));
     fields.insert("precision".to_owned(), json!(settings.precision.name()));
     fields.entry("force_image_size").or_insert(Value::Null);
+    if *pictures != Preprocess::default() {
+        fields.insert("image_mean".to_owned(), json!(pictures.mean));
+        fields.insert("image_std".to_owned(), json!(pictures.std));
+        fields.insert("image_interpolation".to_owned(), json!(pictures.interpolation));
+        fields.insert("image_resize_mode".to_owned(), json!(pictures.resize_mode));
+    }
     let line = |(name, value): (String, Value)| match value {
         Value::Null => format!("{name}: None\n"),
         Value::String(text) => format!("{name}: {text}\n"),
