@@ -55,7 +55,7 @@ pub(super) fn preprocess(file: Option<&Value>, side: u32) -> Result<Preprocess> 
         return Err(file.wrong("crop_size", &crop));
     }
     let squares = file.switch("default_to_square", false)?;
-    preprocess.resize_mode = file.resize_mode(squares, crops)?.to_owned();
+    file.resize_mode(squares, crops)?.clone_into(&mut preprocess.resize_mode);
     // (x · factor - mean) / std = (x / 255 - mean / (255 factor)) / (std / (255 factor))
     let factor = file.take("rescale_factor").unwrap_or(json!(1.0 / 255.0));
     let times = match file.switch("do_rescale", true)? {

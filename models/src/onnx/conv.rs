@@ -82,7 +82,7 @@ impl Conv {
         let sizes = Sizes { channels, many: m / groups, plane: h * w, rows: oh * ow };
         let by_planes = channels == 1 && groups > 1;
         let (moved, room) = match by_planes {
-            true => self.room_by_planes(&grid, m),
+            true => Self::room_by_planes(&grid, m),
             false => self.room_as_products(&grid, &sizes),
         };
         budget.take(
@@ -115,7 +115,7 @@ impl Conv {
 
     /// Numbers that [`Self::by_planes`] moves for a sample, and its working memory: a plane is laid
     /// out for every output channel, and each thread has one.
-    fn room_by_planes(&self, grid: &Grid, m: usize) -> (u64, usize) {
+    fn room_by_planes(grid: &Grid, m: usize) -> (u64, usize) {
         let planes = rayon::current_num_threads().min(m);
         (steps(&[m, grid.laid_out()]), grid.laid_out().saturating_mul(planes))
     }
