@@ -177,13 +177,13 @@ fn square(value: &Value) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn of(value: Value) -> Preprocess {
-        preprocess(Some(&value), 64).unwrap()
+    fn of(value: &Value) -> Preprocess {
+        preprocess(Some(value), 64).unwrap()
     }
 
     #[test]
     fn a_size_is_the_shorter_side_cropped_or_both_sides_squashed() {
-        let mode = |value: Value| of(value).resize_mode;
+        let mode = |value: Value| of(&value).resize_mode;
         let crop = json!({"height": 64, "width": 64});
         assert_eq!(mode(json!({"size": {"shortest_edge": 64}, "crop_size": crop})), "shortest");
         assert_eq!(mode(json!({"size": 64, "crop_size": 64})), "shortest");
@@ -203,7 +203,7 @@ mod tests {
             let mut value = json!({"size": 64, "crop_size": 64, "image_mean": [0.5, 0.25, 1.0],
                                    "image_std": [0.5, 0.25, 1.0]});
             value.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-            let Preprocess { mean, std, .. } = of(value);
+            let Preprocess { mean, std, .. } = of(&value);
             (mean, std)
         };
         assert_eq!(with(json!({})), ([0.5, 0.25, 1.0], [0.5, 0.25, 1.0]));
