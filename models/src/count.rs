@@ -145,8 +145,10 @@ pub enum Purpose {
 /// An estimate of what this program allocates. For inference the parameters in f32 and a copy of
 /// the weights of the blocks' linear layers, laid out for their products with `width` bytes a
 /// number (4, or 2 for bf16); for training the parameters, their gradients and AdamW's two moments,
-/// all in f32 at any precision. To that comes what lies between the layers, in f32. Captions count
-/// as whole contexts. Without the input pictures, code and decoders.
+/// all in f32 at any precision. To that comes what lies between the layers, in f32: for inference
+/// what is there at a time at the widest place of the larger tower, with the whole batch in it, which
+/// is an upper bound where a batch goes through a tower in parts. Captions count as whole contexts.
+/// Without the input pictures, code and decoders.
 #[must_use]
 pub fn memory(config: &ClipConfig, batch: u64, width: u64, purpose: Purpose) -> u64 {
     let parameters = config.parameters();
@@ -156,8 +158,7 @@ pub fn memory(config: &ClipConfig, batch: u64, width: u64, purpose: Purpose) -> 
     };
     let towers = [image_kept(config), text_kept(config, config.text.context_length)];
     let numbers = match purpose {
-        // One layer's input and output, twice over, of the tower that runs.
-        Purpose::Inference => towers.iter().map(|tower| 2 * tower.widest).max().unwrap_or(0),
+        Purpose::Inference => towers.iter().map(|tower| tower.at_once).max().unwrap_or(0),
         Purpose::Training => towers.iter().map(Kept::all).sum::<u64>(),
         Purpose::Recompute => {
             let inputs: u64 =
@@ -207,8 +208,8 @@ struct Kept {
     block: u64,
     input: u64,
     blocks: u64,
-    /// The largest result of one layer.
-    widest: u64,
+    /// Numbers that are there at the same time without a backward pass, where they are most.
+    at_once: u64,
 }
 
 impl Kept {
@@ -229,9 +230,11 @@ pub fn kept_of_caption(config: &ClipConfig, tokens: usize) -> u64 {
     text_kept(config, tokens).all()
 }
 
-/// Two norms, QKV, heads, two projections, three sums, both halves of the FFN.
+/// Two norms, QKV, heads, two projections, three sums, both halves of the FFN; at once the result of
+/// one layer twice over.
 fn block(n: u64, c: u64, h: u64, blocks: u64, stem: u64) -> Kept {
-    Kept { stem, block: n * (11 * c + 2 * h), input: n * c, blocks, widest: n * (3 * c).max(h) }
+    let at_once = 2 * n * (3 * c).max(h);
+    Kept { stem, block: n * (11 * c + 2 * h), input: n * c, blocks, at_once }
 }
 
 fn text_kept(config: &ClipConfig, tokens: usize) -> Kept {
@@ -251,7 +254,7 @@ fn image_kept(config: &ClipConfig) -> Kept {
             let area = |halvings: u32| ((v.image_size >> halvings) as u64).pow(2);
             let mut stem = area(0) * 3 + area(1) * 4 * v.stem_width as u64;
             let mut into = v.stem_width as u64;
-            let mut widest = area(1) * v.stem_width as u64;
+            let mut at_once = area(0) * 3 + 3 * area(1) * v.stem_width as u64;
             for stage in 0..2 {
                 let out = v.widths[stage] as u64;
                 let (before, after) = (area(1 + stage as u32), area(2 + stage as u32));
@@ -260,7 +263,8 @@ fn image_kept(config: &ClipConfig) -> Kept {
                     // Norm, two of the middle width before the stride and two behind it, shortcut
                     // and result.
                     stem += before * (here + 8 * out) + after * (8 * out + 3 * out);
-                    widest = widest.max(before * 4 * out);
+                    // The block's input, its norm, and three of the middle width.
+                    at_once = at_once.max(before * (2 * here + 12 * out));
                 }
                 into = out;
             }
@@ -268,7 +272,9 @@ fn image_kept(config: &ClipConfig) -> Kept {
             stem += area(3) * into + 3 * n * c;
             // One norm and one hidden width more than a plain block.
             let block = n * (12 * c + 3 * h);
-            Kept { stem, block, input: n * c, blocks: v.depths[2] as u64, widest }
+            // Input, norm and both halves of the gate with their product; or QKV twice.
+            at_once = at_once.max(n * (2 * c + 3 * h).max(6 * c));
+            Kept { stem, block, input: n * c, blocks: v.depths[2] as u64, at_once }
         }
     }
 }
@@ -367,6 +373,16 @@ mod tests {
         for width in [2, 4] {
             assert_eq!(memory(&config, 0, width, Purpose::Training), 16 * 151_277_313);
         }
+    }
+
+    #[test]
+    fn inference_of_a_vitamin_holds_three_results_of_its_widest_block() {
+        let config = named("ViTamin-S");
+        let of = |batch| memory(&config, batch, 4, Purpose::Inference);
+        // 112 x 112 places before the first stride: four times 64 channels thrice, and input and norm
+        // of 64.
+        assert_eq!(of(1) - of(0), 4 * 112 * 112 * (3 * 256 + 2 * 64));
+        assert_eq!(of(64) - of(0), 64 * (of(1) - of(0)));
     }
 
     #[test]

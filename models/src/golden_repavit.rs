@@ -1,4 +1,5 @@
-//! RePaViT's block against the reference's numbers (`golden/repavit`).
+//! RePaViT's block against the reference's numbers (`golden/repavit` of the shared data), and against
+//! torch's layers put together by `bench/interop/make_small_goldens.py`.
 
 #[path = "../tests/shared_data/mod.rs"]
 mod shared_data;
@@ -171,4 +172,104 @@ fn batch_statistics_in_place_of_running_ones_would_be_noticed() {
         .forward(&inputs["x"].to_dtype(DType::F32).unwrap(), Pass { train: true, ..PASS })
         .unwrap();
     assert!(relative(&y, &outputs["r050.eval"]) > 1e-2);
+}
+
+/// The script's formula: ((i·a + b) mod m) over the elements, centred and scaled to -1..1.
+fn pattern(dims: &[usize], a: usize, b: usize, m: usize) -> Tensor {
+    let half = (m / 2) as f64;
+    let count: usize = dims.iter().product();
+    let values: Vec<f64> = (0..count).map(|i| (((i * a + b) % m) as f64 - half) / half).collect();
+    Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
+}
+
+/// Its tensors by name: gains and variances about 1, biases and means about 0, matrices by fan-in.
+fn of_formula(width: usize, hidden: usize) -> BTreeMap<String, Var> {
+    let mut shapes = BTreeMap::from([
+        ("attn.in_proj_weight".to_owned(), vec![3 * width, width]),
+        ("attn.in_proj_bias".to_owned(), vec![3 * width]),
+    ]);
+    for (layer, dims) in [
+        ("attn.out_proj", vec![width, width]),
+        ("mlp.c_fc", vec![hidden, width]),
+        ("mlp.c_proj", vec![width, hidden]),
+        ("ln_1", vec![width]),
+        ("mlp.bn_1", vec![width]),
+        ("mlp.bn_2", vec![hidden]),
+    ] {
+        if layer.contains("bn_") {
+            shapes.insert(format!("{layer}.running_mean"), dims.clone());
+            shapes.insert(format!("{layer}.running_var"), dims.clone());
+        }
+        shapes.insert(format!("{layer}.bias"), vec![dims[0]]);
+        shapes.insert(format!("{layer}.weight"), dims);
+    }
+    let fill = |(k, (name, dims)): (usize, (&String, &Vec<usize>))| {
+        let v = pattern(dims, 37, 101 * k, 201);
+        let norm = name.contains("ln_") || name.contains("bn_");
+        let gain = norm && name.ends_with("weight") || name.ends_with("running_var");
+        let v = match dims[..] {
+            [_] => (v * 0.3).unwrap() + if gain { 1.0 } else { 0.0 },
+            _ => v * (1.5 / (dims[1] as f64).sqrt()),
+        };
+        (format!("b.{name}"), Var::from_tensor(&v.unwrap()).unwrap())
+    };
+    shapes.iter().enumerate().map(fill).collect()
+}
+
+#[test]
+fn a_small_block_with_idle_channels_equals_torchs_layers_in_f64_and_its_fold() {
+    let golden: serde_json::Value =
+        serde_json::from_str(include_str!("../tests/golden/repavit_tiny.json")).unwrap();
+    let size = |name: &str| golden[name].as_u64().unwrap() as usize;
+    let (width, hidden, active) = (size("width"), size("hidden"), size("active"));
+    let (buffers, vars): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        of_formula(width, hidden).into_iter().partition(|(name, _)| name.contains("running"));
+    let block = block(&vars, &buffers, active);
+    let close = |name: &str, got: f64, expected: f64| {
+        let difference = (got - expected).abs();
+        assert!(difference < 1e-11 * expected.abs().max(1.0), "{name}: {got} {expected}");
+    };
+    let all = |name: &str, got: &Tensor| {
+        let expected: Vec<f64> = serde_json::from_value(golden[name].clone()).unwrap();
+        let got = got.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        assert_eq!(got.len(), expected.len(), "{name}");
+        got.iter().zip(&expected).for_each(|(got, expected)| close(name, *got, *expected));
+    };
+    let probe = |t: &Tensor| -> f64 {
+        (t * pattern(t.dims(), 29, 7, 11)).unwrap().sum_all().unwrap().to_scalar().unwrap()
+    };
+    let x = Var::from_tensor(&pattern(&[2, 5, width], 7919, 0, 2049)).unwrap();
+    all("eval", &block.forward(&x, PASS).unwrap());
+
+    let fold = fold_block(&block.idle_ffn().unwrap()).unwrap();
+    let mut tensors: Tensors =
+        vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+    let (u, shift, v) = fold.active.unwrap();
+    for (name, tensor) in [
+        ("c_idle.weight", fold.idle_weight),
+        ("c_idle.bias", fold.idle_bias),
+        ("c_fc.weight", u),
+        ("c_fc.bias", shift),
+        ("c_proj.weight", v),
+    ] {
+        tensors.insert(format!("b.mlp.{name}"), tensor);
+    }
+    let source = Source { tensors: &tensors, buffers: &BTreeMap::new(), layout: Layout::Plain };
+    let inference = Block::new(&source, "b", Some(Ffn::Folded { active })).unwrap();
+    all("eval", &inference.forward(&x, PASS).unwrap());
+
+    let y = block.forward(&x, Pass { train: true, ..PASS }).unwrap();
+    all("train", &y);
+    for (name, expected) in golden["statistics"].as_object().unwrap() {
+        close(name, probe(&buffers[&format!("b.{name}")]), expected.as_f64().unwrap());
+    }
+    let loss = (&y * pattern(y.dims(), 13, 0, 7)).unwrap().sum_all().unwrap();
+    let grads = loss.backward().unwrap();
+    close("input", probe(grads.get(&x).unwrap()), golden["input_grad"].as_f64().unwrap());
+    let expected = golden["grads"].as_object().unwrap();
+    assert_eq!(expected.len(), vars.len());
+    for (name, expected) in expected {
+        let got = probe(grads.get(&vars[&format!("b.{name}")]).unwrap());
+        close(name, got, expected.as_f64().unwrap());
+    }
 }

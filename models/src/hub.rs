@@ -4,6 +4,8 @@
 //! `open_clip_pytorch_model.bin`. Hugging Face's transformers: `config.json` of a `CLIPModel`,
 //! `preprocessor_config.json`, `model.safetensors` or `pytorch_model.bin`, cut into shards or whole.
 
+mod preprocessor;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -58,15 +60,17 @@ pub(crate) fn handle(config: &Path) -> Result<Checkpoint> {
         open_clip(&value).map_err(at)?
     } else {
         let beside = config.with_file_name("preprocessor_config.json");
-        let pictures = if beside.is_file() {
-            serde_json::from_str(&read_text(&beside)?)
-                .model("not JSON")
-                .map_err(|e| e.at(beside.display()))?
-        } else {
-            Value::Null
+        let there = |e: Error| e.at(beside.display());
+        let pictures: Option<Value> = match beside.is_file() {
+            true => {
+                let text = read_text(&beside)?;
+                Some(serde_json::from_str(&text).model("not JSON").map_err(there)?)
+            }
+            false => None,
         };
-        let preprocess = hugging_face_preprocess(&pictures).map_err(|e| e.at(beside.display()))?;
-        (hugging_face(&value).map_err(at)?, preprocess)
+        let model = hugging_face(&value).map_err(at)?;
+        let preprocess = preprocessor::preprocess(pictures.as_ref(), model.image_size());
+        (model, preprocess.map_err(there)?)
     };
     of_weights(&weights_beside(config)?, &model, preprocess)
 }
@@ -101,11 +105,23 @@ fn open_clip(value: &Value) -> Result<(ClipConfig, Preprocess)> {
     if let (Some(Value::Object(given)), Some(fields)) =
         (value.get("preprocess_cfg"), preprocess.as_object_mut())
     {
+        let longest = given.get("resize_mode") == Some(&json!("longest"));
         for (field, value) in given {
             match field.as_str() {
-                // The size is the model's; the colour is RGB everywhere; a fill needs no resizing
-                // that leaves a border.
-                "size" | "mode" | "fill_color" => {}
+                // The size is the model's, as there. A border is left by one mode alone, and is
+                // black here.
+                "size" => {}
+                "mode" if *value == json!("RGB") => {}
+                "fill_color" if !longest || *value == json!(0) => {}
+                "mode" => {
+                    return Err(Error::model(format!("`{field}` is {value}, expected \"RGB\"")));
+                }
+                "fill_color" => {
+                    return Err(Error::model(format!(
+                        "`{field}` is {value} with `resize_mode` \"longest\", expected 0"
+                    ))
+                    .hint("borders are black here: choose shortest or squash, or a fill of 0"));
+                }
                 _ => drop(fields.insert(field.clone(), value.clone())),
             }
         }
@@ -223,26 +239,6 @@ impl<'a> Side<'a> {
     }
 }
 
-/// The `preprocessor_config.json` of a CLIP, as far as ours can follow it.
-fn hugging_face_preprocess(value: &Value) -> Result<Preprocess> {
-    let mut preprocess = Preprocess::default();
-    for (field, place) in [("image_mean", &mut preprocess.mean), ("image_std", &mut preprocess.std)]
-    {
-        if let Some(value) = value.get(field) {
-            *place = serde_json::from_value(value.clone()).model(format!("`{field}`"))?;
-        }
-    }
-    // 3 is Pillow's bicubic.
-    match value.get("resample") {
-        None => {}
-        Some(value) if *value == json!(3) => {}
-        Some(other) => {
-            return Err(Error::model(format!("`resample` is {other}, expected 3 (bicubic)")));
-        }
-    }
-    Ok(preprocess)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,6 +275,20 @@ mod tests {
             json!({"model_type": "clip", "vision_config": {"hidden_size": "wide"}}),
             "`vision_config.hidden_size` is \"wide\"",
         );
+    }
+
+    #[test]
+    fn a_fill_is_refused_where_a_border_would_show_it() {
+        let of = |mode: &str, fill: Value| {
+            let preprocess = json!({"resize_mode": mode, "fill_color": fill, "size": 96});
+            let model = ClipConfig::named("tiny-32").unwrap().to_json();
+            open_clip(&json!({"model_cfg": model, "preprocess_cfg": preprocess}))
+        };
+        assert_eq!(of("longest", json!(0)).unwrap().1.resize_mode, "longest");
+        assert_eq!(of("squash", json!(127)).unwrap().1.resize_mode, "squash");
+        let message = of("longest", json!(127)).unwrap_err().to_string();
+        let expected = "`fill_color` is 127 with `resize_mode` \"longest\", expected 0";
+        assert!(message.contains(expected), "{message}");
     }
 
     #[test]

@@ -98,6 +98,13 @@ impl Onnx {
         (&self.input.0, &self.input.1)
     }
 
+    /// How many tensors of the file its run reads: a normalisation that went into a convolution left
+    /// two of six.
+    #[must_use]
+    pub fn weights(&self) -> usize {
+        self.plan.weights.iter().filter(|weight| !weight.shape().contains(&0)).count()
+    }
+
     /// The names of its outputs.
     pub fn outputs(&self) -> impl Iterator<Item = &str> {
         self.outputs.iter().map(String::as_str)

@@ -218,7 +218,8 @@ fn hugging_face_config() -> serde_json::Value {
 fn a_folder_of_hugging_faces_clip_opens_by_its_path() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "config.json", &hugging_face_config());
-    write(folder.path(), "preprocessor_config.json", &json!({"image_mean": [0.5, 0.5, 0.5]}));
+    let pictures = json!({"image_mean": [0.5, 0.5, 0.5], "size": 8, "crop_size": 8});
+    write(folder.path(), "preprocessor_config.json", &pictures);
     save(&hugging_face(), &folder.path().join("model.safetensors"));
     let handle = read_checkpoint(folder.path()).unwrap();
     assert_eq!(handle.preprocess.mean, [0.5; 3]);

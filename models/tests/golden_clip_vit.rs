@@ -1,8 +1,11 @@
-//! A whole CLIP, forward and backward, against open_clip's numbers (`golden/clip_vit`), and the
-//! proof that the tolerances catch the usual mistakes.
+//! A whole CLIP, forward and backward, against open_clip's numbers (`golden/clip_vit` of the shared
+//! data, and `golden/clip_tiny.json` beside this file), and the proof that the tolerances catch the
+//! usual mistakes.
 
+mod formulas;
 mod golden;
 mod shared_data;
+mod small_clip;
 
 use std::collections::BTreeMap;
 
@@ -39,6 +42,17 @@ impl Golden {
     fn clip(&self) -> Clip {
         let config = ClipConfig::from_json(&self.config).unwrap();
         Clip::from_tensors(&config, &[], self.weights.clone(), &Device::Cpu).unwrap()
+    }
+}
+
+#[test]
+fn a_small_clip_equals_open_clips_in_f64_with_all_gradients_and_either_gelu() {
+    let golden: serde_json::Value =
+        serde_json::from_str(include_str!("golden/clip_tiny.json")).unwrap();
+    for (activation, quick) in [("gelu", false), ("quick_gelu", true)] {
+        let mut config = golden["config"].clone();
+        config["quick_gelu"] = quick.into();
+        small_clip::check(&config, &golden[activation]);
     }
 }
 

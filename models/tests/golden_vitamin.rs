@@ -1,8 +1,11 @@
 //! A ViTamin CLIP, forward and backward, against timm's and open_clip's numbers
-//! (`golden/clip_vitamin`), and the proof that the tolerances catch the usual mistakes.
+//! (`golden/clip_vitamin` of the shared data, and `golden/vitamin_tiny.json` beside this file), and
+//! the proof that the tolerances catch the usual mistakes.
 
+mod formulas;
 mod golden;
 mod shared_data;
+mod small_clip;
 
 use std::collections::BTreeMap;
 
@@ -62,6 +65,13 @@ impl Golden {
 
 fn relative(got: &Tensor, expected: &Tensor) -> f64 {
     worst(got, expected) / largest(expected)
+}
+
+#[test]
+fn a_small_vitamin_clip_equals_timms_and_open_clips_in_f64_with_all_gradients() {
+    let golden: Value = serde_json::from_str(include_str!("golden/vitamin_tiny.json")).unwrap();
+    assert!(golden["states"].as_object().unwrap().len() >= 12);
+    small_clip::check(&golden["config"], &golden);
 }
 
 #[test]

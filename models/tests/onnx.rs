@@ -439,3 +439,119 @@ fn convolutions_of_every_form_are_the_sum_that_they_are_defined_as() {
         }
     }
 }
+
+#[test]
+fn a_thin_product_is_charged_for_its_panels_of_32_columns() {
+    // 2^23 numbers on either side are 32 MiB each; the right one becomes 1 GiB where it is laid out.
+    let long = 1 << 23;
+    let turned = |shape: &[i64], op: &str, inputs: &str, more: &[Vec<u8>]| {
+        let nodes = [node("Reshape", "x s", "r", &[]), node(op, inputs, "y", more)];
+        model(12, &[1, shape.iter().product()], &nodes, &[indices("s", &[2], shape)], &["y"])
+    };
+    let column = |n| turned(&[n, 1], "MatMul", "x r", &[]);
+    refused_at_run(&column(long), &[1, long as usize], "bytes of values");
+    refused_at_run(&turned(&[long, 1], "Gemm", "x r", &[]), &[1, long as usize], "bytes of values");
+    let row = turned(&[1, long], "Gemm", "x r", &[int("transB", 1)]);
+    refused_at_run(&row, &[1, long as usize], "bytes of values");
+    assert_eq!(run(&column(3), &[1, 3], &[1.0, 2.0, 3.0]), (vec![1, 1], vec![14.0]));
+}
+
+/// A convolution by `many` channels of one pixel in each of two groups, whose borders make it a plane
+/// of 2^25 numbers, or 128 MiB.
+fn padded_by_planes(many: i64) -> Vec<u8> {
+    let w = weight("w", &[2 * many, 1, 1, 1], &vec![1.0; 2 * many as usize]);
+    let attributes = [int("group", 2), ints("pads", &[4000; 4]), ints("strides", &[4096; 2])];
+    one(12, &[1, 2, 1, 1], "Conv", "x w", &attributes, &[w])
+}
+
+#[test]
+fn a_plane_is_charged_for_every_channel_that_it_is_laid_out_for() {
+    // Two planes are far from 2^36 steps; one for each of 5,000 channels is beyond.
+    refused_at_run(&padded_by_planes(2500), &[1, 2, 1, 1], "steps");
+}
+
+#[test]
+fn every_thread_is_charged_for_its_plane() {
+    // Two have room in 1 GiB, 64 have not.
+    let (few, many) = (padded_by_planes(1), padded_by_planes(32));
+    let threads = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
+    let padded = [ints("kernel_shape", &[4001; 2]), ints("pads", &[4000; 4])];
+    let strided = [&padded[..], &[ints("strides", &[4096; 2])]].concat();
+    let pool = one(12, &[1, 64, 1, 1], "MaxPool", "x", &strided, &[]);
+    threads(64).install(|| {
+        run(&few, &[1, 2, 1, 1], &[1.0; 2]);
+        refused_at_run(&many, &[1, 2, 1, 1], "bytes of values");
+        refused_at_run(&pool, &[1, 64, 1, 1], "bytes of values");
+    });
+}
+
+#[test]
+fn a_weight_that_several_convolutions_read_takes_no_normalisation() {
+    let w = [
+        weight("w", &[1, 1, 1, 1], &[2.0]),
+        weight("scale", &[1], &[3.0]),
+        weight("bias", &[1], &[0.5]),
+        weight("mean", &[1], &[0.0]),
+        weight("variance", &[1], &[1.0]),
+    ];
+    let norm = |from: &str, to: &str| {
+        node("BatchNormalization", &format!("{from} scale bias mean variance"), to, &[])
+    };
+    let nodes = [
+        node("Conv", "x w", "a", &[]),
+        norm("a", "b"),
+        norm("b", "c"),
+        node("Conv", "c w", "y", &[]),
+    ];
+    let file = model(12, &[1, 1, 1, 1], &nodes, &w, &["y"]);
+    // ((2·3 + 0.5)·3 + 0.5)·2, with a variance of 1e-5 more.
+    let y = run(&file, &[1, 1, 1, 1], &[1.0]).1[0];
+    assert!((y - 40.0).abs() < 1e-3, "{y}");
+    let plan = |nodes: &[Vec<u8>]| {
+        let network = Onnx::read(&model(12, &[1, 1, 1, 1], nodes, &w, &["y"])).unwrap();
+        network.weights()
+    };
+    // Folded: weight and bias alone. Read twice: the weight and the normalisation's four.
+    let once = [node("Conv", "x w", "a", &[]), norm("a", "y")];
+    assert_eq!(plan(&once), 2);
+    let twice = [node("Conv", "x w", "a", &[]), norm("a", "b"), node("Conv", "b w", "y", &[])];
+    assert_eq!(plan(&twice), 5);
+}
+
+#[test]
+fn a_pool_whose_window_sees_no_pixel_gives_the_lowest_finite_number() {
+    let attributes =
+        [ints("kernel_shape", &[1, 2]), ints("dilations", &[1, 3]), ints("pads", &[0, 1, 0, 1])];
+    let file = one(12, &[1, 1, 1, 2], "MaxPool", "x", &attributes, &[]);
+    assert_eq!(run(&file, &[1, 1, 1, 2], &[1.0, 2.0]).1, [f32::MIN]);
+    let of_two = one(12, &[1, 1, 1, 3], "MaxPool", "x", &attributes[..1], &[]);
+    let low = f32::NEG_INFINITY;
+    assert_eq!(run(&of_two, &[1, 1, 1, 3], &[low, low, 2.0]).1, [low, 2.0]);
+}
+
+#[test]
+fn attributes_are_counted_while_a_node_is_read_and_not_behind_it() {
+    let mut attributes = Vec::new();
+    for i in 0..=(1u32 << 20) {
+        attributes.extend(field(5, &field(1, format!("{i:x}").as_bytes())));
+    }
+    // Behind them the node is broken.
+    let node = [field(4, b"Relu"), attributes, vec![0xff]].concat();
+    let file = [field(7, &field(1, &node)), field(8, &[16, 12])].concat();
+    refused(&file, "more than 1048576 inputs, outputs and attributes");
+}
+
+#[test]
+fn the_integers_of_constants_and_of_attributes_are_counted_with_the_others() {
+    let many = |name: &str| {
+        let list = [field(1, name.as_bytes()), field(8, &vec![1; 1 << 16]), vec![0xa0, 1, 7]];
+        list.concat()
+    };
+    let constants: Vec<Vec<u8>> =
+        (0..257).map(|i| node("Constant", "", &format!("c{i}"), &[many("value_ints")])).collect();
+    let nodes = |nodes: &[Vec<u8>]| model(12, &[1], nodes, &[], &["y"]);
+    refused(&nodes(&constants), "more than 16777216 integers");
+    let names: Vec<String> = (0..257).map(|i| format!("a{i}")).collect();
+    let lists: Vec<Vec<u8>> = names.iter().map(|name| many(name)).collect();
+    refused(&nodes(&[node("Relu", "x", "y", &lists)]), "more than 16777216 integers");
+}

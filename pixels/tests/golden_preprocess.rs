@@ -1,4 +1,6 @@
-//! open_clip's evaluation transform: byte for byte from the same decoded pixels.
+//! open_clip's evaluation transform: byte for byte from the same decoded pixels. The pictures of the
+//! shared data, and pictures of formulas beside this file (`bench/interop/make_small_goldens.py`, with
+//! Pillow 12: 13 resizes some tall pictures in another order).
 
 mod shared_data;
 
@@ -6,6 +8,7 @@ use std::path::Path;
 
 use pixels::{Limits, Picture, clip_pixels, decode_rgb_first, normalize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use shared_data::shared;
 
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
@@ -105,4 +108,73 @@ fn our_decoders_give_pillows_pixels_but_cmyk_within_two_levels() {
         compared += 1;
     }
     assert_eq!(compared, 6);
+}
+
+const SMALL: &str = include_str!("preprocess_small.json");
+
+fn digest(bytes: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(bytes))[..32].to_owned()
+}
+
+fn from_hex(hex: &Value) -> Vec<u8> {
+    let hex = hex.as_str().unwrap().as_bytes();
+    let digit = |byte: u8| (byte as char).to_digit(16).unwrap() as u8;
+    hex.as_chunks::<2>().0.iter().map(|[a, b]| digit(*a) << 4 | digit(*b)).collect()
+}
+
+/// The script's slopes with noise on them.
+fn made(width: u32, height: u32) -> Picture {
+    let at = |x: u32, y: u32, c: u32| {
+        let noise = (x * x * 7 + y * 13 + x * y * 3 + c * 57) * 31 % 97;
+        ((x * 5 + y * 3 + c * 40 + noise) % 256) as u8
+    };
+    let places = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+    let rgb = places.flat_map(|(x, y)| [at(x, y, 0), at(x, y, 1), at(x, y, 2)]).collect();
+    Picture { width, height, rgb }
+}
+
+fn size(case: &Value) -> (u32, u32) {
+    serde_json::from_value(case["size"].clone()).unwrap()
+}
+
+fn check_modes(name: &str, picture: &Picture, case: &Value, target: u32) {
+    assert_eq!((picture.width, picture.height), size(case), "{name}");
+    assert_eq!(digest(&picture.rgb), case["rgb"], "{name} as opened");
+    for mode in ["shortest", "longest", "squash"] {
+        let ours = clip_pixels(picture, target, mode);
+        if let Some(theirs) = case["pixels"].get(mode) {
+            assert_eq!(ours, from_hex(theirs), "{name} {mode}");
+        }
+        assert_eq!(digest(&ours), case[mode], "{name} {mode}");
+    }
+    let ours = normalize(&clip_pixels(picture, target, "shortest"), target, MEAN, STD);
+    let theirs: Vec<f32> = serde_json::from_value(case["normalized"].clone()).unwrap();
+    for (i, theirs) in theirs.iter().enumerate() {
+        let ours = ours[i * 97 % ours.len()];
+        assert!((ours - theirs).abs() <= 1e-6, "{name}: {ours} against {theirs}");
+    }
+}
+
+#[test]
+fn pictures_of_formulas_become_open_clips_bytes_at_every_odd_size_and_mode() {
+    let golden: Value = serde_json::from_str(SMALL).unwrap();
+    let target = golden["target"].as_u64().unwrap() as u32;
+    let cases = golden["made"].as_array().unwrap();
+    assert_eq!(cases.len(), 10);
+    for case in cases {
+        let (width, height) = size(case);
+        check_modes(&format!("{width} x {height}"), &made(width, height), case, target);
+    }
+}
+
+#[test]
+fn small_files_of_every_kind_become_open_clips_bytes() {
+    let golden: Value = serde_json::from_str(SMALL).unwrap();
+    let target = golden["target"].as_u64().unwrap() as u32;
+    let cases = golden["files"].as_array().unwrap();
+    assert_eq!(cases.len(), 11);
+    for case in cases {
+        let picture = decode_rgb_first(&from_hex(&case["bytes"]), &Limits::default()).unwrap();
+        check_modes(case["name"].as_str().unwrap(), &picture, case, target);
+    }
 }

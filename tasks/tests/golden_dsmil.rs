@@ -1,4 +1,5 @@
-//! The aggregator against the reference implementation's numbers (needs ../shared).
+//! The aggregator against the reference implementation's numbers (of ../shared), and against torch's
+//! layers put together by `bench/interop/make_small_goldens.py`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -58,6 +59,58 @@ fn outputs_and_gradients_equal_the_reference() {
                         1e-6,
                     );
                 }
+            }
+        }
+    }
+}
+
+/// The script's formula: ((i·a + b) mod m) over the elements, centred and scaled to -1..1.
+fn pattern(dims: &[usize], a: usize, b: usize, m: usize) -> Tensor {
+    let half = (m / 2) as f64;
+    let count: usize = dims.iter().product();
+    let values = (0..count).map(|i| ((((i * a + b) % m) as f64 - half) / half) as f32);
+    Tensor::from_vec(values.collect::<Vec<f32>>(), dims, &Device::Cpu).unwrap()
+}
+
+#[test]
+fn a_small_aggregator_equals_torchs_layers_for_one_class_and_two() {
+    const FEATURES: usize = 6;
+    let golden: serde_json::Value = serde_json::from_str(include_str!("dsmil_small.json")).unwrap();
+    for classes in [1usize, 2] {
+        let case = &golden[classes.to_string()];
+        let begun = Aggregator::init(FEATURES, classes, 0, &Device::Cpu).unwrap();
+        let fill = |(k, (name, var)): (usize, (&String, &candle_core::Var))| {
+            let (dims, v) = (var.dims(), pattern(var.dims(), 37, 101 * k, 201));
+            let fan_in = (var.elem_count() / dims[0]) as f64;
+            let factor = if dims.len() == 1 { 0.3 } else { 1.5 / fan_in.sqrt() };
+            (name.clone(), (v * factor).unwrap())
+        };
+        let model =
+            Aggregator::from_tensors(begun.vars().iter().enumerate().map(fill).collect()).unwrap();
+        let label: Vec<f32> = serde_json::from_value(case["label"].clone()).unwrap();
+        let label = Tensor::new(label, &Device::Cpu).unwrap();
+        let bags = case["bags"].as_array().unwrap();
+        assert_eq!(bags.len(), 3);
+        for bag in bags {
+            let count = bag["count"].as_u64().unwrap() as usize;
+            let out = model.forward(&pattern(&[count, FEATURES], 7919, 31, 2049)).unwrap();
+            let check = |what: &str, got: &Tensor| {
+                let want: Vec<f32> = serde_json::from_value(bag[what].clone()).unwrap();
+                close(what, got, &Tensor::from_vec(want, got.dims(), &Device::Cpu).unwrap(), 2e-6);
+            };
+            check("instances", &out.instances);
+            check("bag", &out.bag);
+            check("attention", &out.attention);
+            check("representation", &out.representation);
+            let loss = model.loss(&out, &label).unwrap();
+            let want = bag["loss"].as_f64().unwrap();
+            assert!((f64::from(loss.to_scalar::<f32>().unwrap()) - want).abs() < 2e-6, "loss");
+            let got = loss.backward().unwrap();
+            for (name, var) in model.vars() {
+                let got = (got.get(var).unwrap() * pattern(var.dims(), 29, 7, 11)).unwrap();
+                let got = f64::from(got.sum_all().unwrap().to_scalar::<f32>().unwrap());
+                let want = bag["grads"][name].as_f64().unwrap();
+                assert!((got - want).abs() < 2e-6, "{classes} {count} {name}: {got} {want}");
             }
         }
     }

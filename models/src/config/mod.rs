@@ -218,11 +218,29 @@ impl ClipConfig {
     /// Refuses a model whose captions CLIP's tokenizer cannot write.
     ///
     /// # Errors
-    /// Another tokenizer, by its name, or a vocabulary that is too small, with both numbers.
+    /// Another tokenizer, by its name, something that CLIP's is told and ours does not do, by its
+    /// field, or a vocabulary that is too small, with both numbers.
     pub fn check_tokenizer(&self, tokens: usize) -> Result<()> {
         if let Some(name) = &self.text.tokenizer {
             return Err(Error::model(format!("the model's tokenizer is `{name}`"))
                 .hint("only CLIP's own tokenizer is implemented: choose a model without hf_tokenizer_name"));
+        }
+        for (field, value) in
+            self.text.tokenizer_kwargs.iter().filter_map(Value::as_object).flatten()
+        {
+            // open_clip's SimpleTokenizer's own defaults.
+            let default = match field.as_str() {
+                "clean" => *value == json!("lower"),
+                "reduction_mask" => *value == json!(""),
+                "additional_special_tokens" => value.is_null() || *value == json!([]),
+                _ => false,
+            };
+            if !default {
+                let message = format!("`text_cfg.tokenizer_kwargs.{field}` is {value}");
+                return Err(Error::model(message).hint(
+                    "only CLIP's tokenizer with `clean` \"lower\" and nothing more is implemented",
+                ));
+            }
         }
         if self.text.vocab_size < tokens {
             return Err(Error::model(format!(

@@ -166,3 +166,26 @@ fn a_wrong_name_is_answered_with_the_few_that_are_near() {
     assert!(hint("something else").starts_with("`clipmill model` lists all "));
     assert!(hint("ViT-B-33").len() < 200);
 }
+
+#[test]
+fn what_clips_tokenizer_is_told_is_refused_by_field_unless_it_is_its_default() {
+    let told = |kwargs: Value| {
+        let mut config = ClipConfig::named("tiny-32").unwrap().to_json();
+        config["text_cfg"]["tokenizer_kwargs"] = kwargs;
+        ClipConfig::from_json(&config).unwrap().check_tokenizer(0)
+    };
+    told(json!({})).unwrap();
+    told(json!({"clean": "lower", "reduction_mask": "", "additional_special_tokens": []})).unwrap();
+    for (field, value) in [
+        ("clean", json!("canonicalize")),
+        ("reduction_mask", json!("simple")),
+        ("additional_special_tokens", json!(["<a>"])),
+        ("strip_sep_token", json!(true)),
+    ] {
+        let mut kwargs = serde_json::Map::new();
+        kwargs.insert(field.to_owned(), value.clone());
+        let message = told(Value::Object(kwargs)).unwrap_err().to_string();
+        let expected = format!("`text_cfg.tokenizer_kwargs.{field}` is {value}");
+        assert!(message.contains(&expected), "{message}");
+    }
+}

@@ -27,7 +27,8 @@ pub struct TextConfig {
     pub pool: TextPool,
     /// A tokenizer of Hugging Face's in place of CLIP's, by name.
     pub tokenizer: Option<String>,
-    /// What that tokenizer is told, as the file has it.
+    /// What the tokenizer is told, as the file has it; [`super::ClipConfig::check_tokenizer`] refuses
+    /// what would change CLIP's.
     pub tokenizer_kwargs: Option<Value>,
 }
 

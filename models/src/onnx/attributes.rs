@@ -68,6 +68,15 @@ impl Attribute {
         Ok((name, value))
     }
 
+    /// How many integers it lists.
+    pub(super) fn integers(&self) -> usize {
+        match self {
+            Self::Tensor(array) => array.integers().map_or(0, <[i64]>::len),
+            Self::Ints(ints) => ints.len(),
+            _ => 0,
+        }
+    }
+
     fn kind(&self) -> &'static str {
         match self {
             Self::Float(_) => "a float",
@@ -91,10 +100,6 @@ impl Attributes {
         }
         self.0.insert(name, attribute);
         Ok(())
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
     }
 
     /// The attribute of this name and type.

@@ -10,6 +10,7 @@ use super::array::{Array, count};
 use super::attributes::Attributes;
 use super::budget::{Budget, steps};
 use super::numbers::Map;
+use super::product::laid_out as laid_out_factor;
 use super::windows::{Grid, Windows};
 
 /// Numbers of windows that are laid out at a time, to stay in the second-level cache.
@@ -78,15 +79,19 @@ impl Conv {
         if width > WIDEST {
             return Err(Error::model(format!("windows of {width} numbers, more than {WIDEST}")));
         }
-        let laid_out = if grid.is_plain() { 0 } else { grid.laid_out().saturating_mul(channels) };
+        let sizes = Sizes { channels, many: m / groups, plane: h * w, rows: oh * ow };
+        let by_planes = channels == 1 && groups > 1;
+        let (moved, room) = match by_planes {
+            true => Self::room_by_planes(&grid, m),
+            false => self.room_as_products(&grid, &sizes),
+        };
         budget.take(
             steps(&shape)
                 .saturating_mul(steps(&[width]))
-                .saturating_add(steps(&[n, groups, laid_out])),
-            all.saturating_mul(2).saturating_add(laid_out),
+                .saturating_add(steps(&[n]).saturating_mul(moved)),
+            all.saturating_mul(2).saturating_add(room),
         )?;
         let mut out = vec![0f32; all];
-        let sizes = Sizes { channels, many: m / groups, plane: h * w, rows: oh * ow };
         if all == 0 {
             return Array::new(&shape, out);
         }
@@ -94,7 +99,7 @@ impl Conv {
         let bias = bias.map(Array::floats).transpose()?;
         for (sample, out) in out.chunks_exact_mut(m * sizes.rows).enumerate() {
             let x = &x[sample * c * sizes.plane..][..c * sizes.plane];
-            if channels == 1 && groups > 1 {
+            if by_planes {
                 self.by_planes(&grid, &sizes, x, weight, bias, out);
                 continue;
             }
@@ -106,6 +111,30 @@ impl Conv {
             }
         }
         Array::new(&shape, out)
+    }
+
+    /// Numbers that [`Self::by_planes`] moves for a sample, and its working memory: a plane is laid
+    /// out for every output channel, and each thread has one.
+    fn room_by_planes(grid: &Grid, m: usize) -> (u64, usize) {
+        let planes = rayon::current_num_threads().min(m);
+        (steps(&[m, grid.laid_out()]), grid.laid_out().saturating_mul(planes))
+    }
+
+    /// Numbers that [`Self::as_products`] moves for a sample, and its working memory.
+    fn room_as_products(&self, grid: &Grid, sizes: &Sizes) -> (u64, usize) {
+        let width = sizes.channels * grid.cells();
+        if grid.is_plain() {
+            let panels = laid_out_factor(width, sizes.rows);
+            return (steps(&[self.groups, panels]), panels);
+        }
+        let at_a_time = places_at_a_time(width, sizes.rows);
+        let parts = sizes.rows.div_ceil(at_a_time.max(1));
+        let planes = grid.laid_out().saturating_mul(sizes.channels);
+        let panels = laid_out_factor(width, at_a_time);
+        let part = panels.saturating_add(width.saturating_mul(at_a_time));
+        let room = part.saturating_mul(parts_at_once().min(parts));
+        let moved = steps(&[parts, part]).saturating_add(planes as u64);
+        (steps(&[self.groups]).saturating_mul(moved), planes.saturating_add(room))
     }
 
     /// Every output channel from the one input channel of its group: sums in the order of the window,
@@ -184,8 +213,8 @@ impl Conv {
             return Ok(());
         }
         let planes = laid_out(grid, sizes, x);
-        let at_a_time = (LAID_OUT / width.max(1)).max(FEWEST).next_multiple_of(FEWEST).min(rows);
-        let parts = (0..rows.div_ceil(at_a_time)).into_par_iter().map(|part| {
+        let at_a_time = places_at_a_time(width, rows);
+        let make = |part: usize| {
             let places = part * at_a_time..rows.min((part + 1) * at_a_time);
             let mut windows = vec![0f32; width * places.len()];
             collect(grid, &planes, places.clone(), &mut windows);
@@ -194,15 +223,30 @@ impl Conv {
             product(&mut out, &windows, places.len())?;
             finish(&mut out);
             Ok(out)
-        });
-        let parts = parts.collect::<Result<Vec<_>>>()?;
-        out.par_chunks_exact_mut(rows).enumerate().for_each(|(channel, out)| {
-            for (out, part) in out.chunks_mut(at_a_time).zip(&parts) {
-                out.copy_from_slice(&part[channel * out.len()..][..out.len()]);
-            }
-        });
+        };
+        let (all, at_once) = (rows.div_ceil(at_a_time), parts_at_once());
+        for first in (0..all).step_by(at_once) {
+            let parts = (first..all.min(first + at_once)).into_par_iter().map(make);
+            let parts = parts.collect::<Result<Vec<_>>>()?;
+            out.par_chunks_exact_mut(rows).enumerate().for_each(|(channel, out)| {
+                for (out, part) in out.chunks_mut(at_a_time).skip(first).zip(&parts) {
+                    out.copy_from_slice(&part[channel * out.len()..][..out.len()]);
+                }
+            });
+        }
         Ok(())
     }
+}
+
+/// How many places of the output [`Conv::as_products`] lays out windows for at a time.
+fn places_at_a_time(width: usize, rows: usize) -> usize {
+    (LAID_OUT / width.max(1)).max(FEWEST).next_multiple_of(FEWEST).min(rows)
+}
+
+/// How many of those parts there may be at a time. A thread that waits inside one begins another, so
+/// the number of threads alone is no bound.
+fn parts_at_once() -> usize {
+    4 * rayon::current_num_threads().max(1)
 }
 
 /// The planes of a group, laid out.

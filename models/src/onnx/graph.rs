@@ -16,9 +16,10 @@ const MOST_INPUTS: usize = 4096;
 const MOST_OUTPUTS: usize = 256;
 /// Most inputs, outputs and attributes of all nodes together: two bytes of the file name one.
 const MOST_NAMES: usize = 1 << 20;
-/// Most integers that one tensor lists as varints, and all of them together. Longer tables lie as
-/// plain bytes in a file.
+/// Most integers that one tensor lists as varints. Longer tables lie as plain bytes in a file.
 const MOST_VARINTS: usize = 1 << 20;
+/// Most integers of all tensors and attributes together: a byte of the file becomes eight.
+const MOST_INTEGERS: usize = 16 * MOST_VARINTS;
 /// The operator sets that are read: older ones have other forms of the operators.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=18;
 
@@ -40,6 +41,33 @@ pub(super) struct Node {
     pub(super) inputs: Vec<String>,
     pub(super) outputs: Vec<String>,
     pub(super) attributes: Attributes,
+}
+
+/// What was read so far of what a file has in any number; asked before more is kept.
+#[derive(Default)]
+struct Counted {
+    names: usize,
+    integers: usize,
+}
+
+impl Counted {
+    fn name(&mut self) -> Result<()> {
+        self.names += 1;
+        if self.names > MOST_NAMES {
+            return Err(Error::model(format!(
+                "more than {MOST_NAMES} inputs, outputs and attributes"
+            )));
+        }
+        Ok(())
+    }
+
+    fn integers(&mut self, more: usize) -> Result<()> {
+        self.integers = self.integers.saturating_add(more);
+        if self.integers > MOST_INTEGERS {
+            return Err(Error::model(format!("more than {MOST_INTEGERS} integers")));
+        }
+        Ok(())
+    }
 }
 
 impl Graph {
@@ -68,7 +96,7 @@ impl Graph {
 
     fn from_message(bytes: &[u8], opset: i64) -> Result<Self> {
         let (mut nodes, mut weights) = (Vec::new(), HashMap::new());
-        let (mut outputs, mut names, mut varints) = (Vec::<String>::new(), 0, 0);
+        let (mut outputs, mut counted) = (Vec::<String>::new(), Counted::default());
         let mut add = |name: String, value: Array| {
             if weights.len() == MOST_NODES {
                 return Err(Error::model(format!("more than {MOST_NODES} weights")));
@@ -81,11 +109,9 @@ impl Graph {
         for field in Fields(bytes) {
             match field? {
                 (1, value) => {
-                    let mut node = Node::read(value.bytes()?, nodes.len())?;
-                    names += node.inputs.len() + node.outputs.len() + node.attributes.len();
-                    if nodes.len() == MOST_NODES || names > MOST_NAMES {
-                        let message = format!("more than {MOST_NODES} nodes or {MOST_NAMES} names");
-                        return Err(Error::model(message));
+                    let mut node = Node::read(value.bytes()?, nodes.len(), &mut counted)?;
+                    if nodes.len() == MOST_NODES {
+                        return Err(Error::model(format!("more than {MOST_NODES} nodes")));
                     }
                     // A constant is a weight that stands among the nodes.
                     if node.op == "Constant" {
@@ -98,10 +124,7 @@ impl Graph {
                 }
                 (5, value) => {
                     let (name, array) = tensor(value.bytes()?)?;
-                    varints += array.integers().map_or(0, <[i64]>::len);
-                    if varints > 16 * MOST_VARINTS {
-                        return Err(Error::model("more integers than a network has"));
-                    }
+                    counted.integers(array.integers().map_or(0, <[i64]>::len))?;
                     add(name, array)?;
                 }
                 (12, value) => {
@@ -152,10 +175,14 @@ fn the_input(
 }
 
 impl Node {
-    fn read(bytes: &[u8], number: usize) -> Result<Self> {
+    fn read(bytes: &[u8], number: usize, counted: &mut Counted) -> Result<Self> {
         let mut node = Self::default();
         for field in Fields(bytes) {
-            match field? {
+            let field = field?;
+            if let (1 | 2 | 5, _) = field {
+                counted.name()?;
+            }
+            match field {
                 (1, value) if node.inputs.len() < MOST_INPUTS => node.inputs.push(value.text()?),
                 (2, value) if node.outputs.len() < MOST_OUTPUTS => node.outputs.push(value.text()?),
                 (1 | 2, _) => {
@@ -168,6 +195,7 @@ impl Node {
                 (4, value) => node.op = value.text()?,
                 (5, value) => {
                     let (name, attribute) = Attribute::read(value.bytes()?)?;
+                    counted.integers(attribute.integers())?;
                     node.attributes.add(name, attribute)?;
                 }
                 (7, value) => {

@@ -4,7 +4,8 @@
 //! else reads goes into its weights, and a function of single numbers behind that is applied where
 //! the convolution writes. The first changes the rounding: a weight is rounded once to
 //! f32(w · factor), with the factor in f64, where the network would round each sum times the factor;
-//! so does the bias, f32(b · factor + summand). The second changes nothing.
+//! so does the bias, f32(b · factor + summand). The second changes nothing. Only a weight with one
+//! reader takes a normalisation, and only one: the plan never holds more than the file does.
 
 use std::collections::{HashMap, HashSet};
 
@@ -136,7 +137,10 @@ impl Plan {
                         conv.after = Some(*map);
                         true
                     }
-                    Op::BatchNorm(epsilon) => {
+                    // Weights made here have no entry among the readers.
+                    Op::BatchNorm(epsilon)
+                        if before.inputs.get(1).and_then(|w| readers.get(w)) == Some(&1) =>
+                    {
                         fold(&mut self.weights, &mut before.inputs, *epsilon, &step.inputs)
                     }
                     _ => false,
@@ -179,8 +183,8 @@ impl Plan {
     }
 }
 
-/// Multiplies a convolution's weights by a normalisation's factors, and makes its bias; false where
-/// they do not fit or are no weights.
+/// Multiplies a convolution's weights, which nobody else reads, by a normalisation's factors, and
+/// makes its bias; false where they do not fit or are no weights.
 fn fold(
     weights: &mut Vec<Array>,
     convolution: &mut Vec<Source>,
@@ -196,7 +200,7 @@ fn fold(
         let channels = channels(epsilon, parameters).ok()?;
         let weight = of(convolution.get(1))?;
         let m = *weight.shape().first()?;
-        if m == 0 || channels.len() != m {
+        if weight.len() == 0 || channels.len() != m {
             return None;
         }
         let bias = match convolution.get(2) {
@@ -214,6 +218,11 @@ fn fold(
         Some((weight, Array::new(&[m], bias.collect()).ok()?))
     };
     let Some((weight, bias)) = folded() else { return false };
+    if let Some(Source::Weight(old)) = convolution.get(1)
+        && let Some(old) = weights.get_mut(*old)
+    {
+        *old = Array::empty();
+    }
     convolution.truncate(1);
     for array in [weight, bias] {
         convolution.push(Source::Weight(weights.len()));

@@ -11,7 +11,8 @@ use super::windows::{Grid, Windows};
 /// What is made of the numbers under a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kind {
-    /// The largest; NaN if there is one, where onnxruntime may give another number under the window.
+    /// The largest, where a border counts as the lowest finite number; NaN if there is one, where
+    /// onnxruntime may give another number under the window.
     Max,
     /// The mean, of the borders too if `padded`.
     Average { padded: bool },
@@ -59,23 +60,26 @@ impl Pool {
         }
         let looked_at = steps(&shape).saturating_mul(steps(&[grid.cells()]));
         let laid_out = steps(&[n, c, grid.laid_out()]);
-        budget.take(looked_at.saturating_add(laid_out), all.saturating_add(grid.laid_out()))?;
+        let at_once = rayon::current_num_threads().min(n.saturating_mul(c));
+        let room = all.saturating_add(grid.laid_out().saturating_mul(at_once));
+        budget.take(looked_at.saturating_add(laid_out), room)?;
         let mut out = vec![0f32; all];
         if all == 0 {
             return Array::new(&shape, out);
         }
         let x = x.floats()?;
         let counts = self.counts(&grid);
-        let border = if self.kind == Kind::Max { f32::NEG_INFINITY } else { 0.0 };
+        let max = self.kind == Kind::Max;
+        let (border, begin) = if max { (f32::MIN, f32::NEG_INFINITY) } else { (0.0, 0.0) };
         let scratch = || vec![0f32; grid.laid_out()];
         let planes = out.par_chunks_exact_mut(oh * ow).enumerate();
         planes.for_each_init(scratch, |laid_out, (plane, out)| {
             grid.lay_out(&x[plane * h * w..][..h * w], border, laid_out);
             for (y, line) in out.chunks_exact_mut(ow).enumerate() {
-                line.fill(border);
+                line.fill(begin);
                 for cell in 0..grid.cells() {
                     let seen = line.iter_mut().zip(&laid_out[grid.place(cell, y)..][..ow]);
-                    if self.kind == Kind::Max {
+                    if max {
                         seen.for_each(|(most, x)| *most = larger(*most, *x));
                     } else {
                         seen.for_each(|(sum, x)| *sum += x);

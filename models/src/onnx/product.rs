@@ -8,6 +8,14 @@ use super::array::{Array, count};
 use super::attributes::Attributes;
 use super::budget::{Budget, steps};
 
+/// Columns to which a product's right factor is filled up where it is laid out (`kernels`, `gemm`).
+const PANEL: usize = 32;
+
+/// Numbers of a right factor (k, n) as it is laid out: thirty-two times its own where n is 1.
+pub(super) fn laid_out(k: usize, n: usize) -> usize {
+    n.checked_next_multiple_of(PANEL).map_or(usize::MAX, |n| k.saturating_mul(n))
+}
+
 /// `a` (.., k) times `b` (k, n); of more sides only the left may have them.
 pub(super) fn matmul(a: &Array, b: &Array, budget: &mut Budget<'_>) -> Result<Array> {
     let ([before @ .., k], &[rows, n]) = (a.shape(), b.shape()) else {
@@ -18,7 +26,9 @@ pub(super) fn matmul(a: &Array, b: &Array, budget: &mut Budget<'_>) -> Result<Ar
     }
     let shape = [before, &[n]].concat();
     let all = count(&shape)?;
-    budget.take(steps(&shape).saturating_mul(rows as u64), all.saturating_add(b.len()))?;
+    let panels = laid_out(rows, n);
+    let moved = steps(&shape).saturating_mul(rows as u64).saturating_add(panels as u64);
+    budget.take(moved, all.saturating_add(panels))?;
     let mut out = vec![0f32; all];
     let product = Products::F32.add_product(&mut out, a.floats()?, b.floats()?, [all / n, rows, n]);
     product.internal("a product failed")?;
@@ -64,8 +74,13 @@ impl Gemm {
             return Err(Error::model(format!("a summand of shape {:?}, not [{n}]", c.shape())));
         }
         let all = count(&[m, n])?;
-        let room = all.saturating_mul(2).saturating_add(a.len()).saturating_add(b.len() * 2);
-        budget.take(steps(&[m, n, k]), room)?;
+        let panels = laid_out(k, n);
+        let mut room = all.saturating_mul(2).saturating_add(panels);
+        if self.turned {
+            // Both factors are copied into tensors.
+            room = room.saturating_add(a.len()).saturating_add(b.len());
+        }
+        budget.take(steps(&[m, n, k]).saturating_add(panels as u64), room)?;
         let (a, b) = (a.floats()?, b.floats()?);
         let c = c.map(Array::floats).transpose()?;
         let run = || -> candle_core::Result<Vec<f32>> {

@@ -19,9 +19,11 @@ pub(crate) fn pattern(dims: &[usize], a: usize, b: usize, m: usize) -> Tensor {
 pub(crate) fn weights(params: &Params) -> BTreeMap<String, Tensor> {
     let fill = |(k, (name, var)): (usize, (&String, &candle_core::Var))| {
         let (dims, v) = (var.dims(), pattern(var.dims(), 37, 101 * k, 201));
-        let gain = if name.contains("norm") && name.ends_with("weight") { 1.0 } else { 0.0 };
-        let fan_in = (var.elem_count() / dims[0]) as f64;
+        let norm = name.contains("norm") || name.contains("ln_");
+        let gain = if norm && name.ends_with("weight") { 1.0 } else { 0.0 };
+        let fan_in = dims.first().map_or(1.0, |rows| (var.elem_count() / rows) as f64);
         let v = match dims.len() {
+            0 => Tensor::new(2f64, &Device::Cpu),
             1 => (v * 0.3).unwrap() + gain,
             _ if name.ends_with("weight") => v * (1.5 / fan_in.sqrt()),
             _ => Ok(v),
