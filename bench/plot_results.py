@@ -56,7 +56,8 @@ def trainings(runs):
 def train_loss(folder):
     losses = [row["loss"] for row in lines(folder / "metrics.jsonl")]
     out = []
-    for end in range(SMOOTH, len(losses) + 1):
+    # A hundred points at most: what a screen shows.
+    for end in range(SMOOTH, len(losses) + 1, max(1, len(losses) // 100)):
         window = losses[end - SMOOTH : end]
         out.append((end * BATCH, sum(window) / SMOOTH))
     return out
