@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_is_found_in_full_by_its_countrys_length() {
+    fn an_account_is_found_in_full_by_the_length_of_its_country() {
         for (caption, masked) in [
             // Its first 16 letters and digits have the remainder 1 too.
             ("DE04 8861 3682 9401 3967 89", "[IBAN]"),
