@@ -5,7 +5,7 @@ pub(crate) const BETWEEN: usize = 4;
 
 /// Asks for numbers that are read soon, a line at a time, so that they are in the second-level cache
 /// when they are wanted. A panel of the right factor is read once for many rows: without this the
-/// first of its tiles waits for main memory, which costs some 12 % of a product.
+/// first of its tiles waits for main memory, which costs a tenth of a product.
 pub(crate) struct Ahead<'a, T>(std::slice::Chunks<'a, T>);
 
 impl<'a, T> Ahead<'a, T> {

@@ -26,7 +26,7 @@ const ALIKE: usize = 512;
 /// A block's length and a line more.
 const APART: usize = DEPTH + 16;
 
-/// Panels for which a block is copied: the copy costs as much as a quarter of a panel.
+/// Panels for which a block is copied: by its bytes the copy costs about as much as one of them.
 const WORTH: usize = 8;
 
 /// Columns of a panel of the right factor.

@@ -153,7 +153,9 @@ pub enum Purpose {
 pub fn memory(config: &ClipConfig, batch: u64, width: u64, purpose: Purpose) -> u64 {
     let parameters = config.parameters();
     let state = match purpose {
-        Purpose::Inference => 4 * parameters + width * linear_weights(config),
+        Purpose::Inference => {
+            4 * (parameters + patch_kernel(config)) + width * linear_weights(config)
+        }
         Purpose::Training | Purpose::Recompute => 16 * parameters,
     };
     let towers = [image_kept(config), text_kept(config, config.text.context_length)];
@@ -169,8 +171,13 @@ pub fn memory(config: &ClipConfig, batch: u64, width: u64, purpose: Purpose) -> 
     state.saturating_add(batch.saturating_mul(numbers).saturating_mul(4))
 }
 
+/// Numbers of the kernel of a ViT's patches, of which inference keeps a copy in f32 in either format.
+fn patch_kernel(config: &ClipConfig) -> u64 {
+    config.vision.vit().map_or(0, |v| (v.width * 3 * v.patch_size * v.patch_size) as u64)
+}
+
 /// Numbers of the weights that [`crate::Clip::with_packed_weights`] and
-/// [`crate::Clip::with_half_weights`] copy: linear layers of the blocks of both towers, and
+/// [`crate::Clip::with_half_weights`] copy in their format: linear layers of the blocks of both towers, and
 /// ViTamin's convolutions of single pixels.
 fn linear_weights(config: &ClipConfig) -> u64 {
     let of = |layers: usize, c: usize, h: usize, ffn: u64| {
@@ -364,8 +371,10 @@ mod tests {
         // 12 blocks of 4c² + 2ch of either tower: c = 768, h = 3072 and c = 512, h = 2048.
         let copied = 84_934_656 + 37_748_736;
         assert_eq!(config.parameters(), 151_277_313);
-        assert_eq!(memory(&config, 0, 4, Purpose::Inference), 4 * (151_277_313 + copied));
-        assert_eq!(memory(&config, 0, 2, Purpose::Inference), 4 * 151_277_313 + 2 * copied);
+        // The kernel of the patches, 768 x 3 x 32 x 32, is copied in f32.
+        let all = 151_277_313 + 2_359_296;
+        assert_eq!(memory(&config, 0, 4, Purpose::Inference), 4 * (all + copied));
+        assert_eq!(memory(&config, 0, 2, Purpose::Inference), 4 * all + 2 * copied);
         // Twice the FFN's hidden numbers of 77 tokens, or of 50 tokens of the wider tower: f32.
         let batch =
             memory(&config, 3, 2, Purpose::Inference) - memory(&config, 0, 2, Purpose::Inference);
